@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TINY_BASE', 'BaseSpec', 'pretraining_batches', 'piece_vectors', 'mask_pieces', 'pretrain', 'playground_base']
 
-# %% ../nbs/api/23_base.ipynb #7428d99b
+# %% ../nbs/api/23_base.ipynb #be09add4
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Iterator
 import numpy as np, torch
 from .batches import Collate
 from .core import build_once, cache_dir, content_key
+from .models import quietly
 from .playground import playground_key, playground_sentences
 from .tokenizer import train_tokenizer
 
@@ -88,7 +89,7 @@ def mask_pieces(
     how, other = torch.rand(ids.shape, generator=gen), torch.randint(5, vocab, ids.shape, generator=gen)
     return torch.where(guess & (how < .8), mask_id, torch.where(guess & (how >= .9), other, ids)), guess
 
-# %% ../nbs/api/23_base.ipynb #3de42046
+# %% ../nbs/api/23_base.ipynb #02a8a579
 def pretrain(
     spec:BaseSpec,     # Settings
     folder:Path,       # Where the model and its tokenizer are saved
@@ -133,7 +134,7 @@ def pretrain(
             opt.step(); sched.step(); opt.zero_grad()
             if step >= int(.9*spec.steps): last.append(loss.detach())
     model.config.update(dict(hidden_dropout_prob=.1, attention_probs_dropout_prob=.1))  # for fine-tuning; so short a pretraining cannot overfit
-    model.eval().cpu().save_pretrained(folder)
+    with quietly(): model.eval().cpu().save_pretrained(folder)
     tok.save_pretrained(folder)
     return float(torch.stack(last).mean())
 

@@ -31,7 +31,7 @@ def add_run_options(
         parser.add_argument(f'--{f.name}', metavar=f.type.__name__.upper(), help=f"{f.metadata['help']} (default: {f.default!r})", **kw)
     return parser
 
-# %% ../nbs/api/62_cli.ipynb #cab3c208
+# %% ../nbs/api/62_cli.ipynb #86d73344
 def run_notebook(
     given:dict,   # Parameters that differ from the defaults
 )->Path:          # The executed notebook, in the run's folder
@@ -48,7 +48,7 @@ def run_notebook(
     print(f'run {run.path.name} in {run.path.parent}', flush=True)
     tmp = out.with_name('run.unfinished.ipynb')
     # paths are given relative to where the command was typed, so the kernel works there too
-    papermill.execute_notebook(str(notebook_path()), str(tmp), {f.name: getattr(cfg, f.name) for f in fields(cfg)}, kernel_name='python3', progress_bar=False,
+    papermill.execute_notebook(str(notebook_path()), str(tmp), {f.name: getattr(cfg, f.name) for f in fields(cfg) if getattr(cfg, f.name) != f.default}, kernel_name='python3', progress_bar=False,
                                stdout_file=sys.stdout, stderr_file=sys.stderr, cwd=os.getcwd(), language='python')
     os.replace(tmp, out)
     return out

@@ -14,7 +14,7 @@ from .core import InputError, as_list, check_choice
 from .depth import resolve_layers
 from .spec import InitSpec, parse_losses
 
-# %% ../nbs/api/15_config.ipynb #778a2936
+# %% ../nbs/api/15_config.ipynb #5ac1df51
 def _p(default, help): return field(default=default, metadata=dict(help=help))
 
 @dataclass
@@ -35,7 +35,7 @@ class RunConfig:
     parts:str = _p('embeddings,encoder,head', 'what is copied')
     layers:int = _p(0, "student layers; 0: half of the teacher's")
     depth:str = _p('stride_odd', 'which layers: stride, stride_odd, endpoints, first, last, symmetric, random:SEED, or a list')
-    losses:str = _p('paper', 'paper, or terms with weights such as ce,logits=0.5; ce alone: no distillation')
+    losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     epochs:int = _p(10, "passes over the student's data")
     teacher_epochs:int = _p(4, "passes over the teacher's data")
     lr:float = _p(0., "peak learning rate; 0: 1e-3 below 20 million parameters outside the embeddings, else 5e-5")

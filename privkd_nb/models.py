@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['layer_stack', 'part_of', 'parameter_table', 'weights_hash', 'model_labels', 'output_layer', 'align_labels',
-           'set_labels', 'check_available', 'load_encoder', 'load_tokenizer']
+           'set_labels', 'check_available', 'quietly', 'load_encoder', 'load_tokenizer']
 
-# %% ../nbs/api/20_models.ipynb #e3229083
-import copy, hashlib
+# %% ../nbs/api/20_models.ipynb #8459cc8e
+import hashlib
+from contextlib import contextmanager
 from pathlib import Path
 import pandas as pd, torch
 from torch import nn
@@ -120,7 +121,19 @@ def check_available(
     except (OSError, ValueError): found = None
     if not found: require_hub(f'the model {name}')
 
-# %% ../nbs/api/20_models.ipynb #aa626113
+# %% ../nbs/api/20_models.ipynb #5d32361b
+@contextmanager
+def quietly():
+    "Without transformers' progress bars, and its report of a new head, which the init card gives"
+    from transformers.utils import logging
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error(); logging.disable_progress_bar()
+    try: yield
+    finally:
+        logging.set_verbosity(level)
+        if bars: logging.enable_progress_bar()
+
+# %% ../nbs/api/20_models.ipynb #908a54d9
 def load_encoder(
     name:str,                # A folder, or a model's name on the hub
     kind:str='sequence',     # 'sequence' or 'token'
@@ -132,7 +145,8 @@ def load_encoder(
     check_available(name)
     cls = AutoModelForSequenceClassification if kind == 'sequence' else AutoModelForTokenClassification
     kw = dict(num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={l: i for i,l in enumerate(labels)}, ignore_mismatched_sizes=True) if labels else {}
-    try: return cls.from_pretrained(name, use_safetensors=True, trust_remote_code=trust_remote_code, dtype=torch.float32, **kw).eval()
+    try:
+        with quietly(): return cls.from_pretrained(name, use_safetensors=True, trust_remote_code=trust_remote_code, dtype=torch.float32, **kw).eval()
     except OSError as e: raise InputError(f"{name} cannot be loaded ({str(e).splitlines()[0]}); it must be a transformers encoder with safetensors weights.") from e
 
 # %% ../nbs/api/20_models.ipynb #9a5c2b94

@@ -9,7 +9,7 @@ __all__ = ['COLORS', 'SCORES', 'use_notebook_renderer', 'curves_figure', 'langua
 import pandas as pd, plotly.graph_objects as go, plotly.io as pio
 from plotly.subplots import make_subplots
 
-# %% ../nbs/api/50_plots.ipynb #55afcd4f
+# %% ../nbs/api/50_plots.ipynb #5b23488e
 COLORS = {
     'teacher': '#000000', 'student': '#0072B2',
     'scratch': '#999999', 'copy_base': '#E69F00', 'copy_ft': '#0072B2', 'pretrained': '#009E73',
@@ -21,9 +21,9 @@ def use_notebook_renderer()->None:
     pio.renderers.default = 'plotly_mimetype+notebook_connected'
 
 def _layout(fig, **kw):
-    return fig.update_layout(**dict(template='plotly_white', margin=dict(l=60, r=20, t=50, b=50), font=dict(size=13), legend=dict(orientation='h', y=1.02, yanchor='bottom', x=0), hovermode='x unified')|kw)
+    return fig.update_layout(**dict(template='plotly_white', margin=dict(l=60, r=20, t=80, b=50), font=dict(size=13), legend=dict(orientation='h', y=1.02, yanchor='bottom', x=0), hovermode='x unified')|kw)
 
-# %% ../nbs/api/50_plots.ipynb #3bd4fb9a
+# %% ../nbs/api/50_plots.ipynb #be662b5e
 def curves_figure(
     history:pd.DataFrame, # A run's history, long form
     smooth:int=10,        # Steps in the running mean
@@ -44,9 +44,9 @@ def curves_figure(
         fig.add_trace(go.Scatter(x=x, y=mean, mode='lines', name=names.get(p, p), line=dict(color=COLORS[p], width=2.5), showlegend=False), **at)
         fig.update_yaxes(rangemode='tozero', **at)
     fig.update_xaxes(title_text='step', title_standoff=5)
-    return _layout(fig, height=120+190*(-(-len(panels)//cols)), title=dict(text='Training loss by step and term', y=.98))
+    return _layout(fig, height=130+190*(-(-len(panels)//cols)), title=dict(text='Training loss by step and term', y=1, yref='container', yanchor='top', pad=dict(t=12)))
 
-# %% ../nbs/api/50_plots.ipynb #d00c3b3b
+# %% ../nbs/api/50_plots.ipynb #3858204c
 def languages_figure(
     metrics:pd.DataFrame,  # A run's metrics, long form
     metric:str='accuracy', # Which score
@@ -65,5 +65,5 @@ def languages_figure(
     fig.add_trace(go.Scatter(x=wide.student.round(4).tolist(), y=names, mode='markers', name='student', marker=dict(color=COLORS['student'], size=11)))
     n_unseen = int((~wide.seen.astype(bool)).sum())
     if 0 < n_unseen < len(wide): fig.add_hline(n_unseen-.5, line=dict(color='#bbbbbb', dash='dot'))
-    return _layout(fig, height=140+26*len(wide), hovermode='closest', title=dict(text=f'{split.capitalize()} {SCORES.get(metric, metric)} by language', y=.98),
+    return _layout(fig, height=170+26*len(wide), hovermode='closest', title=dict(text=f'{split.capitalize()} {SCORES.get(metric, metric)} by language', y=1, yref='container', yanchor='top', pad=dict(t=12)),
                    xaxis=dict(title=SCORES.get(metric, metric), rangemode='tozero', range=[0, 1]), yaxis=dict(automargin=True))

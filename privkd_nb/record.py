@@ -18,7 +18,7 @@ HISTORY = ['step', 'split', 'language', 'metric', 'value']
 METRICS = ['step', 'split', 'language', 'seen', 'model', 'metric', 'value']
 DONE = 'done.json'
 
-# %% ../nbs/api/01_record.ipynb #d483462d
+# %% ../nbs/api/01_record.ipynb #e53ba388
 class Run:
     "One run's folder: written while it goes on, read back afterwards"
     def __init__(self,
@@ -90,14 +90,15 @@ class Run:
         "The finished table, or what an unfinished run has written so far"
         return self.read('history') if (self.path/'history.parquet').exists() else read_history(self.path/'history.jsonl')
 
-    def __repr__(self): return f"Run({str(self.path)!r}, {'finished' if self.finished else 'unfinished'})"
+    def __repr__(self): return f"Run({self.path.name!r}, {'finished' if self.finished else 'unfinished'})"
 
     def _repr_markdown_(self):
         if not (self.path/'config.json').exists(): return f'**{self.path.name}**: not begun'
-        rows = ' · '.join(f'{k} `{v}`' for k,v in self.config.items() if v not in (None, '', False))
+        def show(v): return ' + '.join(k if w == 1 else f'{w:g} {k}' for k,w in v.items()) if isinstance(v, dict) else v
+        rows = ' · '.join(f'{k} `{show(v)}`' for k,v in self.config.items() if v not in (None, '', False, 0))
         if not self.finished: return f'**{self.path.name}** (unfinished) {rows}'
-        m = self.metrics.query("split == 'test' and language == 'mean'")
-        score = '; '.join(f"{r.model} {r.metric} {r.value:.3f}" for r in m.itertuples())
+        m = self.metrics.query("split == 'test' and language == 'mean' and metric != 'n'")
+        score = '; '.join(f"{who} "+', '.join(f'{r.metric} {r.value:.3f}' for r in d.itertuples()) for who,d in m.groupby('model'))
         return f'**{self.path.name}**: {rows}\n\ntest, mean over languages: {score}'
 
 # %% ../nbs/api/01_record.ipynb #7651b2a6

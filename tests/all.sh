@@ -1,0 +1,29 @@
+#!/bin/sh
+# Everything that CI runs, in the order of how quickly it can fail.
+set -eu
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}     # the models are tiny: threads would only wait for each other
+step() { printf '\n== %s\n' "$*"; }
+
+# a copy of what is tracked and new, so that checks that rewrite files cannot touch the working tree
+copy=$(mktemp -d); trap 'rm -rf "$copy"' EXIT
+git ls-files --cached --others --exclude-standard | tar -cf - -T - | tar -xf - -C "$copy"
+(cd "$copy" && git init -q . && git add -A && git -c user.name=x -c user.email=x@x commit -qm x)
+unchanged() { (cd "$copy" && "$@" >/dev/null && { git diff --exit-code --stat || { echo "'$*' changes the files above: run 'make prepare' and commit"; exit 1; }; }); }
+
+step nbdev_clean changes nothing;  unchanged nbdev_clean
+step nbdev_export changes nothing; unchanged nbdev_export
+step README.md is what nbs/index.ipynb gives; python tests/readme.py --check
+
+step the playground base, made once for what follows
+OMP_NUM_THREADS=2 python -c 'from privkd_nb.base import playground_base; print(playground_base())'
+
+step the main job, tiny, by papermill
+out=$(mktemp -d)
+timeout 300 papermill nbs/run.ipynb "$out/run.ipynb" -p tiny True -p out_dir "$out" --no-progress-bar </dev/null >/dev/null 2>"$out/err" || { cat "$out/err"; exit 1; }
+ls "$out"; rm -rf "$out"
+
+step examples in the pages
+nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run|^effect'    # these two are executed by papermill
+
+step tests
+python -m pytest -q tests

@@ -1,0 +1,30 @@
+"Render README.md from nbs/index.ipynb; with --check, say whether it is up to date."
+import re, sys
+from pathlib import Path
+
+import nbformat
+from nbconvert import MarkdownExporter
+
+ROOT = Path(__file__).parent.parent
+
+
+def render() -> str:
+    "The index page as Markdown, without hidden cells, directives and interactive outputs"
+    nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
+    nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*(hide|echo: false)', c.source) and c.cell_type != 'raw']
+    for c in nb.cells:
+        if c.cell_type == 'code':
+            c.source = '\n'.join(l for l in c.source.split('\n') if not l.startswith('#|'))
+            for o in c.outputs:     # a README shows text and tables; figures are pictures in the text
+                if 'data' in o: o.data = {k: v for k, v in o.data.items() if k in ('text/plain', 'text/markdown')}
+            c.outputs = [o for o in c.outputs if o.output_type != 'stream' or o.name == 'stdout']
+    body, _ = MarkdownExporter().from_notebook_node(nb)
+    body = re.sub(r'\]\((images/)', r'](nbs/\1', body)
+    return '<!-- made from nbs/index.ipynb by `make readme`: do not edit -->\n\n' + re.sub(r'\n{3,}', '\n\n', body).strip() + '\n'
+
+
+if __name__ == '__main__':
+    text, path = render(), ROOT/'README.md'
+    if '--check' in sys.argv[1:]:
+        if path.read_text(encoding='utf-8') != text: sys.exit("README.md is not what nbs/index.ipynb gives: run 'make prepare' and commit.")
+    else: path.write_text(text, encoding='utf-8')

@@ -1,0 +1,115 @@
+"The main job by each of its doors, its refusals, and what it leaves behind."
+import json, os, shutil, subprocess, sys, time
+from pathlib import Path
+
+import pandas as pd, pytest
+
+from privkd_nb.config import RunConfig
+from privkd_nb.core import InputError
+from privkd_nb.job import distil
+from privkd_nb.record import Run
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOK = ROOT/'nbs'/'run.ipynb'
+
+
+def call(*args, timeout=300, **kw):
+    return subprocess.run([str(Path(sys.executable).parent/args[0]), *map(str, args[1:])], capture_output=True, text=True, timeout=timeout, **{'stdin': subprocess.DEVNULL, **kw})
+
+
+def figures(nb): return sum('application/vnd.plotly.v1+json' in o.get('data', {}) and 'text/html' in o['data'] for c in nb['cells'] for o in c.get('outputs', []))
+
+
+def test_papermill_with_an_output_path(tmp_path):
+    p = call('papermill', NOTEBOOK, tmp_path/'copy_ft.ipynb', '-p', 'init', 'copy_ft', '-p', 'tiny', True, '-p', 'out_dir', tmp_path)
+    assert p.returncode == 0, p.stderr[-2000:]
+    assert figures(json.loads((tmp_path/'copy_ft.ipynb').read_text(encoding='utf-8'))) == 2
+
+
+def test_papermill_without_one_prints_the_notebook(tmp_path):
+    before = NOTEBOOK.read_bytes()
+    p = call('papermill', NOTEBOOK, '-p', 'init', 'copy_ft', '-p', 'tiny', True, '-p', 'out_dir', tmp_path)
+    assert p.returncode == 0, p.stderr[-2000:]
+    assert figures(json.loads(p.stdout)) == 2 and NOTEBOOK.read_bytes() == before
+
+
+def test_privkd_run(tmp_path):
+    before = NOTEBOOK.read_bytes()
+    args = ['privkd', 'run', '--init', 'scratch', '--languages', 'en,sw,zh', '--tiny', '--losses', 'ce,logits=0.5', '--out_dir', tmp_path]
+    with NOTEBOOK.open() as piped: p = call(*args, stdin=piped)            # a notebook piped into it must overwrite nothing
+    assert p.returncode == 0, p.stderr[-2000:]
+    assert NOTEBOOK.read_bytes() == before
+    assert 'distilling (scratch)' in p.stderr and 'accuracy=' in p.stderr  # progress, on the terminal
+    out = Path(p.stdout.strip().splitlines()[-1].removeprefix('executed notebook: '))
+    run = Run.load(out.parent)
+    assert {'config.json', 'environment.json', 'metrics.parquet', 'history.parquet', 'predictions.parquet', 'init_card.json', 'model', 'run.ipynb', 'done.json'} <= set(os.listdir(run.path))
+    assert run.config['losses'] == {'ce': 1., 'logits': .5} and run.environment['data']['train'] > 0
+    assert set(run.predictions.language) == {'en', 'sw', 'zh'} and set(run.predictions.model) == {'student', 'teacher'}
+    again = call(*args)
+    assert 'already on record' in again.stdout
+
+
+@pytest.mark.parametrize('args, says', [
+    (['--init', 'copyft'], "choose from scratch, copy_base, copy_ft, pretrained. Did you mean 'copy_ft'?"), (['--languages', 'en,xx'], "languages='xx' is not a choice; choose from ar, de"),
+    (['--layers', '9'], 'the teacher has 6 layers, so choose 1 to 6'), (['--dataset', 'masive'], 'neither a known task'), (['--losses', 'hiden'], "Did you mean 'hidden'")])
+def test_a_wrong_option_is_one_sentence_in_a_second(args, says):
+    start = time.time()
+    p = call('privkd', 'run', *args)
+    assert p.returncode == 2 and says in p.stderr and 'Traceback' not in p.stderr and len(p.stderr.strip().splitlines()) == 1
+    assert time.time()-start < 3                                           # on a busy machine; under one second on a quiet one
+
+
+def test_a_wrong_parameter_stops_papermill_at_the_first_cell(tmp_path):
+    p = call('papermill', NOTEBOOK, tmp_path/'x.ipynb', '-p', 'init', 'copyft')
+    assert p.returncode != 0 and "Did you mean 'copy_ft'?" in p.stderr
+    ran = [c for c in json.loads((tmp_path/'x.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code' and c['execution_count']]
+    assert 'RunConfig.of' in ''.join(ran[-1]['source'])
+
+
+def test_make_passes_parameters_through():
+    p = subprocess.run(['make', '-n', 'run', 'INIT=scratch', 'OUT_DIR=elsewhere'], cwd=ROOT, capture_output=True, text=True, env={**os.environ, 'SEED': '7'})
+    assert "--init 'scratch'" in p.stdout and "--out_dir 'elsewhere'" in p.stdout and '--seed' not in p.stdout
+
+
+def test_an_unfinished_run_is_redone_and_a_finished_one_is_not(tmp_path):
+    cfg = RunConfig(tiny=True, languages='en,de', losses='ce', out_dir=str(tmp_path))
+    run = distil(cfg)
+    first = run.metrics
+    (run.path/'done.json').unlink()
+    with pytest.raises(InputError, match='is unfinished'): Run.load(run.path)
+    pd.testing.assert_frame_equal(distil(cfg).metrics, first)              # again from nothing: the same numbers
+    pd.testing.assert_frame_equal(distil(cfg).history, run.history)
+
+
+def test_your_own_files(tmp_path):
+    from privkd_nb.sources import read_split
+    for split in ('train', 'test'):
+        df = read_split('playground', split, ['en', 'hi'])[['text', 'label', 'language']]
+        df.to_csv(tmp_path/f'{split}.csv', index=False) if split == 'train' else df.to_json(tmp_path/f'{split}.jsonl', orient='records', lines=True, force_ascii=False)
+    run = distil(RunConfig(dataset=str(tmp_path), base='playground', tiny=True, losses='ce', out_dir=str(tmp_path/'runs')))
+    assert set(run.metrics.language) == {'en', 'hi', 'mean'}
+    assert 'accuracy' in set(run.metrics.metric)
+
+
+def test_a_given_teacher_is_put_in_the_datas_order_or_refused(tmp_path):
+    from privkd_nb.job import load_data, load_models, teacher_path, base_path
+    from privkd_nb.models import load_encoder, load_tokenizer, set_labels
+    cfg = RunConfig(tiny=True, languages='en,de', out_dir=str(tmp_path))
+    path, task = teacher_path(cfg, base_path(cfg)), load_data(cfg)
+    model, tok = load_encoder(path), load_tokenizer(path)
+    text = tok('Turn on the light', return_tensors='pt')
+    model.config.id2label = dict(enumerate(reversed(task.labels)))
+    model.save_pretrained(tmp_path/'turned'); tok.save_pretrained(tmp_path/'turned')
+    got = load_models(RunConfig(tiny=True, languages='en,de', teacher=str(tmp_path/'turned')), task).teacher
+    assert (got(**text).logits == model(**text).logits.flip(-1)).all()
+    set_labels(model, [f'x{i}' for i in range(14)])
+    model.save_pretrained(tmp_path/'other'); tok.save_pretrained(tmp_path/'other')
+    with pytest.raises(InputError, match=r"labels \(x0, x1.*are not the data's \(alarm_remove"): load_models(RunConfig(tiny=True, languages='en,de', teacher=str(tmp_path/'other')), task)
+
+
+@pytest.mark.parametrize('dataset, langs, kw', [('massive', 'en-US,de-DE,sw-KE', {}), ('tsm', 'all', dict(scenario='cl')), ('uner', 'da,de,en,sv', dict(scenario='en'))])
+def test_real_data(tmp_path, shared_data, shared_base, dataset, langs, kw):
+    run = distil(RunConfig(dataset=dataset, data_dir=str(shared_data), languages=langs, base=str(shared_base), tiny=True, out_dir=str(tmp_path), **kw))
+    m = run.metrics.query("split == 'test' and model == 'student'")
+    assert m[m.metric == 'n'].value.sum() > 0 and m.value.notna().all()
+    if kw: assert {'mean seen', 'mean unseen'} <= set(m.language)
