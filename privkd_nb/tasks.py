@@ -96,7 +96,7 @@ def label_names(
     values = (df['label'].unique() if kind == 'sequence' else set().union(*df['ner_tags']) for df in frames)
     return sort_labels(set().union(*values), kind)
 
-# %% ../nbs/api/12_tasks.ipynb #d61ff555
+# %% ../nbs/api/12_tasks.ipynb #27237f1f
 def load_task(
     name:str='playground',     # A task of the catalog, or a path to your own data
     data_dir:str|Path|None=None, # Local copies of the catalog's tasks; None: the hub
@@ -120,15 +120,16 @@ def load_task(
     elif Path(name).exists():
         kind, data = read_own(name, seed)
         there = sorted(set().union(*(d.language for d in data.values())))
-        langs = [check_choice('languages', l, there) for l in as_list(languages)] or there
-        evals = [check_choice('eval_languages', l, there) for l in as_list(eval_languages)] or langs
+        def chosen(name, given): return [check_choice(name, l, there) for l in as_list(given) if l != 'all']
+        langs = chosen('languages', languages) or there
+        evals = chosen('eval_languages', eval_languages) or langs
         trains = scenario_languages(scenario, [l for l in langs if l in set(data['train'].language)])
         metric, labels = ('accuracy' if kind == 'sequence' else 'entity_f1'), None
     else: raise InputError(f"dataset={name!r} is neither a known task ({', '.join(CATALOG)}) nor a file or folder that exists.")
     data = {s: d[d.language.isin(trains if s == 'train' else evals)].reset_index(drop=True) for s,d in data.items()}
     labels = labels or label_names(data.values(), kind)
     data['train'] = take_fraction(data['train'], fraction, seed).reset_index(drop=True)
-    if limit: data = {s: d.groupby('language').head(limit).reset_index(drop=True) for s,d in data.items()}
+    if limit: data = {s: d.sample(frac=1, random_state=seed).groupby('language').head(limit).sort_index().reset_index(drop=True) for s,d in data.items()}
     for s in ('train', 'test'):
         if not len(data[s]): raise InputError(f"{name} has no {s} rows in the languages chosen.")
     return Task(name, kind, labels, metric, **data, train_languages=trains, eval_languages=evals)

@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent
 def render() -> str:
     "The index page as Markdown, without hidden cells, directives and interactive outputs"
     nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
+    nb.metadata['language_info'] = dict(name='python')
     nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*(hide|echo: false)', c.source) and c.cell_type != 'raw']
     for c in nb.cells:
         if c.cell_type == 'code':
