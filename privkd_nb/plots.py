@@ -23,10 +23,11 @@ def use_notebook_renderer()->None:
 def _layout(fig, **kw):
     return fig.update_layout(**dict(template='plotly_white', margin=dict(l=60, r=20, t=80, b=50), font=dict(size=13), legend=dict(orientation='h', y=1.02, yanchor='bottom', x=0), hovermode='x unified')|kw)
 
-# %% ../nbs/api/50_plots.ipynb #be662b5e
+# %% ../nbs/api/50_plots.ipynb #d781e808
 def curves_figure(
     history:pd.DataFrame, # A run's history, long form
     smooth:int=10,        # Steps in the running mean
+    points:int=300,       # Draw about so many points a line
 )->go.Figure:
     "The training loss and its terms, step by step"
     h = history[(history.split=='train') & ~history.metric.isin(['learning_rate', 'grad_norm'])]
@@ -38,9 +39,10 @@ def curves_figure(
     for i,p in enumerate(panels):
         d = h[h.metric==p].sort_values('step')
         at = dict(row=i//cols+1, col=i%cols+1)
-        x, y = d.step.tolist(), d.value.round(4).tolist()
+        mean = d.value.rolling(min(smooth, max(1, len(d)//5)), min_periods=1, center=True).mean()
+        thin = slice(None, None, max(1, len(d)//points))
+        x, y, mean = (v[thin].round(4).tolist() for v in (d.step, d.value, mean))
         fig.add_trace(go.Scatter(x=x, y=y, mode='lines', line=dict(color=COLORS[p], width=1), opacity=.3, showlegend=False, hoverinfo='skip'), **at)
-        mean = d.value.rolling(min(smooth, max(1, len(d)//5)), min_periods=1, center=True).mean().round(4).tolist()
         fig.add_trace(go.Scatter(x=x, y=mean, mode='lines', name=names.get(p, p), line=dict(color=COLORS[p], width=2.5), showlegend=False), **at)
         fig.update_yaxes(rangemode='tozero', **at)
     fig.update_xaxes(title_text='step', title_standoff=5)
