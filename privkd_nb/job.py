@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY', 'WATCHED', 'load_data', 'default_lr', 'watched', 'base_path', 'fit', 'fine_tune', 'teacher_path', 'Models',
-           'load_models', 'distil', 'early_stopping', 'language_table', 'summary']
+           'load_models', 'distil', 'early_stopping', 'first_metric', 'language_table', 'summary']
 
 # %% ../nbs/api/60_job.ipynb #c4db7f25
 import shutil, time
@@ -134,7 +134,7 @@ def load_models(
         if theirs(probe)['input_ids'] != tok(probe)['input_ids']: raise InputError(f"{other} cuts {probe[:40]!r} into other pieces than the teacher {name}; teacher and student must share a tokenizer.")
     return Models(tok, teacher, other_model, name)
 
-# %% ../nbs/api/60_job.ipynb #72576680
+# %% ../nbs/api/60_job.ipynb #00d8d471
 def distil(
     cfg:RunConfig,
     task:Task|None=None,     # From `load_data`; None: load it
@@ -150,7 +150,7 @@ def distil(
     student, card = init_student(cfg.init_spec(), models.teacher, models.base)
     lr, epochs, pad = cfg.lr or default_lr(student), TINY['epochs'] if cfg.tiny else cfg.epochs, models.tokenizer.pad_token_id
     run.begin(cfg.identity(), describe_environment(**compute_setup(), data=dict(fingerprint=task.fingerprint(), train=len(task.train), validation=len(task.validation), test=len(task.test)),
-                                                   train_languages=task.train_languages, lr=lr, teacher=dict(name=models.teacher_name, hash=weights_hash(models.teacher))))
+                                                   train_languages=task.train_languages, metric=task.metric, lr=lr, teacher=dict(name=models.teacher_name, hash=weights_hash(models.teacher))))
     card.save(run.path/'init_card.json')
 
     train, val, test = (encode(d, models.tokenizer, task.labels, cfg.max_length) for d in (task.train, watched(task), task.test))
@@ -177,27 +177,32 @@ def early_stopping(patience:int):
     from transformers import EarlyStoppingCallback
     return EarlyStoppingCallback(early_stopping_patience=patience)
 
-# %% ../nbs/api/60_job.ipynb #de1a7119
+# %% ../nbs/api/60_job.ipynb #1b08fd0c
+def first_metric(run:Run)->str:
+    "The score that the run's task is judged by"
+    return run.environment.get('metric') or next(k for k in SCORES if k in set(run.metrics.metric))
+
+# %% ../nbs/api/60_job.ipynb #566d7b04
 def language_table(
     run:Run,
     metric:str|None=None, # Default: the task's first
 )->pd.DataFrame:          # Index: language; columns: seen, n, teacher, student, difference
     "Teacher, student and the difference, by language and on average"
     m = run.metrics.query("split == 'test'")
-    metric = metric or next(k for k in SCORES if k in set(m.metric))
+    metric = metric or first_metric(run)
     wide = m[m.metric.isin([metric])].pivot_table(index='language', columns='model', values='value')[['teacher', 'student']]
     n = m[(m.metric=='n') & (m.model=='student')].set_index('language').value.astype(int)
     seen = m[(m.model=='student') & (m.metric==metric)].set_index('language').seen
     order = [l for l in wide.index if not l.startswith('mean')] + [l for l in ('mean', 'mean seen', 'mean unseen') if l in wide.index]
     return wide.assign(seen=seen, n=n, difference=wide.student-wide.teacher).loc[order, ['seen', 'n', 'teacher', 'student', 'difference']]
 
-# %% ../nbs/api/60_job.ipynb #aac3e061
+# %% ../nbs/api/60_job.ipynb #e002f718
 def summary(run:Run)->str:
     "One paragraph on what a finished run found, with no claim that one run cannot carry"
     t, c, e, card = language_table(run), run.config, run.environment, InitCard.load(run.path/'init_card.json')
-    score = SCORES[next(k for k in SCORES if k in set(run.metrics.metric))]
+    score = SCORES[first_metric(run)]
     h = run.history.query("split == 'validation' and language == 'mean'")
-    h0 = h[(h.step==0) & h.metric.isin(SCORES)].value
+    h0 = h[(h.step==0) & (h.metric==first_metric(run))].value
     langs = t[~t.index.str.startswith('mean')]
     gap = langs.difference.idxmin()
     parts = [f"A student of {card.models['student']['layers']} layers ({card.models['student']['total']/1e6:.1f} M parameters; the teacher has {card.models['teacher']['layers']} layers and {card.models['teacher']['total']/1e6:.1f} M), "
