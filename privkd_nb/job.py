@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TINY', 'WATCHED', 'load_data', 'default_lr', 'watched', 'base_path', 'fit', 'fine_tune', 'teacher_path', 'Models',
-           'load_models', 'distil', 'early_stopping', 'first_metric', 'language_table', 'summary']
+           'load_models', 'StoppedError', 'run_lock', 'clear_run', 'make_trainer', 'stopped', 'write_results', 'distil',
+           'early_stopping', 'first_metric', 'language_table', 'summary']
 
-# %% ../nbs/api/60_job.ipynb #c4db7f25
+# %% ../nbs/api/60_job.ipynb #20f2d1e3
 import shutil, time
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,9 @@ from .evaluation import metric_rows, predict, score_predictions
 from .initialization import InitCard, init_student
 from .models import align_labels, load_encoder, load_tokenizer, part_of, weights_hash
 from .plots import SCORES
-from .record import History, Run, describe_environment
+from .record import Heartbeat, History, Run, describe_environment
 from .tasks import Task, load_task
-from .trainer import DistillTrainer, Progress, training_args
+from .trainer import DistillTrainer, Progress, Watch, training_args
 
 # %% ../nbs/api/60_job.ipynb #0d23fcf4
 TINY = dict(languages=3, rows=40, epochs=1)
@@ -63,10 +64,11 @@ def base_path(cfg:RunConfig)->str:
     name = cfg.base_name()
     return str(playground_base(TINY_BASE) if cfg.tiny else playground_base()) if name == 'playground' else name
 
-# %% ../nbs/api/60_job.ipynb #7e6eee67
+# %% ../nbs/api/60_job.ipynb #971cc2ad
 def fit(
     trainer:DistillTrainer,
     folder:Path,       # Where its checkpoints lie
+    teacher=None,      # Scored on the same validation texts, if given
 )->None:
     "Train, from the last checkpoint if there is one"
     kept = sorted(folder.glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
@@ -74,6 +76,7 @@ def fit(
     if not whole:                           # the untrained student's scores, at step 0
         trainer.history.rewind(-1)
         trainer.evaluate()
+        if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
     trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
 
 # %% ../nbs/api/60_job.ipynb #818b8fa6
@@ -134,7 +137,68 @@ def load_models(
         if theirs(probe)['input_ids'] != tok(probe)['input_ids']: raise InputError(f"{other} cuts {probe[:40]!r} into other pieces than the teacher {name}; teacher and student must share a tokenizer.")
     return Models(tok, teacher, other_model, name)
 
-# %% ../nbs/api/60_job.ipynb #00d8d471
+# %% ../nbs/api/60_job.ipynb #f14b2f14
+class StoppedError(RuntimeError):
+    "The run was asked to stop, and did, at a checkpoint"
+
+def run_lock(
+    run:Run,
+    timeout:float=-1, # Seconds to wait for another writer; -1: as long as it takes
+):
+    "The right to write to a run's folder"
+    from filelock import FileLock
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(run.path.parent/f'.{run.path.name}.lock', timeout=timeout)
+
+def clear_run(run:Run)->None:
+    "Empty a run's folder, but for what its starter keeps there"
+    for p in run.path.glob('*'):
+        if p.name not in ('log.txt', 'request.json', 'run.unfinished.ipynb'): shutil.rmtree(p) if p.is_dir() else p.unlink()
+
+# %% ../nbs/api/60_job.ipynb #29f072ab
+def make_trainer(
+    run:Run,
+    cfg:RunConfig,
+    task:Task,
+    models:Models,
+    heart:Heartbeat,
+)->tuple[DistillTrainer,Encoded]: # And the encoded test texts
+    "The student, its record so far, and the trainer for it"
+    student, card = init_student(cfg.init_spec(), models.teacher, models.base)
+    lr, epochs = cfg.lr or default_lr(student), TINY['epochs'] if cfg.tiny else cfg.epochs
+    run.begin(cfg.identity(), describe_environment(**compute_setup(), data=dict(fingerprint=task.fingerprint(), train=len(task.train), validation=len(task.validation), test=len(task.test)),
+                                                   train_languages=task.train_languages, metric=task.metric, lr=lr, teacher=dict(name=models.teacher_name, hash=weights_hash(models.teacher))))
+    card.save(run.path/'init_card.json')
+    train, val, test = (encode(d, models.tokenizer, task.labels, cfg.max_length) for d in (task.train, watched(task), task.test))
+    args = training_args(run.path/'checkpoints', len(train), epochs, lr, cfg.batch_size, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
+    trainer = DistillTrainer(student, models.teacher, cfg.losses, card.layers, history=History(run.path/'history.jsonl'), train_languages=task.train_languages,
+                             args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, callbacks=[Progress(f'distilling ({cfg.init})'), Watch(heart)])
+    if cfg.patience: trainer.add_callback(early_stopping(cfg.patience))
+    return trainer, test
+
+def stopped(trainer:DistillTrainer)->bool:
+    "Whether training ended because it was asked to"
+    return any(isinstance(c, Watch) and c.stopped for c in trainer.callback_handler.callbacks)
+
+# %% ../nbs/api/60_job.ipynb #6a59dedc
+def write_results(
+    run:Run,
+    trainer:DistillTrainer, # Trained
+    models:Models,
+    task:Task,
+    test:Encoded,           # The test texts
+)->None:
+    "Predict the test texts with student and teacher, and write all tables and the student"
+    preds = {who: predict(m, test, models.tokenizer.pad_token_id) for who,m in dict(student=trainer.model, teacher=models.teacher).items()}
+    scores = {who: score_predictions(p, task.train_languages) for who,p in preds.items()}
+    run.write('history', trainer.history.frame())
+    run.write('metrics', pd.concat([metric_rows(s, who, 'test', trainer.state.global_step) for who,s in scores.items()], ignore_index=True))
+    run.write('predictions', pd.concat([p.assign(model=who, split='test') for who,p in preds.items()], ignore_index=True))
+    run.write('texts', task.test.assign(text=task.test.text if task.kind == 'sequence' else task.test.tokens.map(' '.join))[['id', 'language', 'text']])
+    trainer.save_model(run.path/'model')
+    models.tokenizer.save_pretrained(run.path/'model')
+
+# %% ../nbs/api/60_job.ipynb #ed139b1d
 def distil(
     cfg:RunConfig,
     task:Task|None=None,     # From `load_data`; None: load it
@@ -142,34 +206,27 @@ def distil(
 )->Run:                      # Finished
     "Distil one student and record everything about it"
     run = Run.named(cfg.out_dir, cfg.identity())
-    if run.finished and not cfg.redo: return run
-    if cfg.redo: shutil.rmtree(run.path, ignore_errors=True)
-    start = time.time()
-    task = task or load_data(cfg)
-    models = models or load_models(cfg, task)
-    student, card = init_student(cfg.init_spec(), models.teacher, models.base)
-    lr, epochs, pad = cfg.lr or default_lr(student), TINY['epochs'] if cfg.tiny else cfg.epochs, models.tokenizer.pad_token_id
-    run.begin(cfg.identity(), describe_environment(**compute_setup(), data=dict(fingerprint=task.fingerprint(), train=len(task.train), validation=len(task.validation), test=len(task.test)),
-                                                   train_languages=task.train_languages, metric=task.metric, lr=lr, teacher=dict(name=models.teacher_name, hash=weights_hash(models.teacher))))
-    card.save(run.path/'init_card.json')
-
-    train, val, test = (encode(d, models.tokenizer, task.labels, cfg.max_length) for d in (task.train, watched(task), task.test))
-    args = training_args(run.path/'checkpoints', len(train), epochs, lr, cfg.batch_size, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
-    trainer = DistillTrainer(student, models.teacher, cfg.losses, card.layers, history=History(run.path/'history.jsonl'), train_languages=task.train_languages,
-                             args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, callbacks=[Progress(f'distilling ({cfg.init})')])
-    if cfg.patience: trainer.add_callback(early_stopping(cfg.patience))
-    fit(trainer, run.path/'checkpoints')
-
-    preds = {who: predict(m, test, pad) for who,m in dict(student=student, teacher=models.teacher).items()}
-    scores = {who: score_predictions(p, task.train_languages) for who,p in preds.items()}
-    run.write('history', trainer.history.frame())
-    run.write('metrics', pd.concat([metric_rows(s, who, 'test', trainer.state.global_step) for who,s in scores.items()], ignore_index=True))
-    run.write('predictions', pd.concat([p.assign(model=who, split='test') for who,p in preds.items()], ignore_index=True))
-    trainer.save_model(run.path/'model')
-    models.tokenizer.save_pretrained(run.path/'model')
-    write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1)))
-    shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
-    return run.finish()
+    with run_lock(run):
+        if run.finished and not cfg.redo: return run
+        if cfg.redo: clear_run(run)
+        start, heart = time.time(), Heartbeat(run.path)
+        heart.say('preparing')
+        try:
+            task = task or load_data(cfg)
+            models = models or load_models(cfg, task)
+            trainer, test = make_trainer(run, cfg, task, models, heart)
+            fit(trainer, run.path/'checkpoints', models.teacher)
+            steps = trainer.state.global_step
+            if stopped(trainer): raise StoppedError(f"run {run.path.name} was stopped at step {steps} of {trainer.state.max_steps}, at a checkpoint; start it again and it goes on from there.")
+            heart.say('scoring')
+            write_results(run, trainer, models, task, test)
+            write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1)))
+            shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
+            heart.say('finished')
+            return run.finish()
+        except BaseException as e:
+            heart.say('stopped' if isinstance(e, (StoppedError, KeyboardInterrupt)) else 'failed')
+            raise
 
 # %% ../nbs/api/60_job.ipynb #40146bbf
 def early_stopping(patience:int):

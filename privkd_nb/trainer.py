@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['batch_totals', 'forward', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'DistillTrainer',
-           'training_args', 'Progress']
+           'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/32_trainer.ipynb #b84cbec7
-import math
+# %% ../nbs/api/32_trainer.ipynb #590fab7a
+import math, time
 from contextlib import nullcontext
 from pathlib import Path
 import torch
@@ -17,7 +17,7 @@ from .batches import Collate, Encoded
 from .core import InputError, check_choice, compute_setup
 from .evaluation import evaluate_by_language, metric_rows, with_means
 from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, logit_kl, logit_mse
-from .record import History
+from .record import Heartbeat, History
 from .spec import PAPER, parse_losses
 from .taps import AttentionTap, attention_of, restore_kernel, use_eager
 
@@ -87,7 +87,7 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args, state, control, **kw): self.trainer.history.rewind(state.global_step)
     def on_step_end(self, args, state, control, **kw): self.trainer.record_step(state.global_step)
 
-# %% ../nbs/api/32_trainer.ipynb #c50eab7f
+# %% ../nbs/api/32_trainer.ipynb #b2bf8728
 class DistillTrainer(Trainer):
     "Train a student on gold labels and on its teacher's logits, hidden states and attention"
     loss_is_scaled_for_ga = True        # `compute_loss` divides by the counts of the whole update
@@ -157,13 +157,16 @@ class DistillTrainer(Trainer):
             if not math.isfinite(values[k]): stop_diverged(f'the loss term {k!r}' if k != 'loss' else 'the loss', values[k], step, self.lr, self.args.output_dir)
         self.history.add(step, values | dict(learning_rate=self.lr))
 
+    def record_scores(self, model, split='validation', data=None):
+        "A model's scores by language, with their means, into the history under the name of `split`"
+        means = with_means(evaluate_by_language(model, self.eval_dataset if data is None else data, self.train_languages, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size))
+        for lang,row in means.iterrows():
+            self.history.add(self.state.global_step, {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}, split, lang)
+        return means
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
         "Scores by language into the history; their mean over seen languages for choosing checkpoints"
-        data = eval_dataset if eval_dataset is not None else self.eval_dataset
-        scores = evaluate_by_language(self.model, data, self.train_languages, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size)
-        means = with_means(scores)
-        for lang,row in means.iterrows():
-            self.history.add(self.state.global_step, {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}, 'validation', lang)
+        means = self.record_scores(self.model, 'validation', eval_dataset)
         chosen = means.loc['mean seen' if 'mean seen' in means.index else 'mean'].drop(['seen', 'n'])
         metrics = {f'{metric_key_prefix}_{k}': float(v) for k,v in chosen.items()}
         self.log(metrics)
@@ -220,3 +223,17 @@ class Progress(TrainerCallback):
         new = {k.removeprefix('eval_'): f'{v:.3f}' for k,v in (logs or {}).items() if k == 'loss' or k.startswith('eval_') and k in (args.metric_for_best_model,)}
         if new and self.bar is not None: self.shown |= new; self.bar.set_postfix(self.shown, refresh=False)
     def on_train_end(self, args, state, control, **kw): self.bar.close()
+
+# %% ../nbs/api/32_trainer.ipynb #a9d16a4d
+class Watch(TrainerCallback):
+    "Keeps a run's `progress.json`; stops at a checkpoint when asked to"
+    def __init__(self,
+        heartbeat:Heartbeat, # Of the run's folder
+    ): self.heartbeat, self.first, self.stopped = heartbeat, 0, False
+    def on_train_begin(self, args, state, control, **kw):
+        self.heartbeat.began, self.first = time.time(), state.global_step
+        self.heartbeat.at = dict(step=state.global_step, steps=state.max_steps, first=self.first)
+        self.heartbeat.say('training')
+    def on_step_end(self, args, state, control, **kw):
+        if self.heartbeat.beat(state.global_step, state.max_steps, self.first) and state.global_step < state.max_steps:
+            self.stopped = control.should_training_stop = control.should_save = True
