@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['student_config', 'fresh_model', 'source_name', 'copy_weights', 'InitCard', 'init_student', 'make_card']
 
-# %% ../nbs/api/22_initialization.ipynb #d12af7c8
+# %% ../nbs/api/22_initialization.ipynb #bbd2a12f
 import copy
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 import pandas as pd, torch
 from .core import InputError, read_json, seed_for, write_json
@@ -79,7 +79,7 @@ def copy_weights(
     student.tie_weights()
     return copied
 
-# %% ../nbs/api/22_initialization.ipynb #e801fe8d
+# %% ../nbs/api/22_initialization.ipynb #25eea6f0
 @dataclass
 class InitCard:
     "The origin of every tensor of a student"
@@ -93,6 +93,7 @@ class InitCard:
     source_hash:str|None     # Of the weights copied from
     models:dict              # 'teacher', 'student' -> layers, hidden, parameters by part
     share_copied:float       # Of the student's parameters
+    scores:dict=field(default_factory=dict) # What is known of the source's layers: 'block_influence'
 
     @property
     def copied(self)->dict[str,str]: # Student tensor -> source tensor

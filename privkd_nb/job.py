@@ -7,7 +7,7 @@ __all__ = ['TINY', 'WATCHED', 'load_data', 'default_lr', 'watched', 'base_path',
            'load_models', 'StoppedError', 'run_lock', 'clear_run', 'make_trainer', 'stopped', 'write_results', 'distil',
            'early_stopping', 'first_metric', 'language_table', 'summary']
 
-# %% ../nbs/api/60_job.ipynb #20f2d1e3
+# %% ../nbs/api/60_job.ipynb #373fd334
 import shutil, time
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from .base import TINY_BASE, playground_base
 from .batches import Encoded, encode
 from .config import RunConfig
 from .core import InputError, build_once, cache_dir, compute_setup, content_key, write_json
-from .evaluation import metric_rows, predict, score_predictions
+from .evaluation import block_influence, metric_rows, predict, score_predictions
 from .initialization import InitCard, init_student
 from .models import align_labels, load_encoder, load_tokenizer, part_of, weights_hash
 from .plots import SCORES
@@ -155,7 +155,7 @@ def clear_run(run:Run)->None:
     for p in run.path.glob('*'):
         if p.name not in ('log.txt', 'request.json', 'run.unfinished.ipynb'): shutil.rmtree(p) if p.is_dir() else p.unlink()
 
-# %% ../nbs/api/60_job.ipynb #29f072ab
+# %% ../nbs/api/60_job.ipynb #316576f7
 def make_trainer(
     run:Run,
     cfg:RunConfig,
@@ -168,8 +168,9 @@ def make_trainer(
     lr, epochs = cfg.lr or default_lr(student), TINY['epochs'] if cfg.tiny else cfg.epochs
     run.begin(cfg.identity(), describe_environment(**compute_setup(), data=dict(fingerprint=task.fingerprint(), train=len(task.train), validation=len(task.validation), test=len(task.test)),
                                                    train_languages=task.train_languages, metric=task.metric, lr=lr, teacher=dict(name=models.teacher_name, hash=weights_hash(models.teacher))))
-    card.save(run.path/'init_card.json')
     train, val, test = (encode(d, models.tokenizer, task.labels, cfg.max_length) for d in (task.train, watched(task), task.test))
+    card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, val, models.tokenizer.pad_token_id))
+    card.save(run.path/'init_card.json')
     args = training_args(run.path/'checkpoints', len(train), epochs, lr, cfg.batch_size, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
     trainer = DistillTrainer(student, models.teacher, cfg.losses, card.layers, history=History(run.path/'history.jsonl'), train_languages=task.train_languages,
                              args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, callbacks=[Progress(f'distilling ({cfg.init})'), Watch(heart)])
@@ -198,7 +199,7 @@ def write_results(
     trainer.save_model(run.path/'model')
     models.tokenizer.save_pretrained(run.path/'model')
 
-# %% ../nbs/api/60_job.ipynb #ed139b1d
+# %% ../nbs/api/60_job.ipynb #73a340c6
 def distil(
     cfg:RunConfig,
     task:Task|None=None,     # From `load_data`; None: load it
@@ -227,6 +228,7 @@ def distil(
         except BaseException as e:
             heart.say('stopped' if isinstance(e, (StoppedError, KeyboardInterrupt)) else 'failed')
             raise
+        finally: heart.stop_file.unlink(missing_ok=True)
 
 # %% ../nbs/api/60_job.ipynb #40146bbf
 def early_stopping(patience:int):

@@ -152,7 +152,7 @@ def read_history(
         except json.JSONDecodeError: break
     return pd.DataFrame(rows, columns=HISTORY)
 
-# %% ../nbs/api/01_record.ipynb #86d25fd5
+# %% ../nbs/api/01_record.ipynb #8dd89b4c
 class Heartbeat:
     "Writes `progress.json`, and hears the request to stop"
     def __init__(self,
@@ -161,7 +161,6 @@ class Heartbeat:
     ):
         self.path, self.every, self.began, self.last = Path(folder)/PROGRESS, every, time.time(), 0.
         self.stop_file, self.at = Path(folder)/STOP, dict(step=0, steps=0, first=0)
-        self.stop_file.unlink(missing_ok=True)
 
     def beat(self,
         step:int,     # Updates done
