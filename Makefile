@@ -1,5 +1,6 @@
 # make run     install, then the main job; parameters pass through: make run INIT=scratch DATASET=massive
 # make test    install, then everything that CI runs
+# make docs    the site, in _docs; make preview serves it; make sample remakes the sample study (some half an hour on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 export PRIVKD_CACHE ?= $(CURDIR)/.cache
@@ -10,7 +11,7 @@ PARAMETERS := DATASET DATA_DIR LANGUAGES EVAL_LANGUAGES SCENARIO TEACHER_SCENARI
               LAYERS DEPTH LOSSES EPOCHS TEACHER_EPOCHS LR BATCH_SIZE MAX_LENGTH PATIENCE SEED OUT_DIR TINY REDO
 OPTIONS = $(foreach p,$(PARAMETERS),$(if $(filter command,$(firstword $(origin $(p)))),--$(shell echo $(p) | tr A-Z a-z) '$($(p))'))
 
-.PHONY: run test install prepare readme docs lab clean
+.PHONY: run test install prepare readme docs preview sample lab clean
 
 run: install
 	$(BIN)/privkd run $(OPTIONS) </dev/null
@@ -33,12 +34,21 @@ prepare: install
 	$(MAKE) readme
 
 readme: install
-	$(BIN)/python tests/readme.py
+	$(BIN)/python tools/readme.py
 
-# with Quarto the site, without it plain pages
+# the site in _docs, by Quarto where it is installed; `make preview` serves it on this machine
 docs: install
-	@if command -v quarto >/dev/null; then PATH="$(CURDIR)/$(BIN):$$PATH" nbdev_docs; \
-	else echo "Quarto is not installed: making plain pages in _docs"; $(BIN)/jupyter nbconvert --log-level ERROR --to html --output-dir _docs nbs/*.ipynb nbs/api/*.ipynb; fi
+	$(BIN)/python tools/site.py
+
+preview: docs
+	$(BIN)/python -m http.server $(or $(PORT),3000) --bind 127.0.0.1 --directory _docs
+
+# 72 runs, then their tables as the package's 'sample' study; interrupted, it goes on where it was
+STUDY = $(BIN)/privkd study --init scratch copy_base copy_ft --losses ce paper --seed 0 1 2 --out_dir runs/sample --workers 2
+sample: install
+	$(STUDY) --fraction .03 .1 .3
+	$(STUDY) --fraction .1 --scenario cl
+	$(BIN)/privkd pack runs/sample privkd_nb/sample
 
 lab: install
 	$(BIN)/jupyter lab --notebook-dir nbs
