@@ -239,7 +239,7 @@ def pack(
         write_json(tmp/PACKED, dict(configs=configs, skipped={}))
     return Path(folder)
 
-# %% ../nbs/api/42_analysis.ipynb #5f86d665
+# %% ../nbs/api/42_analysis.ipynb #920b5109
 def choose(
     frame:pd.DataFrame, # With columns of `RUNS`
     **which,            # e.g. dataset='playground', fraction=[.1, .3]; None: all
@@ -259,7 +259,9 @@ def score_arrays(
 )->dict[tuple,pd.DataFrame]: # (arm, dataset, scenario, fraction) -> rows: seeds, columns: languages
     "A seeds × languages table for each arm and what it was tried on"
     d = scores[(scores.metric==metric) & (scores.model==model) & (scores.split==split) & ~scores.language.isin(MEANS)]
-    arrays = {k: g.pivot_table(index='seed', columns='language', values='value', observed=True) for k,g in d.groupby(['arm', *SCENE[:-1]], observed=True)}
+    if not len(d): return {}
+    wide = d.pivot_table(index=['arm', *SCENE], columns='language', values='value', observed=True)
+    arrays = {k: g.droplevel(list(range(4))).dropna(axis=1, how='all') for k,g in wide.groupby(level=list(range(4)), observed=True)}
     place = {a: i for i,a in enumerate(order_arms(k[0] for k in arrays))}
     return dict(sorted(arrays.items(), key=lambda kv: (kv[0][1:], place[kv[0][0]])))
 
@@ -269,8 +271,10 @@ def seen_languages(
     scores:pd.DataFrame, # `Study.scores`
 )->dict[tuple,dict]:     # (arm, dataset, scenario, fraction) -> language -> bool
     "Which languages an arm was trained on"
-    d = scores[(scores.model=='student') & ~scores.language.isin(MEANS)].drop_duplicates([*('arm', *SCENE[:-1]), 'language'])
-    return {k: dict(zip(g.language, g.seen.astype(bool))) for k,g in d.groupby(['arm', *SCENE[:-1]], sort=False, observed=True)}
+    d = scores[(scores.model=='student') & ~scores.language.isin(MEANS)].drop_duplicates(['arm', *SCENE[:-1], 'language'])
+    res = {}
+    for *key,l,seen in d[['arm', *SCENE[:-1], 'language', 'seen']].itertuples(index=False, name=None): res.setdefault(tuple(key), {})[l] = bool(seen)
+    return res
 
 # %% ../nbs/api/42_analysis.ipynb #9369b019
 def groups_of(

@@ -46,7 +46,7 @@ def _error(d):
     return dict(type='data', symmetric=False, array=(d.high-d.score).fillna(0).round(5).tolist(), arrayminus=(d.score-d.low).fillna(0).round(5).tolist(), thickness=1.5, width=0)
 def _blank(text): return figure_layout(go.Figure(), height=260, xaxis=dict(visible=False), yaxis=dict(visible=False), annotations=[dict(text=text, showarrow=False, font=dict(size=15))])
 
-# %% ../nbs/api/51_comparisons.ipynb #8250f287
+# %% ../nbs/api/51_comparisons.ipynb #f2ab75f4
 def sorted_languages(
     frame:pd.DataFrame,   # From `by_language`: one row an arm and language
     by:str|None=None,     # An arm; None: the mean of all
@@ -69,24 +69,23 @@ def scores_figure(
 )->go.Figure:
     "Score by language and arm, with intervals, seen and unseen languages apart"
     if not len(frame): return _blank('no run matches this choice')
-    langs, arms, fig = sorted_languages(frame, by, minus), list(dict.fromkeys(frame.arm)), go.Figure()
+    langs, arms, traces = sorted_languages(frame, by, minus), list(dict.fromkeys(frame.arm)), []
     place = {l: i for i,l in enumerate(langs)}
-    seen = frame.drop_duplicates('language').set_index('language').seen
+    seen = frame.drop_duplicates('language').set_index('language').seen.to_dict()
     step = .76/max(1, len(arms))
     if teacher is not None:
-        there = [l for l in langs if l in teacher.index]
-        fig.add_trace(go.Scatter(x=[v for l in there for v in (teacher[l], teacher[l], None)], y=[v for l in there for v in (place[l]-.42, place[l]+.42, None)], mode='lines', name='teacher', line=dict(color=COLORS['teacher'], width=2), hoverinfo='skip'))
+        there = [(place[l], float(teacher[l])) for l in langs if l in teacher.index]
+        traces.append(dict(type='scatter', x=[x for _,v in there for x in (v, v, None)], y=[y for i,_ in there for y in (i-.42, i+.42, None)], mode='lines', name='teacher', line=dict(color=COLORS['teacher'], width=2), hoverinfo='skip'))
     for j,arm in enumerate(arms):
         d, st = frame[frame.arm==arm], arm_style(arm)
-        fig.add_trace(go.Scatter(x=d.score.round(5).tolist(), y=[place[l]+.38-step*(j+.5) for l in d.language], mode='markers', name=arm, error_x=_error(d), marker=dict(color=st['color'], symbol=st['symbol'], size=9, line=dict(width=2 if 'open' in st['symbol'] else 0, color=st['color'])),
-                                 customdata=[[l, s, n] for l,s,n in zip(d.language, d.seen, d.seeds)], hovertemplate='%{customdata[0]}: %{x:.3f} (%{customdata[2]} seeds)<extra>'+arm+'</extra>'))
+        traces.append(dict(type='scatter', x=d.score.round(5).tolist(), y=[place[l]+.38-step*(j+.5) for l in d.language], mode='markers', name=arm, error_x=_error(d), marker=dict(color=st['color'], symbol=st['symbol'], size=9, line=dict(width=2 if 'open' in st['symbol'] else 0, color=st['color'])),
+                           customdata=[[l, bool(s), int(n)] for l,s,n in zip(d.language, d.seen, d.seeds)], hovertemplate='%{customdata[0]}: %{x:.3f} (%{customdata[2]} seeds)<extra>'+arm+'</extra>'))
     unseen = sum(not seen[l] for l in langs)
-    if 0 < unseen < len(langs): fig.add_hline(unseen-.5, line=dict(color='#888888', width=1, dash='dash'))
-    for i in range(len(langs)-1): fig.add_hline(i+.5, line=dict(color='rgba(128,128,128,.18)', width=1))
+    lines = [dict(type='line', xref='paper', x0=0, x1=1, y0=i-.5, y1=i-.5, line=dict(color='#888888', width=1, dash='dash') if i == unseen else dict(color='rgba(128,128,128,.18)', width=1)) for i in range(1, len(langs))]
     score = SCORES.get(metric, metric)
     note = seeds_note(frame)+('; below the dashed line: languages not trained on' if 0 < unseen < len(langs) else '')
-    return _finish(fig, f'{score[:1].upper()+score[1:]} by language', note, 80+max(26, 8*len(arms)+6)*len(langs), panels=True, hovermode='closest', xaxis=dict(title=dict(text=score, standoff=2), side='top'),
-                   yaxis=dict(tickvals=list(range(len(langs))), ticktext=langs, range=[-.6, len(langs)-.4], showgrid=False, zeroline=False, automargin=True))
+    return _finish(go.Figure(traces), f'{score[:1].upper()+score[1:]} by language', note, 80+max(26, 8*len(arms)+6)*len(langs), panels=True, hovermode='closest', shapes=lines, xaxis=dict(title=dict(text=score, standoff=2), side='top'),
+                   yaxis=dict(tickvals=list(range(len(langs))), ticktext=langs, range=[-.6, len(langs)-.4], showgrid=False, zeroline=False))
 
 # %% ../nbs/api/51_comparisons.ipynb #3f524095
 def heatmap_figure(

@@ -9,7 +9,7 @@ __all__ = ['layermap_figure']
 import plotly.graph_objects as go
 from .plots import COLORS, figure_layout
 
-# %% ../nbs/api/52_layermap.ipynb #1679e2c7
+# %% ../nbs/api/52_layermap.ipynb #1ce5855b
 def layermap_figure(
     card:dict,        # As in init_card.json: source, depth, layers, parts, models
 )->go.Figure:
@@ -21,27 +21,27 @@ def layermap_figure(
     color = COLORS.get(source, COLORS['student'])
     left, right = ['embeddings', *range(n), 'head'], ['embeddings', *range(len(layers)), 'head']
     place = lambda items: {k: i*(len(left)-1)/(len(items)-1) for i,k in enumerate(items)}
-    ly, ry, fig = place(left), place(right), go.Figure()
+    ly, ry, fig, shapes, notes = place(left), place(right), go.Figure(), [], []
     pairs = ([('embeddings', 'embeddings')]*('embeddings' in parts)+[(t, s) for s,t in enumerate(layers)]*('encoder' in parts)+[('head', 'head')]*('head' in parts and source == 'copy_ft')) if copies else []
     for t,s in pairs: fig.add_trace(go.Scatter(x=[.27, .73], y=[ly[t], ry[s]], mode='lines', line=dict(color=color, width=3), hoverinfo='skip', showlegend=False))
     def boxes(x, where, names, filled, base):
         for k,y in where.items():
             on = k in filled
-            fig.add_shape(type='rect', x0=x-.13, x1=x+.13, y0=y-.36, y1=y+.36, line=dict(color=base if on else '#aaaaaa', width=1.5), fillcolor=base if on else 'rgba(150,150,150,.12)')
-            fig.add_annotation(x=x, y=y, text=k if isinstance(k, str) else f'{names} {k}', showarrow=False, font=dict(color='white' if on and base != '#E69F00' else '#111111' if on else '#888888', size=12))
+            shapes.append(dict(type='rect', x0=x-.13, x1=x+.13, y0=y-.36, y1=y+.36, line=dict(color=base if on else '#aaaaaa', width=1.5), fillcolor=base if on else 'rgba(150,150,150,.12)'))
+            notes.append(dict(x=x, y=y, text=k if isinstance(k, str) else f'{names} {k}', showarrow=False, font=dict(color='white' if on and base != '#E69F00' else '#111111' if on else '#888888', size=12)))
     boxes(.14, ly, 'layer', {t for t,_ in pairs}, color)
     boxes(.86, ry, 'layer', {s for _,s in pairs} if copies else set(right) if source == 'pretrained' else set(), color)
     influence = (card.get('scores') or {}).get('block_influence')
     if influence:
         top = max(influence)
         for l,v in enumerate(influence):
-            fig.add_shape(type='rect', x0=-.02-.2*v/top, x1=-.02, y0=ly[l]-.2, y1=ly[l]+.2, line=dict(width=0), fillcolor='#888888', opacity=.6)
-            fig.add_annotation(x=-.03-.2*v/top, y=ly[l], text=f'{v:.2f}', showarrow=False, xanchor='right', font=dict(size=10, color='#888888'))
-        fig.add_annotation(x=-.02, y=n+1.9, text='influence', showarrow=False, xanchor='right', font=dict(size=11, color='#888888'))
+            shapes.append(dict(type='rect', x0=-.02-.2*v/top, x1=-.02, y0=ly[l]-.2, y1=ly[l]+.2, line=dict(width=0), fillcolor='#888888', opacity=.6))
+            notes.append(dict(x=-.03-.2*v/top, y=ly[l], text=f'{v:.2f}', showarrow=False, xanchor='right', font=dict(size=10, color='#888888')))
+        notes.append(dict(x=-.02, y=n+1.9, text='influence', showarrow=False, xanchor='right', font=dict(size=11, color='#888888')))
     title = dict(scratch='every weight random', copy_base='copied from the base model', copy_ft='copied from the fine-tuned teacher', pretrained='an existing checkpoint').get(source, source)
     size = ' · '.join(f"{k} {models[k]['total']/1e6:.1f} M parameters" for k in ('teacher', 'student') if models.get(k, {}).get('total'))
-    fig.add_annotation(x=.14, y=n+1.9, text='base model' if source == 'copy_base' else 'teacher', showarrow=False, font=dict(size=14))
-    fig.add_annotation(x=.86, y=n+1.9, text='student', showarrow=False, font=dict(size=14))
+    notes.append(dict(x=.14, y=n+1.9, text='base model' if source == 'copy_base' else 'teacher', showarrow=False, font=dict(size=14)))
+    notes.append(dict(x=.86, y=n+1.9, text='student', showarrow=False, font=dict(size=14)))
     fig.update_xaxes(visible=False, range=[-.34 if influence else -.05, 1.05])
     fig.update_yaxes(visible=False, range=[-.6, n+2.4])
-    return figure_layout(fig, height=150+36*(n+2), margin=dict(l=10, r=10, t=80, b=10), title=dict(text=f"{source}: {title}<br><sup>{'rule '+str(card['depth'])+' · ' if copies else ''}{size}</sup>", y=1, yref='container', yanchor='top', pad=dict(t=20, l=12), x=0, xref='container', xanchor='left'))
+    return figure_layout(fig, height=150+36*(n+2), shapes=shapes, annotations=notes, margin=dict(l=10, r=10, t=80, b=10), title=dict(text=f"{source}: {title}<br><sup>{'rule '+str(card['depth'])+' · ' if copies else ''}{size}</sup>", y=1, yref='container', yanchor='top', pad=dict(t=20, l=12), x=0, xref='container', xanchor='left'))

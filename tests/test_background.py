@@ -1,0 +1,84 @@
+"Training in another process: the kernel stays free, a stop loses nothing, and two workers share a study."
+import os, subprocess, sys, time
+from pathlib import Path
+
+import pandas as pd, pytest, torch
+from filelock import Timeout
+from safetensors.torch import load_file
+
+from privkd_nb.background import BackgroundRun, FailedError
+from privkd_nb.base import TINY_BASE, playground_base
+from privkd_nb.config import RunConfig
+from privkd_nb.job import StoppedError, distil, run_lock
+from privkd_nb.record import Run
+from privkd_nb.study import grid, run_study
+
+
+@pytest.fixture(scope='module')
+def settings(): return dict(base=str(playground_base(TINY_BASE)), languages='de,en,sw', fraction=.3, teacher_fraction=.2, teacher_epochs=1, epochs=25)
+
+
+def until(condition, seconds=120):
+    end = time.time()+seconds
+    while not condition():
+        assert time.time() < end, 'it took too long'
+        time.sleep(.05)
+
+
+def test_stopped_and_started_again_it_ends_where_it_would_have(settings, tmp_path):
+    cfgs = [RunConfig(**settings, out_dir=str(tmp_path/k)) for k in ('whole', 'stopped')]
+    whole = BackgroundRun(cfgs[0]).start().wait(300)
+    run = BackgroundRun(cfgs[1]).start()
+    before = time.time()
+    until(lambda: run.progress.get('state') == 'training' and run.progress['step'] > 5)
+    assert run.start().process.pid == run.progress['pid']              # starting twice starts one
+    run.stop()
+    assert not run.alive and not run.finished and run.progress['state'] == 'stopped' and not (run.path/'stop').exists()
+    at = run.progress['step']
+    assert 5 < at < run.progress['steps'] and (run.path/'checkpoints'/f'checkpoint-{at}').is_dir()
+    with pytest.raises(StoppedError, match=f'stopped at step {at} of'): run.wait()
+    again = BackgroundRun(cfgs[1]).start()
+    assert again.wait(300).finished and again.progress['first'] == at
+    a, b = (load_file(r.path/'model'/'model.safetensors') for r in (whole, again))
+    for k in a: assert torch.equal(a[k], b[k]), k
+    pd.testing.assert_frame_equal(whole.history, again.history)
+    pd.testing.assert_frame_equal(whole.metrics, again.metrics)
+
+
+def test_seen_from_another_process(settings, tmp_path):
+    run = BackgroundRun(RunConfig(**settings | dict(epochs=60), out_dir=str(tmp_path), losses='ce')).start()
+    until(lambda: run.progress.get('state') == 'training')
+    code = f"from privkd_nb.record import Run; r = Run({str(run.path)!r}); print(r.progress['state'], len(r.history) > 0, r.finished)"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split() == ['training', 'True', 'False']
+    other = BackgroundRun(run.cfg)                                     # another kernel: no handle on the process
+    assert other.alive
+    other.stop()
+    until(lambda: not run.alive, 20)                                   # it says 'stopped' a moment before it is gone
+
+
+def test_one_writer_at_a_time(settings, tmp_path):
+    run = Run(tmp_path/'x')
+    with run_lock(run):
+        with pytest.raises(Timeout): run_lock(run, 0).acquire()
+
+
+def test_a_killed_run_says_so(settings, tmp_path):
+    run = BackgroundRun(RunConfig(**settings | dict(epochs=60), out_dir=str(tmp_path), losses='ce', seed=3)).start()
+    until(lambda: run.progress.get('state') == 'training' and run.progress['step'] > 3)
+    run.process.kill()
+    with pytest.raises(FailedError, match='ended early'): run.wait(30)
+
+
+def test_two_workers_share_a_study(settings, tmp_path):
+    lines, configs = [], grid(**settings | dict(epochs=2), losses='ce', init=['scratch', 'copy_ft'], seed=[0, 1], out_dir=str(tmp_path))
+    runs = run_study(configs, workers=2, say=lines.append)
+    assert all(r.finished for r in runs) and len({r.path for r in runs}) == 4
+    assert lines[0] == '4 runs, 0 of them on record' and len(lines) == 5
+    from privkd_nb.analysis import Study
+    assert len(Study.open(tmp_path)) == 4
+
+
+def test_a_failed_run_does_not_end_the_study(settings, tmp_path):
+    good, bad = grid(**settings | dict(epochs=1), losses='ce', out_dir=str(tmp_path)), grid(tiny=True, teacher='no/such', out_dir=str(tmp_path))
+    with pytest.raises(RuntimeError, match='1 of 2 runs failed: .*no/such'): run_study(bad+good, say=lambda s: None)
+    assert Run.named(tmp_path, good[0].identity()).finished
