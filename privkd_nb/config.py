@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['RunConfig']
 
-# %% ../nbs/api/15_config.ipynb #acb2bd3d
-import json
+# %% ../nbs/api/15_config.ipynb #3316ed7c
+import json, os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from .catalog import CATALOG, SCENARIOS, check_languages, training_languages
-from .core import InputError, as_list, check_choice
+from .catalog import CATALOG, SCENARIOS, check_languages, own_files, training_languages
+from .core import InputError, as_list, check_choice, files_hash
 from .depth import resolve_layers
 from .spec import InitSpec, parse_losses
 
-# %% ../nbs/api/15_config.ipynb #5ac1df51
+# %% ../nbs/api/15_config.ipynb #1010f03d
 def _p(default, help): return field(default=default, metadata=dict(help=help))
 
 @dataclass
@@ -56,6 +56,7 @@ class RunConfig:
             check_languages(info, self.eval_languages, 'eval_languages')
             for s in (self.scenario, self.teacher_scenario or self.scenario): training_languages(info, s, langs)
         elif not Path(self.dataset).exists(): raise InputError(f"dataset={self.dataset!r} is neither a known task ({', '.join(CATALOG)}) nor a file or folder that exists.")
+        else: own_files(self.dataset)
         for name in ('scenario', 'teacher_scenario'):
             if getattr(self, name): check_choice(name, getattr(self, name), SCENARIOS)
         for name in ('fraction', 'teacher_fraction'):
@@ -104,6 +105,11 @@ class RunConfig:
         "How the student begins"
         return InitSpec(self.init, self.depth, self.layers or None, self.parts, self.seed)
 
+    def data_name(self)->str:
+        "The data set's name; for the user's own files, as in 'mine.csv@b5bb9d80', with a hash of what is in them"
+        if self.dataset in CATALOG: return self.dataset
+        return f'{os.path.basename(os.path.abspath(self.dataset))}@{files_hash(own_files(self.dataset).values())}'
+
     def identity(self)->dict:
         "What the run's name is made from: everything but where it is kept and whether to redo it"
-        return {k: v for k,v in asdict(self).items() if k not in ('out_dir', 'redo', 'data_dir')} | dict(losses=parse_losses(self.losses))
+        return {k: v for k,v in asdict(self).items() if k not in ('out_dir', 'redo', 'data_dir')} | dict(dataset=self.data_name(), losses=parse_losses(self.losses))

@@ -16,7 +16,7 @@ from .core import InputError
 from .sources import require_hub
 from .spec import PARTS
 
-# %% ../nbs/api/20_models.ipynb #24591bd7
+# %% ../nbs/api/20_models.ipynb #857e776c
 def layer_stack(
     model,       # A transformers encoder, with or without a head
 )->tuple[str,nn.ModuleList]: # (its name within `model`, the layers)
@@ -25,7 +25,10 @@ def layer_stack(
     inner = {id(m) for m in model.base_model.modules()}
     found = [(k, m) for k,m in model.named_modules() if isinstance(m, nn.ModuleList) and id(m) in inner and len(m) == n]
     if not found: raise InputError(f"{type(model).__name__} has no list of {n} layers; only stacked encoders can be shortened.")
-    return max(found, key=lambda km: sum(p.numel() for p in km[1].parameters()))
+    name, stack = max(found, key=lambda km: sum(p.numel() for p in km[1].parameters()))
+    if beside := [k for k,_ in found if k != name and not k.startswith(name+'.')]:
+        raise InputError(f"{type(model).__name__} spreads its layers over {len(beside)+1} lists ({', '.join([name, *beside])}); only encoders with one list of whole layers can be shortened.")
+    return name, stack
 
 # %% ../nbs/api/20_models.ipynb #6ced8b1d
 def part_of(

@@ -1,4 +1,6 @@
 "The proofs of initialization, for each architecture and both kinds of task."
+import copy
+
 import pytest, torch
 
 from privkd_nb.core import InputError
@@ -34,6 +36,22 @@ def test_half_depth_copies_are_named_and_equal(arch, rule):
     for k in card.copied:
         if k.startswith(stack): assert f"{stack}.{card.layers[int(k[len(stack)+1:].split('.')[0])]}." in card.copied[k]
     if arch != 'modernbert': assert card.random == []
+
+
+@pytest.mark.parametrize('rule', ['stride_odd', 'endpoints', 'first', 'last', 'random:7', '0,2,3'])
+@pytest.mark.parametrize('kind', ['sequence', 'token'])
+def test_half_a_copy_is_the_teacher_without_the_other_layers(arch, kind, rule):
+    "Names of weights are not trusted here: layers are taken out of the teacher itself"
+    if arch == 'modernbert' and rule not in ('first', 'endpoints', '0,2,3'): pytest.skip("layer 0 has no attention norm: keep it first")
+    teacher, batch = tiny_model(arch, 6, kind=kind, seed=3), tiny_batch(pads=3)
+    student, card = init_student(InitSpec(depth=rule, n_layers=None if rule[0] == '0' else 3), teacher)
+    cut = copy.deepcopy(teacher)
+    name, layers = layer_stack(cut)
+    where, _, last = name.rpartition('.')
+    setattr(cut.get_submodule(where), last, torch.nn.ModuleList([layers[l] for l in card.layers]))
+    cut.config.num_hidden_layers = 3
+    assert torch.equal(logits(student, batch), logits(cut, batch))
+    assert not torch.allclose(logits(student, batch), logits(teacher, batch), atol=1e-3)
 
 
 def test_shared_weights_outside_the_layers_are_copied(arch):

@@ -1,0 +1,168 @@
+"What the user brings: every row of their own files is read as it stands, or refused with its place."
+import json, os, shutil, subprocess, sys
+from collections import Counter
+
+import pandas as pd, pytest
+
+from privkd_nb import core
+from privkd_nb.catalog import CATALOG, TaskInfo, own_files
+from privkd_nb.config import RunConfig
+from privkd_nb.core import InputError, file_hash, files_hash
+from privkd_nb.models import layer_stack
+from privkd_nb.record import Run
+from privkd_nb.sources import read_own
+from privkd_nb.tasks import hold_out, load_task
+
+ROWS = [dict(text=f'{w} {i}', label=l, language=g, split='test' if i > 11 else 'train') for g, w in dict(de='Frage', en='query').items() for l in ('ask', 'tell') for i in range(14)]
+
+
+def write(folder, rows=ROWS, name='mine.csv', encoding='utf-8'):
+    folder.mkdir(parents=True, exist_ok=True)
+    df, p = pd.DataFrame(rows), folder/name
+    if p.suffix == '.csv': df.to_csv(p, index=False, encoding=encoding)
+    elif p.suffix == '.parquet': df.to_parquet(p, index=False)
+    else: p.write_text('\n'.join(json.dumps(r, ensure_ascii=False) for r in rows), encoding=encoding)
+    return p
+
+
+@pytest.mark.parametrize('name', ['mine.csv', 'mine.jsonl'])
+@pytest.mark.parametrize('encoding', ['latin-1', 'utf-16', 'utf-16-le'])
+def test_another_encoding_is_refused(tmp_path, name, encoding):
+    p = write(tmp_path, [ROWS[0] | dict(text='grüße'), *ROWS[1:]], name, encoding)
+    with pytest.raises(InputError, match=rf'{name} is not UTF-8 text \(line \d+\); save it with the encoding UTF-8'): load_task(str(p))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
+    assert load_task(str(write(tmp_path, encoding='utf-8-sig'))).fingerprint() == load_task(str(write(tmp_path/'b'))).fingerprint()
+
+
+def test_bytes_in_parquet_are_refused(tmp_path):
+    p = write(tmp_path, [r | dict(text=r['text'].encode()) for r in ROWS], 'mine.parquet')
+    with pytest.raises(InputError, match='holds bytes'): load_task(str(p))
+
+
+def test_a_csv_is_text(tmp_path):
+    rows = [dict(text=t, label=l, language='no', split=s) for t, l, s in [('007', '1', 'train'), ('true', '02', 'train'), ('1e3', '1', 'dev'), ('2024-01-01', '1', 'test')]]
+    data = read_own(write(tmp_path, rows))[1]
+    assert data['train'].text.tolist() == ['007', 'true'] and data['train'].label.tolist() == ['1', '02'] and data['test'].text.tolist() == ['2024-01-01']
+
+
+@pytest.mark.parametrize('column', ['tokens', 'ner_tags'])
+def test_lists_in_a_csv_are_refused(tmp_path, column):
+    rows = [dict(tokens=['Ada', 'left'], ner_tags=['B-PER', 'O'], language='en', split=s) for s in ('train', 'train', 'test')]
+    load_task(str(write(tmp_path, rows, 'mine.parquet'))), load_task(str(write(tmp_path, rows, 'mine.jsonl')))
+    with pytest.raises(InputError, match=r'mine.csv \(train\), row 1: tokens is .* not a list of words; .*Parquet or JSON Lines'): load_task(str(write(tmp_path, rows)))
+    with pytest.raises(InputError, match=rf'row 1: {column} is'): load_task(str(write(tmp_path, [r | {column: ' '.join(r[column])} for r in rows], 'mine.parquet')))
+
+
+@pytest.mark.parametrize('name', ['validation', 'valid', 'val', 'dev', 'Dev', ' VAL '])
+def test_splits_by_other_names(tmp_path, name):
+    rows = [r | dict(split=name) if i % 5 == 0 and r['split'] == 'train' else r for i, r in enumerate(ROWS)]
+    data = read_own(write(tmp_path, rows))[1]
+    assert len(data['validation']) == sum(r['split'] == name for r in rows) > 0 and sum(map(len, data.values())) == len(rows)
+    for s in ('train', 'test', name): write(tmp_path/'folder', [{k: v for k, v in r.items() if k != 'split'} for r in rows if r['split'] == s], f'{s.strip()}.csv')
+    assert load_task(str(tmp_path/'folder')).fingerprint() == load_task(str(tmp_path/'mine.csv')).fingerprint()
+
+
+@pytest.mark.parametrize('bad', ['held', '', None])
+def test_a_row_of_no_split_is_refused(tmp_path, bad):
+    for name in ('mine.csv', 'mine.jsonl'):
+        with pytest.raises(InputError, match=f'{name}, row 3: split=.* is not a split; write train, validation'): load_task(str(write(tmp_path, [r | dict(split=bad) if i == 2 else r for i, r in enumerate(ROWS)], name)))
+
+
+def test_files_of_a_folder_are_used_or_named(tmp_path):
+    for s in ('train', 'test'): write(tmp_path, [{k: v for k, v in r.items() if k != 'split'} for r in ROWS if r['split'] == s], f'{s}.csv')
+    (tmp_path/'runs').mkdir(), (tmp_path/'README.md').touch(), (tmp_path/'.hidden.csv').touch(), (tmp_path/'train.py').touch()
+    assert set(own_files(tmp_path)) == {'train', 'test'}
+    for name, says in [('extra.csv', 'extra.csv belongs to no split'), ('dev.tsv', 'dev.tsv cannot be read'), ('train.parquet', 'two files for train, train.csv and train.parquet')]:
+        (tmp_path/name).touch()
+        for ask in (lambda: load_task(str(tmp_path)), lambda: RunConfig(dataset=str(tmp_path))):
+            with pytest.raises(InputError, match=says): ask()
+        (tmp_path/name).unlink()
+
+
+@pytest.mark.parametrize('column', ['text', 'label', 'language'])
+@pytest.mark.parametrize('hole', ['', '   ', None])
+@pytest.mark.parametrize('at', [4, 13])            # a training row, whether held out or not, and a test row
+def test_holes_are_refused_with_the_files_row(tmp_path, column, hole, at):
+    rows = [r | {column: hole} if i == at else r for i, r in enumerate(ROWS)]
+    for name in ('mine.csv', 'mine.jsonl'):
+        with pytest.raises(InputError, match=rf"{name} \({rows[at]['split']}\) has rows with an empty text, label or language; remove them \(1 of \d+, the first is row {at+1}\)"): load_task(str(write(tmp_path, rows, name)))
+
+
+@pytest.mark.parametrize('at', range(12))
+def test_a_row_is_named_by_its_place_in_the_file(tmp_path, at):
+    rows = [dict(tokens=['Ada', 'left'], ner_tags=['B-PER'] if i == at else ['B-PER', 'O'], language='en', split='test' if i % 2 else 'train') for i in range(12)]
+    with pytest.raises(InputError, match=rf'row {at+1}: 2 tokens but 1 tags'): load_task(str(write(tmp_path, rows, 'mine.jsonl')))
+
+
+def test_an_entry_that_the_hub_does_not_have_is_refused(monkeypatch):
+    monkeypatch.setitem(CATALOG, 'local', TaskInfo('local', 'token', ['en', 'de'], 'entity_f1'))
+    monkeypatch.setitem(CATALOG, 'remote', TaskInfo('remote', 'token', ['en', 'de'], 'entity_f1', hub='me/remote'))
+    with pytest.raises(InputError, match='local is not on the hub; pass data_dir'): load_task('local')
+    with pytest.raises(InputError, match='how remote lies in me/remote is not known'): load_task('remote')
+
+
+def test_a_run_is_named_by_what_is_in_the_files(tmp_path):
+    def name(p, **kw): return Run.named(tmp_path, RunConfig(dataset=str(p), **kw).identity()).path.name
+    p = write(tmp_path/'a')
+    first, cfg = name(p), RunConfig(dataset=str(p))
+    assert name(p) == first and name(os.path.relpath(p)) == first and cfg.identity()['dataset'].startswith('mine.csv@')
+    assert name(shutil.copy(p, write(tmp_path/'b'))) == first
+    before = cfg.identity()
+    text = p.read_text()
+    p.write_text(text.replace('query 0', 'query X'))                       # as many bytes, at once
+    assert name(p) != first and cfg.identity() != before
+    p.write_text(text)
+    assert name(p) == first
+    for s in ('train', 'test'): write(tmp_path/'folder', [{k: v for k, v in r.items() if k != 'split'} for r in ROWS if r['split'] == s], f'{s}.csv')
+    whole = name(tmp_path/'folder')
+    (tmp_path/'folder/notes.md').write_text('no data')
+    assert name(tmp_path/'folder') == name(f'{tmp_path}/folder/') == whole
+    shutil.copy(tmp_path/'folder/test.csv', tmp_path/'folder/dev.csv')
+    assert name(tmp_path/'folder') != whole
+    assert RunConfig().identity()['dataset'] == 'playground' and RunConfig(dataset='massive', data_dir=str(tmp_path)).identity()['dataset'] == 'massive'
+
+
+def test_an_unchanged_file_is_hashed_once(tmp_path, monkeypatch):
+    p = write(tmp_path)
+    first, now = file_hash(p), core.time.time()
+    assert first not in core._FILES.values()                               # too young: it could be written again within a tick of the clock
+    monkeypatch.setattr(core.time, 'time', lambda: now+60)                  # long after it was written
+    assert file_hash(p) == first and first in core._FILES.values()
+    p.write_text(p.read_text().replace('query 0', 'query X'))
+    assert file_hash(p) != first
+    assert files_hash([p]) != files_hash([shutil.copy(p, tmp_path/'other.csv')])
+
+
+def test_hashing_loads_nothing_heavy(tmp_path):
+    code = f"import sys; from privkd_nb.config import RunConfig; RunConfig(dataset={str(write(tmp_path))!r}).identity(); print([m for m in ('torch', 'pandas', 'pyarrow') if m in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.strip() == '[]'
+
+
+def test_validation_is_held_out_fairly():
+    many = pd.DataFrame([dict(text=f'{g}{l}{i}', label=l, language=g) for g, n in dict(en=400, de=40, sw=2, yo=1).items() for l in ('a', 'b') for i in range(n) if (g, l) != ('yo', 'b')])
+    for seed in range(20):
+        train, held = hold_out(many, seed)
+        assert sorted([*train.text, *held.text]) == sorted(many.text)
+        n = Counter(zip(held.language, held.label))
+        assert all(abs(n['en', l]-40) <= 1 and abs(n['de', l]-4) <= 1 for l in 'ab')
+        assert (held.language == 'sw').sum() >= 1 and set(train.language) == {'en', 'de', 'sw', 'yo'} and 'yo' not in set(held.language)
+    texts = [set(hold_out(many, s)[1].text) for s in (0, 0, 1)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_every_language_of_ones_own_data_is_validated(tmp_path):
+    rows = ROWS + [dict(text=f'hoja {i}', label='ask', language='es', split='train' if i < 2 else 'test') for i in range(3)]
+    held = []
+    for seed in range(10):
+        task = load_task(str(write(tmp_path, rows)), seed=seed)
+        assert set(task.validation.language) == {'de', 'en', 'es'} == set(task.train.language)
+        held.append(set(task.validation.text))
+    assert all(h == held[0] for h in held)             # a teacher (seed 0) never trains on what a student is validated on
+
+
+def test_layers_in_several_lists_are_refused():
+    from transformers import XLMConfig, XLMForSequenceClassification
+    for n in (2, 6):
+        with pytest.raises(InputError, match='spreads its layers over 4 lists'): layer_stack(XLMForSequenceClassification(XLMConfig(emb_dim=16, n_layers=n, n_heads=2, n_words=50)))
