@@ -1,4 +1,4 @@
-import os
+import importlib.util, os
 from pathlib import Path
 
 import pytest
@@ -22,6 +22,27 @@ def shared_base():
     "A small pretrained encoder"
     if not (SHARED/'models'/'mini-base').is_dir(): pytest.skip('skipped: no shared data')
     return SHARED/'models'/'mini-base'
+
+
+def load_tool(name):
+    "A file of tools/ as a module: one of them is called like the standard library's `site`"
+    spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT/'tools'/f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='session')
+def docs():
+    "tools/site.py"
+    pytest.importorskip('zensical', reason='skipped: zensical needs Python 3.11')
+    return load_tool('site')
+
+
+@pytest.fixture(scope='session')
+def site(docs, tmp_path_factory):
+    "The folder of the site, built once without Quarto"
+    return docs.build(tmp_path_factory.mktemp('site')/'docs')
 
 
 @pytest.fixture(autouse=True)

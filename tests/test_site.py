@@ -1,27 +1,10 @@
 "The documentation site: built once without Quarto, then looked at."
-import importlib.util, json, re
+import json, re
 from collections import Counter
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_tool
 
-pytest.importorskip('zensical', reason='skipped: zensical needs Python 3.11')
-
-
-def load(name):
-    "A file of tools/ as a module: one of them is called like the standard library's `site`"
-    spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT/'tools'/f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope='module')
-def docs(): return load('site')
-
-
-@pytest.fixture(scope='module')
-def site(docs, tmp_path_factory): return docs.build(tmp_path_factory.mktemp('site')/'docs')
 
 
 @pytest.fixture(scope='module')
