@@ -1,0 +1,135 @@
+// PlotView: a plotly figure that the kernel replaces (`picture`) or lengthens (message 'extend').
+// One model may have several views. plotly.js comes from the kernel, once a browser page.
+
+// --- plotly.js, shared by every PlotView of the page
+const pageCopy = version => {
+  const key = `privkd_plotly_${version}`;
+  return globalThis[key] ??= (() => { const o = {}; o.ready = new Promise(done => { o.done = done; }); return o; })();
+};
+
+function load(page, bytes) {                     // a classic script from memory; the page's own Plotly is left as it was
+  if (page.loading) return;
+  page.loading = true;
+  const before = globalThis.Plotly, url = URL.createObjectURL(new Blob([bytes], {type: 'text/javascript'}));
+  const script = Object.assign(document.createElement('script'), {src: url});
+  script.onload = () => {
+    const plotly = globalThis.Plotly;
+    globalThis.Plotly = before;
+    URL.revokeObjectURL(url); script.remove(); page.done(plotly);
+  };
+  document.head.append(script);
+}
+
+// --- arrays: plotly's encoder sends numbers as {dtype, bdata}; extending needs plain arrays
+const KINDS = {i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array};
+const plain = a => Array.isArray(a) ? a : a?.bdata !== undefined
+  ? Array.from(new KINDS[a.dtype](Uint8Array.from(atob(a.bdata), c => c.charCodeAt(0)).buffer)) : Array.from(a ?? []);
+
+// --- the page's theme: transparent ground, text and grid in its colours, black ink in its text colour
+const luma = rgb => { const [r, g, b] = (rgb.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number); return .3*r + .6*g + .1*b; };
+const repaint = (o, ink) => typeof o === 'string' ? (/^(#000|#000000|black)$/i.test(o) ? ink : o)
+  : o && Object.getPrototypeOf(o) === Object.prototype ? Object.fromEntries(Object.entries(o).map(([k, v]) => [k, /color|line|marker|font/.test(k) ? repaint(v, ink) : v])) : o;
+
+function themed(figure, el) {
+  const ink = getComputedStyle(el).color, dark = luma(ink) > 128, grid = dark ? 'rgba(255,255,255,.14)' : 'rgba(0,0,0,.10)', none = 'rgba(0,0,0,0)';
+  const layout = repaint({...figure.layout}, ink), axis = {gridcolor: grid, zerolinecolor: grid, linecolor: grid};
+  for (const k of new Set([...Object.keys(layout).filter(k => /^[xy]axis\d*$/.test(k)), 'xaxis', 'yaxis'])) layout[k] = {...axis, ...layout[k]};
+  Object.assign(layout, {paper_bgcolor: none, plot_bgcolor: none, autosize: true, font: {...layout.font, color: ink},
+    legend: {bgcolor: none, ...layout.legend}, modebar: {bgcolor: none, color: grid.replace(/[.\d]+\)$/, '.45)'), activecolor: ink, ...layout.modebar},
+    hoverlabel: {bgcolor: dark ? '#222' : '#fff', font: {color: ink}, ...layout.hoverlabel}});
+  delete layout.width; delete layout.height;
+  return [figure.data.map(t => dark ? repaint({...t}, ink) : {...t}), layout];
+}
+
+// --- one view
+function view(plotly, el, div, now, click) {
+  let work = Promise.resolve(), stale = true, gone = false, wait = 0;
+  const visible = () => el.clientWidth > 0;
+  const then = f => { work = work.then(() => gone ? 0 : f()).catch(e => console.error('PlotView:', e)); };
+  const image = format => ({name: `${format}`, title: `Download as ${format.toUpperCase()}`, icon: plotly.Icons[format === 'png' ? 'camera' : 'disk'],
+    click: () => plotly.downloadImage({data: now().data, layout: now().layout}, {format, width: div.clientWidth, height: div.clientHeight, filename: 'figure', scale: format === 'png' ? 2 : 1})});
+  const config = {displaylogo: false, modeBarButtonsToRemove: ['toImage', 'lasso2d', 'select2d'], modeBarButtonsToAdd: [image('png'), image('svg')]};
+  const draw = () => {
+    stale = true;
+    if (!visible()) return;                      // drawn when it is seen
+    then(async () => {
+      if (!stale) return;
+      stale = false;
+      div.style.height = `${now().height}px`;
+      await plotly.react(div, ...themed(now(), el), config);
+      if (!div.listening) { div.listening = true; div.on('plotly_click', click); }
+    });
+  };
+  const extend = pieces => {
+    if (stale || !visible()) { stale = true; return; }
+    then(() => {
+      if (stale) return;
+      for (const [i] of pieces) for (const k of ['x', 'y']) div.data[i][k] = plain(div.data[i][k]);
+      return plotly.extendTraces(div, {x: pieces.map(p => p[1]), y: pieces.map(p => p[2])}, pieces.map(p => p[0]));
+    });
+  };
+  const size = new ResizeObserver(() => {
+    cancelAnimationFrame(wait);
+    wait = requestAnimationFrame(() => { if (visible()) stale ? draw() : then(() => plotly.Plots.resize(div)); });
+  });
+  const theme = new MutationObserver(() => { clearTimeout(theme.wait); theme.wait = setTimeout(draw, 150); });
+  size.observe(el);
+  theme.observe(document.body, {attributes: true, attributeFilter: ['class', 'data-jp-theme-name', 'data-jp-theme-light', 'data-vscode-theme-id']});
+  draw();
+  return {draw, extend, dispose() {
+    gone = true; size.disconnect(); theme.disconnect(); clearTimeout(theme.wait); cancelAnimationFrame(wait);
+    work.then(() => plotly.purge(div));
+  }};
+}
+
+// --- the widget: `picture` is {epoch, height, data, layout}; a piece that does not fit asks for the whole
+export default () => {
+  let figure = null;
+  const views = new Set();
+  return {
+    initialize({model}) {
+      const page = pageCopy(model.get('plotly'));
+      const read = () => { figure = JSON.parse(model.get('picture')); views.forEach(v => v.draw()); };
+      const hear = (msg, buffers) => {
+        if (msg.type === 'plotly') load(page, buffers[0]);
+        if (msg.type !== 'extend') return;
+        const {epoch, traces} = JSON.parse(msg.json), pieces = [];
+        if (epoch < figure.epoch) return;
+        for (const [i, start, ...xy] of traces) {
+          const t = figure.data[i];
+          if (t) for (const k of ['x', 'y']) t[k] = plain(t[k]);
+          if (epoch > figure.epoch || !t || start > t.x.length) return model.send({type: 'state'});
+          const [x, y] = xy.map(a => plain(a).slice(t.x.length - start));
+          if (!x.length) continue;
+          t.x = t.x.concat(x); t.y = t.y.concat(y);
+          pieces.push([i, x, y]);
+        }
+        if (pieces.length) views.forEach(v => v.extend(pieces));
+      };
+      model.on('change:picture', read);
+      model.on('msg:custom', hear);
+      read();
+      return () => { model.off('change:picture', read); model.off('msg:custom', hear); };
+    },
+    render({model, el}) {
+      const page = pageCopy(model.get('plotly')), div = document.createElement('div');
+      let mine = null, gone = false;
+      div.style.width = '100%'; div.style.minHeight = `${figure.height}px`;
+      Object.assign(el.style, {width: '100%', color: 'var(--jp-ui-font-color1, var(--vscode-foreground, inherit))'});
+      el.append(div);
+      const note = setTimeout(() => { div.textContent = 'The figure appears as soon as the kernel answers; without a kernel, run the cell again.'; }, 8000);
+      page.ready.then(plotly => {
+        clearTimeout(note);
+        if (gone) return;
+        div.textContent = ''; div.style.minHeight = '';
+        mine = view(plotly, el, div, () => figure, e => {
+          const p = e.points[0];
+          model.send({type: 'click', curve: p.curveNumber, point: p.pointNumber, x: p.x, y: p.y, customdata: p.customdata ?? null});
+        });
+        views.add(mine);
+      });
+      if (!page.loading && Date.now() - (page.asked ?? 0) > 10000) { page.asked = Date.now(); model.send({type: 'plotly'}); }
+      return () => { gone = true; clearTimeout(note); views.delete(mine); mine?.dispose(); };
+    }
+  };
+};

@@ -1,0 +1,61 @@
+"What the monitor shows of long, broken and repeated histories; without a browser."
+import json, time
+
+import numpy as np, pytest
+
+from privkd_nb.core import InputError
+from privkd_nb.monitor import HistoryTail, Monitor, downsample
+from privkd_nb.record import Heartbeat, History, Run
+
+
+def rows(steps, **values): return ''.join(json.dumps(dict(step=s, split='train', language='all', metric=k, value=f(s)))+'\n' for s in steps for k, f in values.items())
+
+
+def test_fifty_thousand_steps_stay_fluid(tmp_path):
+    run = Run(tmp_path/'long')
+    run.path.mkdir()
+    spike = dict(loss=lambda s: 1/s, ce=lambda s: 9. if s == 31_234 else 1/s, learning_rate=lambda s: 1e-3)
+    (run.path/'history.jsonl').write_text(rows(range(1, 50_001), **spike))
+    Heartbeat(run.path).beat(50_000, 60_000)
+    m = Monitor(run, start=False)
+    m.look()
+    lines = [t for t in m.view.figure.data if t.type == 'scatter' and t.x is not None and len(t.x) > 100]
+    assert lines and all(len(t.x) <= 1500 for t in lines)
+    assert max(max(t.y) for t in lines) == 9                               # no extreme is lost
+    sent = []
+    m.view.send = lambda content, buffers=None: sent.append(content)
+    m.view.flush(); m.view._born = 0
+    start = time.perf_counter()
+    for s in range(50_001, 50_041):
+        with (run.path/'history.jsonl').open('a') as f: f.write(rows([s], **spike))
+        m.look(); m.view.flush()
+    each = (time.perf_counter()-start)/40
+    assert each < .1, each                                                 # some ms on a quiet machine: far below a quarter of a second
+    assert [len(t.x) for t in m.view.figure.data if t.type == 'scatter' and t.x is not None and len(t.x) > 100][0] <= 1500
+    assert max(len(json.dumps(c)) for c in sent) < 5_000                   # a piece, not the picture
+
+
+def test_extremes_are_kept_whatever_the_length():
+    rng = np.random.default_rng(0)
+    for n in (5, 599, 600, 601, 1000, 12_345):
+        y = rng.standard_normal(n)
+        x, d = downsample(np.arange(n), y, 600)
+        assert len(x) <= 600 and (x[0], x[-1]) == (0, n-1) and (d.min(), d.max()) == (y.min(), y.max()) and (np.diff(x) > 0).all()
+
+
+def test_a_resumed_run_is_read_again_from_its_checkpoint(tmp_path):
+    h = History(tmp_path/'history.jsonl')
+    for s in range(1, 9): h.add(s, dict(ce=float(s)))
+    tail = HistoryTail(h.path)
+    assert len(tail.read()) == 8
+    again = History(h.path)
+    again.rewind(5)
+    again.add(6, dict(ce=60.))
+    read = tail.read()
+    assert tail.restarted and [r[0] for r in read] == [1, 2, 3, 4, 5, 6] and read[-1][-1] == 60.
+
+
+def test_a_wrong_place_is_one_sentence(tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(InputError, match='is a file'): Monitor(tmp_path/'file')
+    with pytest.raises(InputError, match='cannot be watched'): Monitor(7)
