@@ -9,7 +9,7 @@ __all__ = ['layermap_figure']
 import plotly.graph_objects as go
 from .plots import COLORS, figure_layout
 
-# %% ../nbs/api/52_layermap.ipynb #1ce5855b
+# %% ../nbs/api/52_layermap.ipynb #d81609ba
 def layermap_figure(
     card:dict,        # As in init_card.json: source, depth, layers, parts, models
 )->go.Figure:
@@ -36,7 +36,7 @@ def layermap_figure(
         top = max(influence)
         for l,v in enumerate(influence):
             shapes.append(dict(type='rect', x0=-.02-.2*v/top, x1=-.02, y0=ly[l]-.2, y1=ly[l]+.2, line=dict(width=0), fillcolor='#888888', opacity=.6))
-            notes.append(dict(x=-.03-.2*v/top, y=ly[l], text=f'{v:.2f}', showarrow=False, xanchor='right', font=dict(size=10, color='#888888')))
+            notes.append(dict(x=-.03-.2*v/top, y=ly[l], text=f'{v:.2g}', showarrow=False, xanchor='right', font=dict(size=10, color='#888888')))
         notes.append(dict(x=-.02, y=n+1.9, text='influence', showarrow=False, xanchor='right', font=dict(size=11, color='#888888')))
     title = dict(scratch='every weight random', copy_base='copied from the base model', copy_ft='copied from the fine-tuned teacher', pretrained='an existing checkpoint').get(source, source)
     size = ' · '.join(f"{k} {models[k]['total']/1e6:.1f} M parameters" for k in ('teacher', 'student') if models.get(k, {}).get('total'))

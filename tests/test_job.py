@@ -33,6 +33,12 @@ def test_papermill_without_one_prints_the_notebook(tmp_path):
     assert figures(json.loads(p.stdout)) == 2 and NOTEBOOK.read_bytes() == before
 
 
+def test_the_first_tutorial_in_seconds(tmp_path):
+    p = call('papermill', ROOT/'nbs'/'tutorials'/'01_first_distillation.ipynb', tmp_path/'first.ipynb', '-p', 'tiny', True, '-p', 'out_dir', tmp_path)
+    assert p.returncode == 0, p.stderr[-2000:]
+    assert figures(json.loads((tmp_path/'first.ipynb').read_text(encoding='utf-8'))) >= 4
+
+
 def test_privkd_run(tmp_path):
     before = NOTEBOOK.read_bytes()
     args = ['privkd', 'run', '--init', 'scratch', '--languages', 'en,sw,zh', '--tiny', '--losses', 'ce,logits=0.5', '--out_dir', tmp_path]

@@ -20,7 +20,7 @@ def render() -> str:
                 if 'data' in o: o.data = {k: v for k, v in o.data.items() if k in ('text/plain', 'text/markdown')}
             c.outputs = [o for o in c.outputs if o.output_type != 'stream' or o.name == 'stdout']
     body, _ = MarkdownExporter().from_notebook_node(nb)
-    body = re.sub(r'\]\((images/)', r'](nbs/\1', body)
+    body = re.sub(r'\]\((?!https?:|#)', '](nbs/', body)         # what the page links to lies beside it
     return '<!-- made from nbs/index.ipynb by `make readme`: do not edit -->\n\n' + re.sub(r'\n{3,}', '\n\n', body).strip() + '\n'
 
 
