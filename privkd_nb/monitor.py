@@ -173,7 +173,7 @@ def describe(
     if state == 'training' or p.get('host') != platform.node(): return f'no sign of life for {in_words(quiet)}; it was ' + (f'training {at}' if state == 'training' else doing)
     return f'{doing}, for {in_words(quiet)}'   # its process lives, and this may take long
 
-# %% ../nbs/api/55_monitor.ipynb #5ca8849d
+# %% ../nbs/api/55_monitor.ipynb #4dfaf3cd
 NAMES = {'loss': 'weighted sum', 'ce': 'cross entropy'}
 
 def _keys(curves): # Which line is which trace
@@ -201,25 +201,26 @@ def monitor_figure(
     got, goal = ({l: v for l,v in c.latest(s, metric).items() if not str(l).startswith('mean')} for s in ('validation', 'teacher'))
     unseen = {l for l in {*got, *goal} if seen is not None and l not in seen}
     order = sorted({*got, *goal}, key=lambda l: (l not in unseen, got.get(l, goal.get(l))))
-    rows = dict(zip(order, [i+.6*(l not in unseen and bool(unseen)) for i,l in enumerate(order)]))
+    rows = dict(zip(order, [i+.9*(l not in unseen and bool(unseen)) for i,l in enumerate(order)]))
     hover = '%{customdata} %{x:.3f}<extra></extra>'
     fig.add_trace(go.Bar(x=[got.get(l) for l in order], y=list(rows.values()), customdata=order, orientation='h', width=.72, showlegend=False, hovertemplate='student, '+hover,
                          marker=dict(color=COLORS['student'], opacity=[.45 if l in unseen else .9 for l in order])), row=1, col=2)
     fig.add_trace(go.Scatter(x=[goal.get(l) for l in order], y=list(rows.values()), customdata=order, mode='markers', showlegend=False, hovertemplate='teacher, '+hover, cliponaxis=False,
                              marker=dict(symbol='line-ns', size=13, color=COLORS['teacher'], line=dict(color=COLORS['teacher'], width=2.5))), row=1, col=2)
     note = dict(xref='paper', yref='paper', showarrow=False, xanchor='left', yanchor='bottom', font=dict(size=13))
-    mean = c.latest('validation', metric).get('mean')
-    about = f'{SCORES.get(metric, metric)} at step {c.evaluated:,}'+(f', mean {mean:.3f}' if mean is not None else '') if got else 'scores: at the first evaluation'
-    notes = [dict(note, x=x, y=y, text=s) for x,y,s in ((0, 1.0, 'training loss' if c.lines else 'training loss: at the first step'), (0, .235, 'learning rate'), (.677, 1.0, about)) if s]
-    if goal: notes.append(dict(note, x=.677, y=-.15, yanchor='top', text='bar: student   ┃ teacher', font=dict(size=11)))
-    if unseen: notes.append(dict(note, xref='x2', yref='y2', x=.02, y=len(unseen)-.45, yanchor='middle', text='never trained on', font=dict(size=10)))
-    fig.update_layout(template='none', height=430, margin=dict(l=60, r=20, t=54 if not title and not progress else 84, b=66), font=dict(size=12), hovermode='x unified', legend=dict(orientation='h', x=0, y=1.06, yanchor='bottom', font=dict(size=12)),
+    about = f'{SCORES.get(metric, metric)} at step {c.evaluated:,}' if got else 'scores come later'
+    notes = [dict(note, x=.555, y=y, xanchor='right', yanchor='top', text=s) for y,s in ((1, 'training loss'), (.225, 'learning rate'))] + [dict(note, x=.677, y=1, xshift=-25, text=about)]
+    key = [f'{name}, mean {mean:.3f}' for name,split in (('bar: student', 'validation'), ('┃ teacher', 'teacher')) if (mean := c.latest(split, metric).get('mean')) is not None]
+    if key: notes.append(dict(note, x=.677, y=-.09, xshift=-25, yanchor='top', align='left', text='<br>'.join(key), font=dict(size=11)))
+    if unseen: notes.append(dict(note, xref='x2', yref='y2', x=.02, y=len(unseen)-.05, yanchor='middle', text='never trained on', font=dict(size=10)))
+    words = ': '.join(s for s in (title, describe(progress) if progress is not None else '') if s)
+    fig.update_layout(template='none', height=440, margin=dict(l=60, r=20, t=84 if words else 54, b=66), font=dict(size=12), hovermode='x unified',
+                      legend=dict(orientation='h', x=0, y=1-30/440*bool(words), yref='container', yanchor='top', font=dict(size=11)),
                       annotations=notes, bargap=.2, uirevision='stay')
     fig.update_xaxes(gridcolor='rgba(128,128,128,.2)', zeroline=False)
     fig.update_yaxes(gridcolor='rgba(128,128,128,.2)', zeroline=False)
-    fig.update_layout(yaxis=dict(type='log', exponentformat='power', nticks=6), xaxis=dict(showticklabels=False, matches='x3'), xaxis3=dict(title=dict(text='step', standoff=4)), yaxis3=dict(rangemode='tozero', exponentformat='e', nticks=3),
+    fig.update_layout(yaxis=dict(type='log', tickformat='~g', nticks=6), xaxis=dict(showticklabels=False, matches='x3'), xaxis3=dict(title=dict(text='step', standoff=4, font=dict(size=12))), yaxis3=dict(rangemode='tozero', exponentformat='e', nticks=3),
                       xaxis2=dict(range=[0, 1], dtick=.25), yaxis2=dict(tickvals=list(rows.values()), ticktext=order, showgrid=False, range=[-.7, max([*rows.values(), 1])+.7]))
-    words = ': '.join(s for s in (title, describe(progress) if progress is not None else '') if s)
     if words: fig.update_layout(title=dict(text=escape(words), x=0, xref='paper', y=1, yref='container', yanchor='top', pad=dict(t=10), font=dict(size=14)))
     return fig
 
@@ -256,7 +257,7 @@ def progress_of(
         return dict(state='finished', step=0, steps=0, seconds=0, updated=(path/DONE).stat().st_mtime) if (path/DONE).exists() else {}
     except (OSError, InputError): return None
 
-# %% ../nbs/api/55_monitor.ipynb #040e8eac
+# %% ../nbs/api/55_monitor.ipynb #ac31004f
 ENDED, LIMIT = ('finished', 'stopped', 'failed'), 1500
 
 class Monitor:
@@ -266,7 +267,7 @@ class Monitor:
         every:float=.25,  # Seconds between two looks, at least
         start:bool=True,  # False: look once
     ):
-        self.what, self.every, self.view = what, max(.25, every), PlotView(height=430)
+        self.what, self.every, self.view = what, max(.25, every), PlotView(height=440)
         self.state, self.pick = W.HTML(), W.Dropdown(layout=W.Layout(width='100%', max_width='640px'))
         self.table = W.HTML(layout=W.Layout(max_height='180px', overflow='auto'))
         self.box = W.VBox([self.state, self.pick, self.table, self.view])
@@ -300,12 +301,13 @@ class Monitor:
             if self._stopped: break
             try:
                 self.look()
-                if self.over: break
+                if self.over:
+                    if len(self.paths) == 1: self.settle()
+                    break
                 wait = self.every if any(p.get('state') == 'training' for p,*_ in self._news.values()) else max(1., self.every)
             except Exception as e:              # shown, never silent
                 wait = 5.
                 self._say(f'the monitor met an error and tries again: {type(e).__name__}: {e}')
-        if self.over and len(self.paths) == 1: self.settle()
 
     @property
     def over(self)->bool:
@@ -416,7 +418,7 @@ class Monitor:
 
     def _repr_mimebundle_(self, **kw):
         self.view._repr_mimebundle_()           # has plotly.js sent
-        return static_bundle(self.figure, repr(self)) | self.box._repr_mimebundle_()
+        return static_bundle(self.figure) | self.box._repr_mimebundle_() | {'text/plain': repr(self)}
 
     def _ipython_display_(self):
         from IPython.display import display

@@ -20,6 +20,12 @@ function load(page, bytes) {                     // a classic script from memory
   document.head.append(script);
 }
 
+function ask(page, model) {                      // the kernel for plotly.js, not more often than every ten seconds
+  if (page.loading || Date.now() - (page.asked ?? 0) < 10000) return;
+  page.asked = Date.now();
+  model.send({type: 'plotly'});
+}
+
 // --- arrays: plotly's encoder sends numbers as {dtype, bdata}; extending needs plain arrays
 const KINDS = {i1: Int8Array, u1: Uint8Array, i2: Int16Array, u2: Uint16Array, i4: Int32Array, u4: Uint32Array, f4: Float32Array, f8: Float64Array};
 const plain = a => Array.isArray(a) ? a : a?.bdata !== undefined
@@ -43,41 +49,60 @@ function themed(figure, el) {
 
 // --- one view
 function view(plotly, el, div, now, click) {
-  let work = Promise.resolve(), stale = true, gone = false, wait = 0;
+  let work = Promise.resolve(), stale = true, gone = false, wait = 0, later = 0, cost = 0, last = 0;
+  const pending = new Map();                     // trace -> [x, y] not yet drawn
   const visible = () => el.clientWidth > 0;
   const then = f => { work = work.then(() => gone ? 0 : f()).catch(e => console.error('PlotView:', e)); };
   const image = format => ({name: `${format}`, title: `Download as ${format.toUpperCase()}`, icon: plotly.Icons[format === 'png' ? 'camera' : 'disk'],
     click: () => plotly.downloadImage({data: now().data, layout: now().layout}, {format, width: div.clientWidth, height: div.clientHeight, filename: 'figure', scale: format === 'png' ? 2 : 1})});
   const config = {displaylogo: false, modeBarButtonsToRemove: ['toImage', 'lasso2d', 'select2d'], modeBarButtonsToAdd: [image('png'), image('svg')]};
+  const fit = async () => {                      // a legend of more rows than the figure reckoned with pushes the plot down
+    const legend = div._fullLayout.legend, room = now().layout?.meta?.legend, {t} = now().layout?.margin ?? {};
+    if (!room || legend?.yref !== 'container' || !t) return;
+    const more = Math.max(0, Math.round(legend._effHeight - room - 6)), height = now().height;
+    if (more === (div.more ?? 0)) return;
+    div.more = more;
+    div.style.height = `${height + more}px`;
+    await plotly.relayout(div, {'margin.t': t + more, 'legend.y': 1 - (1 - now().layout.legend.y) * height / (height + more), height: height + more});
+  };
   const draw = () => {
     stale = true;
-    if (!visible()) return;                      // drawn when it is seen
+    if (!visible() || !now().data.length && !now().layout?.height) return;      // drawn when there is something to see
     then(async () => {
       if (!stale) return;
-      stale = false;
+      stale = false; pending.clear();            // the figure has them
       div.style.height = `${now().height}px`;
+      div.more = 0;
       await plotly.react(div, ...themed(now(), el), config);
+      await fit();
       if (!div.listening) { div.listening = true; div.on('plotly_click', click); }
     });
   };
-  const extend = pieces => {
+  const extend = pieces => {                     // on a slow machine pieces gather, so that drawing takes a quarter of its time
     if (stale || !visible()) { stale = true; return; }
-    then(() => {
-      if (stale) return;
-      for (const [i] of pieces) for (const k of ['x', 'y']) div.data[i][k] = plain(div.data[i][k]);
-      return plotly.extendTraces(div, {x: pieces.map(p => p[1]), y: pieces.map(p => p[2])}, pieces.map(p => p[0]));
-    });
+    for (const [i, x, y] of pieces) { const p = pending.get(i) ?? [[], []]; pending.set(i, [p[0].concat(x), p[1].concat(y)]); }
+    later ||= setTimeout(() => {
+      later = 0;
+      then(async () => {
+        if (stale || !pending.size) return;
+        const [traces, parts, began] = [[...pending.keys()], [...pending.values()], performance.now()];
+        pending.clear();
+        for (const i of traces) for (const k of ['x', 'y']) div.data[i][k] = plain(div.data[i][k]);
+        await plotly.extendTraces(div, {x: parts.map(p => p[0]), y: parts.map(p => p[1])}, traces);
+        cost = performance.now() - began; last = performance.now();
+      });
+    }, Math.max(0, last + 3 * cost - performance.now()));
   };
   const size = new ResizeObserver(() => {
     cancelAnimationFrame(wait);
-    wait = requestAnimationFrame(() => { if (visible()) stale ? draw() : then(() => plotly.Plots.resize(div)); });
+    wait = requestAnimationFrame(() => { if (visible()) stale ? draw() : then(async () => { await plotly.Plots.resize(div); await fit(); }); });
   });
   const theme = new MutationObserver(() => { clearTimeout(theme.wait); theme.wait = setTimeout(draw, 150); });
   size.observe(el);
   theme.observe(document.body, {attributes: true, attributeFilter: ['class', 'data-jp-theme-name', 'data-jp-theme-light', 'data-vscode-theme-id']});
   draw();
   return {draw, extend, dispose() {
-    gone = true; size.disconnect(); theme.disconnect(); clearTimeout(theme.wait); cancelAnimationFrame(wait);
+    gone = true; size.disconnect(); theme.disconnect(); clearTimeout(theme.wait); clearTimeout(later); cancelAnimationFrame(wait);
     work.then(() => plotly.purge(div));
   }};
 }
@@ -109,6 +134,7 @@ export default () => {
       model.on('change:picture', read);
       model.on('msg:custom', hear);
       read();
+      ask(page, model);                          // while the kernel is still busy with what will be shown
       return () => { model.off('change:picture', read); model.off('msg:custom', hear); };
     },
     render({model, el}) {
@@ -128,7 +154,7 @@ export default () => {
         });
         views.add(mine);
       });
-      if (!page.loading && Date.now() - (page.asked ?? 0) > 10000) { page.asked = Date.now(); model.send({type: 'plotly'}); }
+      ask(page, model);
       return () => { gone = true; clearTimeout(note); views.delete(mine); mine?.dispose(); };
     }
   };

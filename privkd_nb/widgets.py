@@ -59,7 +59,7 @@ def static_bundle(
     return {'text/plain': text, 'application/vnd.plotly.v1+json': {**json.loads(fig.to_json()), 'config': config},
             'text/html': pio.to_html(fig, include_plotlyjs='cdn', full_html=False, config=config)}
 
-# %% ../nbs/api/54_widgets.ipynb #3de8dd69
+# %% ../nbs/api/54_widgets.ipynb #ddea4b21
 class PlotView(anywidget.AnyWidget):
     "A plotly figure that changes in place"
     _esm = resources.files('privkd_nb').joinpath('plot_view.js').read_text(encoding='utf-8')
@@ -161,7 +161,7 @@ class PlotView(anywidget.AnyWidget):
         def push():
             if not PlotView.library_sent: self._send_library()
         if not PlotView.library_sent:
-            timer = threading.Timer(1, push)
+            timer = threading.Timer(3, push)
             timer.daemon = True
             timer.start()
         bundle = super()._repr_mimebundle_(**kw)

@@ -1,10 +1,10 @@
 "What the monitor shows of long, broken and repeated histories; without a browser."
-import json, time
+import json, os, platform, time
 
 import numpy as np, pytest
 
 from privkd_nb.core import InputError
-from privkd_nb.monitor import HistoryTail, Monitor, downsample
+from privkd_nb.monitor import HistoryTail, Monitor, describe, downsample, monitor_figure
 from privkd_nb.record import Heartbeat, History, Run
 
 
@@ -59,3 +59,49 @@ def test_a_wrong_place_is_one_sentence(tmp_path):
     (tmp_path/'file').write_text('')
     with pytest.raises(InputError, match='is a file'): Monitor(tmp_path/'file')
     with pytest.raises(InputError, match='cannot be watched'): Monitor(7)
+
+
+def test_a_half_written_or_broken_line_costs_only_itself(tmp_path):
+    tail = HistoryTail(tmp_path/'history.jsonl')
+    whole = rows([1, 2], ce=float)
+    tail.path.write_text(whole+'{"step": 3, "spl')
+    assert [r[0] for r in tail.read()] == [1, 2] and tail.read() == []
+    tail.path.write_text(whole+'{"step": 3, "spl\n'+rows([4], ce=float))
+    assert [r[0] for r in tail.read()] == [4] and not tail.restarted
+
+
+def test_silence_is_told_from_work_that_takes_long():
+    here = dict(step=5, steps=10, first=0, seconds=5., updated=time.time()-600, pid=os.getpid(), host=platform.node())
+    assert describe(here|dict(state='training')).startswith('no sign of life for 10 min')
+    assert describe(here|dict(state='preparing')) == 'preparing, for 10 min'                      # its process is there
+    assert describe(here|dict(state='preparing', host='elsewhere')).startswith('no sign of life')
+    assert 'its process is gone' in describe(here|dict(state='scoring', pid=2**22-1))
+    assert describe(here|dict(state='training'), quiet=1) == 'training 5 of 10, 5 s left'         # the other machine's clock is wrong
+
+
+def test_an_error_is_shown_and_does_not_end_the_watch(tmp_path):
+    run = Run(tmp_path/'r')
+    Heartbeat(run.path).say('training')
+    m = Monitor(run, start=False)
+    def fail(): raise OSError('the share is gone')
+    m.look = fail
+    m.thread.start()
+    until = time.time()+5
+    while 'the share is gone' not in m.state.value and time.time() < until: time.sleep(.05)
+    assert 'the share is gone' in m.state.value and m.thread.is_alive()
+    m.stop()
+    m.thread.join(5)
+    assert not m.thread.is_alive()
+
+
+def test_the_thread_ends_with_its_run_and_leaves_a_plain_figure(tmp_path):
+    run = Run(tmp_path/'r')
+    heart, h = Heartbeat(run.path, every=0), History(run.path/'history.jsonl')
+    heart.beat(1, 2)
+    m, kept = Monitor(run), []
+    m._handles.append(type('Handle', (), dict(update=lambda self, bundle, raw: kept.append(bundle)))())
+    h.add(2, dict(ce=float('nan')))
+    heart.say('finished')
+    m.thread.join(10)
+    assert not m.thread.is_alive() and 'application/vnd.jupyter.widget-view+json' not in kept[-1] and 'finished' in kept[-1]['text/html']
+    monitor_figure(run.history, run.progress).to_json()                                           # a line of NaN only

@@ -19,6 +19,7 @@ def lab(tmp_path_factory):
     write_notebook(folder/'watch.ipynb', 'from privkd_nb.background import BackgroundRun\nfrom privkd_nb.base import TINY_BASE, playground_base\nfrom privkd_nb.config import RunConfig\nfrom privkd_nb.monitor import Monitor\nimport time', TRAIN,
                    "until = time.time()+90\nwhile time.time() < until and run.progress.get('step', 0) < 600: time.sleep(.1)\n'the kernel was busy'")
     with jupyter_lab(folder) as server: yield folder, server
+    for run in (folder/'runs').glob('*/'): (run/'stop').touch()                 # a failed test leaves no training behind
 
 
 def wait_for(page, what, seconds=60):
@@ -26,7 +27,7 @@ def wait_for(page, what, seconds=60):
     while time.time() < until:
         if res := what(): return res
         page.wait_for_timeout(60)
-    raise AssertionError('it did not come')
+    raise AssertionError(f'it did not come within {seconds} s')
 
 
 def test_updates_arrive_while_a_cell_runs_and_a_reload_shows_the_same(lab):
@@ -34,7 +35,7 @@ def test_updates_arrive_while_a_cell_runs_and_a_reload_shows_the_same(lab):
     with chromium() as page:
         open_notebook(page, server, 'watch.ipynb')
         run_all(page)
-        first = wait_for(page, lambda: page.evaluate(LINE), 120)
+        first = wait_for(page, lambda: page.evaluate(LINE), 240)                 # the teacher may have to be made first
         lengths, states, began = {len(first['x'])}, set(), time.time()
         done = page.locator('.jp-OutputArea-executeResult', has_text='the kernel was busy')
         while not done.count():
@@ -59,7 +60,7 @@ def test_updates_arrive_while_a_cell_runs_and_a_reload_shows_the_same(lab):
         assert page.errors == []
 
         run, = (p for p in (folder/'runs').iterdir() if p.is_dir())
-        wait_for(page, lambda: (run/'done.json').exists(), 180)                   # closing and reloading stopped nothing
+        wait_for(page, lambda: (run/'done.json').exists(), 420)                   # closing and reloading stopped nothing
         page.wait_for_timeout(2500)
         end = wait_for(page, lambda: page.evaluate(LINE))
         assert end['x'][-1] == json.loads((run/'progress.json').read_text())['steps']
