@@ -12,7 +12,8 @@ _WHERE = {
     'InitSpec': 'spec', 'parse_losses': 'spec', 'resolve_layers': 'depth', 'init_student': 'initialization', 'InitCard': 'initialization',
     'load_encoder': 'models', 'load_tokenizer': 'models', 'playground_base': 'base', 'encode': 'batches',
     'DistillTrainer': 'trainer', 'training_args': 'trainer', 'evaluate_by_language': 'evaluation',
-    'curves_figure': 'plots', 'languages_figure': 'plots',
+    'curves_figure': 'plots', 'languages_figure': 'plots', 'load_data': 'job', 'load_models': 'job', 'BackgroundRun': 'background',
+    'Study': 'analysis', 'load_runs': 'analysis', 'overall': 'analysis', 'differences': 'analysis', 'Explorer': 'explorer', 'Monitor': 'monitor',
 }
 __all__ = sorted(_WHERE)
 

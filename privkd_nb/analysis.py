@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SCENE', 'ARM', 'RUNS', 'PACKED', 'INIT_ORDER', 'MEANS', 'losses_name', 'arm_names', 'order_arms', 'run_folders',
            'read_parts', 'warn_left_out', 'load_runs', 'Study', 'sample_path', 'pack', 'choose', 'score_arrays',
-           'seen_languages', 'groups_of', 'by_language', 'overall', 'differences', 'outcome', 'example_differences',
-           'runs_of', 'disagreements', 'training_band']
+           'seen_languages', 'groups_of', 'by_language', 'overall', 'teacher_scores', 'differences', 'outcome',
+           'example_differences', 'runs_of', 'disagreements', 'training_band']
 
 # %% ../nbs/api/42_analysis.ipynb #72212c8e
 import warnings
@@ -107,7 +107,7 @@ def _tidy(df, configs):
                          for a,(r,c) in zip(names, configs.items())])
     return df.join(meta, on='run', how='inner').select([c for c in RUNS if c in df.columns or c in meta.columns])
 
-# %% ../nbs/api/42_analysis.ipynb #0e069897
+# %% ../nbs/api/42_analysis.ipynb #e0584628
 class Study:
     "A folder of finished runs, or a packed copy of their tables"
     def __init__(self,
@@ -199,7 +199,7 @@ class Study:
     @property
     def arms(self)->list[str]:
         "Arms, in the order of initializations and losses"
-        return order_arms(self.scores.arm)
+        return order_arms(self.scores.arm.unique())
 
     def __len__(self): return len(self.configs)
     def __repr__(self): return f'Study({self.path.name!r}, {len(self)} runs of {len(self.arms)} arms'+(f', {len(self.skipped)} left out)' if self.skipped else ')')
@@ -308,6 +308,15 @@ def overall(
         for group,langs in groups_of(seen[key]).items():
             rows += [_row(key, languages=group, statistic=name, **_interval(bootstrap(x[langs].values, f, reps, level)), n=len(langs)) for name,f in dict(mean=mean, iqm=iqm).items()]
     return pd.DataFrame(rows)
+
+# %% ../nbs/api/42_analysis.ipynb #3bf71753
+def teacher_scores(
+    scores:pd.DataFrame,  # `Study.scores`, or a selection: one data set and scenario
+    metric:str='accuracy',
+)->pd.Series:             # Score by language
+    "The teacher's score by language; mean over the runs, which share their teacher"
+    d = scores[(scores.model=='teacher') & (scores.metric==metric) & (scores.split=='test') & ~scores.language.isin(MEANS)]
+    return d.groupby('language', observed=True).value.mean().rename(index=str)
 
 # %% ../nbs/api/42_analysis.ipynb #cc541429
 def differences(

@@ -13,7 +13,7 @@ from .analysis import MEANS, SCENE
 from .core import check_choice
 from .plots import COLORS, SCORES, figure_layout
 
-# %% ../nbs/api/51_comparisons.ipynb #bac37bf5
+# %% ../nbs/api/51_comparisons.ipynb #df6ab658
 FREE = ['#56B4E9', '#CC79A7', '#D55E00', '#F0E442']              # for starts that the palette does not name
 
 def arm_style(
@@ -33,20 +33,20 @@ def seeds_note(
     if not len(frame): return 'nothing chosen'
     lo, hi = int(frame.seeds.min()), int(frame.seeds.max())
     if hi == 1: return 'one seed: no interval'
-    return f"95 % intervals over {lo if lo == hi else f'{lo} to {hi}'} seeds"+('; none where there is one seed' if lo == 1 else '')
+    return f"95 % intervals over {lo if lo == hi else f'{lo} to {hi}'} seeds, drawn within languages"+('; none where there is one seed' if lo == 1 else '')
 
 def _finish(fig, title, note, height, panels=False, **kw):
     "Title, note and legend above one another, whatever the height"
     rows = 1+(len({t.name for t in fig.data if t.showlegend is not False and t.name})-1)//5
     top = 70+(22*rows if any(t.showlegend is not False and t.name for t in fig.data) else 0)+(24 if panels else 0)
-    return figure_layout(fig, height=height+top, title=dict(text=f'{title}<br><sup>{note}</sup>', y=1, yref='container', yanchor='top', pad=dict(t=20, l=12), x=0, xref='container', xanchor='left'),
-                         legend=dict(orientation='h', yref='container', y=1-66/(height+top), yanchor='top', x=0, xanchor='left'), margin=dict(l=60, r=20, t=top, b=50), **kw)
-def _error(d):
+    return figure_layout(fig, height=height+top, meta=dict(legend=22*rows), title=dict(text=f'{title}<br><sup>{note}</sup>', y=1, yref='container', yanchor='top', pad=dict(t=20, l=12), x=0, xref='container', xanchor='left'),
+                         legend=dict(orientation='h', yref='container', y=1-66/(height+top), yanchor='top', x=0, xanchor='left'), margin=dict(l=60, r=20, t=top, b=50) | kw.pop('margin', {}), **kw)
+def _error(d, color=None):
     if d.low.isna().all(): return None
-    return dict(type='data', symmetric=False, array=(d.high-d.score).fillna(0).round(5).tolist(), arrayminus=(d.score-d.low).fillna(0).round(5).tolist(), thickness=1.5, width=0)
+    return dict(type='data', color=color, symmetric=False, array=(d.high-d.score).fillna(0).round(5).tolist(), arrayminus=(d.score-d.low).fillna(0).round(5).tolist(), thickness=1.5, width=0)
 def _blank(text): return figure_layout(go.Figure(), height=260, xaxis=dict(visible=False), yaxis=dict(visible=False), annotations=[dict(text=text, showarrow=False, font=dict(size=15))])
 
-# %% ../nbs/api/51_comparisons.ipynb #f2ab75f4
+# %% ../nbs/api/51_comparisons.ipynb #5ebbd0c6
 def sorted_languages(
     frame:pd.DataFrame,   # From `by_language`: one row an arm and language
     by:str|None=None,     # An arm; None: the mean of all
@@ -84,7 +84,7 @@ def scores_figure(
     lines = [dict(type='line', xref='paper', x0=0, x1=1, y0=i-.5, y1=i-.5, line=dict(color='#888888', width=1, dash='dash') if i == unseen else dict(color='rgba(128,128,128,.18)', width=1)) for i in range(1, len(langs))]
     score = SCORES.get(metric, metric)
     note = seeds_note(frame)+('; below the dashed line: languages not trained on' if 0 < unseen < len(langs) else '')
-    return _finish(go.Figure(traces), f'{score[:1].upper()+score[1:]} by language', note, 80+max(26, 8*len(arms)+6)*len(langs), panels=True, hovermode='closest', shapes=lines, xaxis=dict(title=dict(text=score, standoff=2), side='top'),
+    return _finish(go.Figure(traces), f'{score[:1].upper()+score[1:]} by language', note, 45+max(26, 8*len(arms)+6)*len(langs), panels=True, hovermode='closest', margin=dict(b=15), shapes=lines, xaxis=dict(title=dict(text=score, standoff=2), side='top'),
                    yaxis=dict(tickvals=list(range(len(langs))), ticktext=langs, range=[-.6, len(langs)-.4], showgrid=False, zeroline=False))
 
 # %% ../nbs/api/51_comparisons.ipynb #3f524095
@@ -107,7 +107,7 @@ def heatmap_figure(
     n = sorted(set(frame.seeds))
     return _finish(fig, f'Difference to the teacher in {SCORES.get(metric, metric)}', f"mean of {' or '.join(map(str, n))} seeds" if n != [1] else 'one seed', 90+24*len(langs), hovermode='closest', yaxis=dict(automargin=True), xaxis=dict(side='bottom', tickangle=0))
 
-# %% ../nbs/api/51_comparisons.ipynb #d2255876
+# %% ../nbs/api/51_comparisons.ipynb #d1a1e68a
 def training_figure(
     band:pd.DataFrame,     # From `training_band`
     what:str='training loss',
@@ -123,7 +123,7 @@ def training_figure(
             if not len(d): continue
             x = d.step.tolist()
             if (d.seeds > 1).any():
-                fig.add_trace(go.Scatter(x=x+x[::-1], y=d.high.round(4).tolist()+d.low.round(4).tolist()[::-1], fill='toself', fillcolor=st['color'], opacity=.15, line=dict(width=0), hoverinfo='skip', showlegend=False, legendgroup=arm), row=1, col=c)
+                fig.add_trace(go.Scatter(mode='lines', x=x+x[::-1], y=d.high.round(4).tolist()+d.low.round(4).tolist()[::-1], fill='toself', fillcolor=st['color'], opacity=.15, line=dict(width=0), hoverinfo='skip', showlegend=False, legendgroup=arm), row=1, col=c)
             fig.add_trace(go.Scatter(x=x, y=d.score.round(4).tolist(), mode='lines', name=arm, legendgroup=arm, showlegend=f == fractions[0], line=dict(color=st['color'], dash=st['dash'], width=2), hovertemplate='%{y:.3f}'), row=1, col=c)
     fig.update_xaxes(title_text='step')
     fig.update_yaxes(**dict(type='log', dtick=1) if log else {})
@@ -131,7 +131,7 @@ def training_figure(
     n = int(band.seeds.max())
     return _finish(fig, f'{what[:1].upper()+what[1:]} by step', 'one seed' if n == 1 else f'mean of {n} seeds; the band spans the lowest and the highest', 340, panels=True)
 
-# %% ../nbs/api/51_comparisons.ipynb #9d271f07
+# %% ../nbs/api/51_comparisons.ipynb #ead70d84
 def fraction_figure(
     frame:pd.DataFrame,       # From `overall`
     statistic:str='mean',     # 'mean' or 'iqm'
@@ -144,20 +144,20 @@ def fraction_figure(
     groups = [g for g in ('all', 'seen', 'unseen') if g in set(d.languages)]
     groups = groups if len(groups) == 1 else [g for g in groups if g != 'all']
     names = dict(all='all languages', seen='languages trained on', unseen='languages not trained on')
-    fig = make_subplots(1, len(groups), subplot_titles=[names[g] for g in groups], shared_yaxes=True, horizontal_spacing=.04)
+    fig = make_subplots(1, len(groups), subplot_titles=[names[g] for g in groups] if len(groups) > 1 else None, shared_yaxes=True, horizontal_spacing=.04)
     ticks = sorted(set(d.fraction))
     for c,g in enumerate(groups, 1):
         for arm in dict.fromkeys(d.arm):
             r, st = d[(d.arm==arm) & (d.languages==g)].sort_values('fraction'), arm_style(arm)
-            fig.add_trace(go.Scatter(x=r.fraction.tolist(), y=r.score.round(5).tolist(), mode='lines+markers', name=arm, legendgroup=arm, showlegend=c == 1, error_y=_error(r), line=dict(color=st['color'], dash=st['dash'], width=2), marker=dict(size=9, symbol=st['symbol']),
+            fig.add_trace(go.Scatter(x=r.fraction.tolist(), y=r.score.round(5).tolist(), mode='lines+markers', name=arm, legendgroup=arm, showlegend=c == 1, error_y=_error(r), line=dict(color=st['color'], dash=st['dash'], width=2), marker=dict(size=7, symbol=st['symbol']),
                                      customdata=r.seeds.tolist(), hovertemplate='%{y:.3f} (%{customdata} seeds)'), row=1, col=c)
         if teacher is not None: fig.add_hline(teacher, line=dict(color=COLORS['teacher'], dash='dash', width=1.5), annotation_text='teacher' if c == 1 else '', annotation_position='top left', row=1, col=c)
     fig.update_xaxes(type='log', tickvals=ticks, ticktext=[f'{f:g}' for f in ticks], title_text='share of the training data')
     fig.update_yaxes(title_text=f"{SCORES.get(metric, metric)}, {dict(mean='mean', iqm='interquartile mean')[statistic]}", col=1)
     score = SCORES.get(metric, metric)
-    return _finish(fig, f'{score[:1].upper()+score[1:]} against the amount of data', seeds_note(d), 340, panels=True)
+    return _finish(fig, f'{score[:1].upper()+score[1:]} against the amount of data', seeds_note(d), 340, panels=len(groups) > 1)
 
-# %% ../nbs/api/51_comparisons.ipynb #71e005ae
+# %% ../nbs/api/51_comparisons.ipynb #ca0b391f
 def results_figure(
     frame:pd.DataFrame,   # From `overall`, one fraction
     statistic:str='mean', metric:str='accuracy',
@@ -172,9 +172,10 @@ def results_figure(
         for g,shape in shapes.items():
             r = d[(d.dataset==ds) & (d.scenario==sc) & (d.languages==g)]
             if not len(r) or g == 'all' and len(set(d[(d.dataset==ds) & (d.scenario==sc)].languages)) > 1: continue
-            color = [arm_style(a)['color'] for a in r.arm]
-            fig.add_trace(go.Scatter(x=r.score.round(5).tolist(), y=[arms.index(a)+dict(all=0, seen=.15, unseen=-.15)[g] for a in r.arm], mode='markers', name=dict(all='all languages', seen='trained on', unseen='not trained on')[g], error_x=_error(r), showlegend=False,
+            for arm,r in r.groupby('arm', sort=False):
+                color = arm_style(arm)['color']
+                fig.add_trace(go.Scatter(x=r.score.round(5).tolist(), y=[arms.index(a)+dict(all=0, seen=.15, unseen=-.15)[g] for a in r.arm], mode='markers', name=dict(all='all languages', seen='trained on', unseen='not trained on')[g], error_x=_error(r, color), showlegend=False,
                 marker=dict(symbol='circle' if g == 'all' else shape, size=11, color=color, line=dict(width=2, color=color)), customdata=[[a, n, g] for a,n in zip(r.arm, r.seeds)], hovertemplate='%{customdata[0]}: %{x:.3f}, %{customdata[2]} languages (%{customdata[1]} seeds)<extra></extra>'), row=1, col=c)
     fig.update_yaxes(tickvals=list(range(len(arms))), ticktext=arms, range=[-.6, len(arms)-.4], automargin=True)
-    fig.update_xaxes(title_text=SCORES.get(metric, metric))
+    fig.update_xaxes(title_text=SCORES.get(metric, metric), matches='x')
     return _finish(fig, 'Results by data set and scenario', seeds_note(d)+'; filled: languages trained on, open: not trained on', 90+46*len(arms), panels=True, hovermode='closest')

@@ -45,7 +45,7 @@ def offer(
         w.options = options
         w.value = keep if keep in values else values[0]
 
-# %% ../nbs/api/57_explorer.ipynb #32d7e839
+# %% ../nbs/api/57_explorer.ipynb #9d497a88
 class Explorer(W.VBox):
     "Controls around `Views`"
     def __init__(self,
@@ -53,6 +53,7 @@ class Explorer(W.VBox):
         view:str='scores', # The first view, one of `VIEWS`
     ):
         check_choice('view', view, VIEWS)
+        self.plot = PlotView(go.Figure())          # first, so that the page asks for plotly.js while the study is read
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter('always')
             self.views = Views(runs)
@@ -62,7 +63,7 @@ class Explorer(W.VBox):
         self.sort_by, self.minus, self.curve, self.language, self.a, self.b, self.seed = (dropdown(l) for l in ('sort by', 'minus', 'curve', 'language', 'student A', 'student B', 'seed'))
         self.statistic = dropdown('statistic', [('mean', 'mean'), ('interquartile mean', 'iqm')])
         self.view = W.ToggleButtons(options=[(v, k) for k,v in VIEWS.items()], value=view, style=dict(button_width='auto'))
-        self.plot, self.text, self.saved, self.answer = PlotView(go.Figure()), W.HTML(), W.HTML(), None
+        self.text, self.saved, self.answer = W.HTML(), W.HTML(), None
         self.buttons = {k: W.Button(description=k.upper(), tooltip=f'Make a {k.upper()} file of this view', layout=W.Layout(width='70px')) for k in ('csv', 'html')}
         for k,button in self.buttons.items(): button.on_click(lambda _, k=k: self.hand_over(k))
         left_out = ''.join(f'<p>⚠ {html.escape(str(w.message))}</p>' for w in caught)
@@ -92,7 +93,7 @@ class Explorer(W.VBox):
         offer(self.fraction, [(f'{f:g}', f) for f in fractions], fractions[len(fractions)//2] if self.fraction.value == '' else None)
         d = d[d.fraction==self.fraction.value]
         offer(self.metric, [(SCORES[m], m) for m in SCORES if m in set(d.metric)], self.study.metric if self.metric.value == '' else None)
-        arms, langs = order_arms(d.arm), sorted(set(d.language)-set(MEANS))
+        arms, langs = order_arms(d.arm.unique()), sorted(set(d.language.unique())-set(MEANS))
         offer(self.inits, names(dict.fromkeys(a.split(' · ')[0] for a in arms)))
         offer(self.losses, names(dict.fromkeys(a.split(' · ')[1] for a in sorted(arms, key=lambda a: ' · ce' not in a))))
         offer(self.languages, names(langs))

@@ -9,11 +9,12 @@ __all__ = ['layermap_figure']
 import plotly.graph_objects as go
 from .plots import COLORS, figure_layout
 
-# %% ../nbs/api/52_layermap.ipynb #d81609ba
+# %% ../nbs/api/52_layermap.ipynb #9304244d
 def layermap_figure(
-    card:dict,        # As in init_card.json: source, depth, layers, parts, models
+    card,             # An `InitCard`, or a dictionary as in init_card.json
 )->go.Figure:
     "Which layer of the source each layer of the student was copied from"
+    card = card if isinstance(card, dict) else vars(card)
     source, layers, parts = card['source'], card['layers'], card['parts']
     models = card.get('models') or {}
     n = (models.get('teacher') or {}).get('layers') or max(layers)+1

@@ -42,7 +42,7 @@ class Interval(NamedTuple):
     high:np.ndarray  # Upper end; NaN with one seed
     n:int            # Seeds
 
-# %% ../nbs/api/41_stats.ipynb #bc77fa09
+# %% ../nbs/api/41_stats.ipynb #1b87c403
 @lru_cache(8)
 def draws(
     s:int, l:int,  # Seeds and languages of the table
@@ -53,7 +53,9 @@ def draws(
     "Which cells the resampled tables are made of; the same for every arm of the same shape, and therefore kept"
     check_choice('within', within, ['language', 'seed'])
     i = np.random.default_rng(seed).integers(0, s, (reps, s, l if within == 'language' else 1), dtype=np.int32)
-    return i*np.int32(l)+np.arange(l, dtype=np.int32)
+    i = i*np.int32(l)+np.arange(l, dtype=np.int32)
+    i.flags.writeable = False
+    return i
 
 def bootstrap(
     x,                        # Scores, (s, l)

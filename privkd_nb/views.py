@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['VIEWS', 'examples_html', 'Choice', 'Answer', 'Views']
 
-# %% ../nbs/api/56_views.ipynb #0b6c3b78
+# %% ../nbs/api/56_views.ipynb #ca9ea7fd
 import html
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 import pandas as pd, plotly.graph_objects as go
-from .analysis import MEANS, SCENE, Study, by_language, choose, disagreements, example_differences, groups_of, order_arms, overall, runs_of, training_band
+from .analysis import MEANS, SCENE, Study, by_language, choose, disagreements, example_differences, groups_of, order_arms, overall, runs_of, teacher_scores, training_band
 from .comparisons import fraction_figure, heatmap_figure, scores_figure, training_figure
 from .core import InputError, check_choice
 from .layermap import layermap_figure
@@ -60,7 +60,7 @@ class Answer(NamedTuple):
     frame:pd.DataFrame     # What it is made of
     html:str=''            # Text beside, or instead of, the figure
 
-# %% ../nbs/api/56_views.ipynb #93a9c66d
+# %% ../nbs/api/56_views.ipynb #b1498dc8
 class Views:
     "Six questions to a study"
     def __init__(self,
@@ -82,8 +82,7 @@ class Views:
         "By language, and the teacher: for all arms, then cut to the choice"
         def compute():
             d = choose(self.study.scores, **self._here(c))
-            t = d[(d.model=='teacher') & (d.metric==c.metric) & ~d.language.isin(MEANS)].groupby('language', observed=True).value.mean()
-            return by_language(d, c.metric), t
+            return by_language(d, c.metric), teacher_scores(d, c.metric)
         frame, teacher = self._keep(('languages', *self._here(c).values(), c.metric), compute)
         return choose(frame, arm=self.arms(c), language=list(c.languages) or None) if len(frame) else frame, teacher
 

@@ -18,7 +18,9 @@ def fraction():
     "Score against the share of the data, all languages"
     scores = choose(Study.open('sample').scores, scenario='all')
     teacher = scores.query("model == 'teacher' and language == 'mean' and metric == 'accuracy'").value.mean()
-    return fraction_figure(overall(scores), teacher=teacher).update_layout(height=420, paper_bgcolor='white', plot_bgcolor='white')
+    fig = fraction_figure(overall(scores), teacher=teacher)
+    fig.for_each_annotation(lambda a: a.update(text=''), selector=dict(text='all languages'))
+    return fig.update_layout(height=420, margin_t=105, legend_y=1-58/420, paper_bgcolor='white', plot_bgcolor='white')
 
 
 PICTURES = {'fraction.svg': fraction}
@@ -28,4 +30,4 @@ if __name__ == '__main__':
     parser.add_argument('--out', type=Path, default=ROOT/'nbs/images', help='folder')
     out = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    for name, draw in PICTURES.items(): print(save_figure(draw(), out/name, width=900))
+    for name, draw in PICTURES.items(): save_figure(draw(), out/name, width=900)
