@@ -49,6 +49,7 @@ sample: install
 	$(STUDY) --fraction .03 .1 .3
 	$(STUDY) --fraction .1 --scenario cl
 	$(BIN)/privkd pack runs/sample privkd_nb/sample
+	$(BIN)/python tools/pictures.py
 
 lab: install
 	$(BIN)/jupyter lab --notebook-dir nbs

@@ -19,7 +19,7 @@ from .record import DONE
 from .spec import PAPER
 from .stats import Interval, bootstrap, iqm, language_mean, mean, paired_ratio, sign_flip
 
-# %% ../nbs/api/42_analysis.ipynb #454e95bb
+# %% ../nbs/api/42_analysis.ipynb #f992bf3a
 SCENE = ['dataset', 'scenario', 'fraction', 'seed']    # what an arm is tried on
 ARM = ['arm', 'init', 'losses', *SCENE]
 RUNS = ['run', *ARM, 'step', 'split', 'language', 'seen', 'model', 'metric', 'value']
@@ -34,10 +34,12 @@ def losses_name(
 def arm_names(
     configs:list[dict], # Of the runs
 )->list[str]:           # e.g. 'copy_ft · paper'
-    "Name each run's arm: its start, its losses, and whatever else differs between these runs"
-    rest = ['init', 'losses', 'languages', 'eval_languages', *SCENE]
-    keys = [k for k in dict.fromkeys(k for c in configs for k in c) if k not in rest and len({str(c.get(k)) for c in configs}) > 1]
-    return [' · '.join([c['init'], losses_name(c['losses']), *(f'{k}={c.get(k)}' for k in keys if c.get(k) not in (None, ''))]) for c in configs]
+    "Name each run's arm: its start, its losses, and whatever else differs between the runs on one data set"
+    rest, varies = {'init', 'losses', 'metric', 'teacher_run', 'texts', *SCENE}, {}
+    for c in configs:
+        for k in set(c)-rest: varies.setdefault((c.get('dataset'), k), set()).add(str(c[k]))
+    def more(c): return [f'{k}={c[k]}' for k in c if len(varies.get((c.get('dataset'), k), ())) > 1 and c[k] not in (None, '')]
+    return [' · '.join([c['init'], losses_name(c['losses']), *more(c)]) for c in configs]
 
 # %% ../nbs/api/42_analysis.ipynb #2f319916
 INIT_ORDER = ['scratch', 'copy_base', 'pretrained', 'copy_ft']
@@ -107,7 +109,7 @@ def _tidy(df, configs):
                          for a,(r,c) in zip(names, configs.items())])
     return df.join(meta, on='run', how='inner').select([c for c in RUNS if c in df.columns or c in meta.columns])
 
-# %% ../nbs/api/42_analysis.ipynb #e0584628
+# %% ../nbs/api/42_analysis.ipynb #f020462a
 class Study:
     "A folder of finished runs, or a packed copy of their tables"
     def __init__(self,
@@ -154,7 +156,8 @@ class Study:
     def history(self)->pd.DataFrame:
         "What was written while training; columns `RUNS` without `seen` and `model`"
         if self.packed: return self._pandas(self._parts('history'))
-        return self._pandas(_tidy(self._parts('history'), self.configs))
+        df = self._parts('history')
+        return self._pandas(_tidy(df, self.configs) if 'step' in df.columns else pl.DataFrame(schema={c: pl.String for c in RUNS if c not in ('seen', 'model')}))
 
     @staticmethod
     def _pandas(df):
@@ -239,7 +242,7 @@ def pack(
         write_json(tmp/PACKED, dict(configs=configs, skipped={}))
     return Path(folder)
 
-# %% ../nbs/api/42_analysis.ipynb #920b5109
+# %% ../nbs/api/42_analysis.ipynb #73115a13
 def choose(
     frame:pd.DataFrame, # With columns of `RUNS`
     **which,            # e.g. dataset='playground', fraction=[.1, .3]; None: all
@@ -260,6 +263,8 @@ def score_arrays(
     "A seeds × languages table for each arm and what it was tried on"
     d = scores[(scores.metric==metric) & (scores.model==model) & (scores.split==split) & ~scores.language.isin(MEANS)]
     if not len(d): return {}
+    twice = d[d.duplicated(['arm', *SCENE, 'language'], keep=False)]
+    if len(twice): raise InputError(f"{', '.join(sorted(twice.run.unique())[:4])} are several runs of {twice.arm.iloc[0]} with seed {twice.seed.iloc[0]}; keep one of them, or choose rows before comparing.")
     wide = d.pivot_table(index=['arm', *SCENE], columns='language', values='value', observed=True)
     arrays = {k: g.droplevel(list(range(4))).dropna(axis=1, how='all') for k,g in wide.groupby(level=list(range(4)), observed=True)}
     place = {a: i for i,a in enumerate(order_arms(k[0] for k in arrays))}
@@ -276,7 +281,7 @@ def seen_languages(
     for *key,l,seen in d[['arm', *SCENE[:-1], 'language', 'seen']].itertuples(index=False, name=None): res.setdefault(tuple(key), {})[l] = bool(seen)
     return res
 
-# %% ../nbs/api/42_analysis.ipynb #9369b019
+# %% ../nbs/api/42_analysis.ipynb #360529d3
 def groups_of(
     seen:dict[str,bool], # Language -> trained on?
 )->dict[str,list[str]]:  # 'all', and 'seen' and 'unseen' where both occur
@@ -296,7 +301,7 @@ def by_language(
     for key,x in score_arrays(scores, metric).items():
         iv = bootstrap(x.values, language_mean, reps, level)
         rows += [_row(key, language=l, seen=seen[key][l], **_interval(iv, i)) for i,l in enumerate(x.columns)]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=['arm', *SCENE[:-1], 'language', 'seen', 'score', 'low', 'high', 'seeds'])
 
 def overall(
     scores:pd.DataFrame,    # `Study.scores`, or a selection
@@ -307,7 +312,7 @@ def overall(
     for key,x in score_arrays(scores, metric).items():
         for group,langs in groups_of(seen[key]).items():
             rows += [_row(key, languages=group, statistic=name, **_interval(bootstrap(x[langs].values, f, reps, level)), n=len(langs)) for name,f in dict(mean=mean, iqm=iqm).items()]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=['arm', *SCENE[:-1], 'languages', 'statistic', 'score', 'low', 'high', 'seeds', 'n'])
 
 # %% ../nbs/api/42_analysis.ipynb #3bf71753
 def teacher_scores(
@@ -337,7 +342,7 @@ def differences(
             rows.append(_row(key, language=group, seen=None, **_interval(bootstrap(d[langs].values, mean, reps, level, within='seed')), p=sign_flip(d[langs].mean(axis=1)) if len(d) > 1 else np.nan))
     return pd.DataFrame(rows, columns=['arm', *SCENE[:-1], 'language', 'seen', 'score', 'low', 'high', 'seeds', 'p'])
 
-# %% ../nbs/api/42_analysis.ipynb #9a3e8c92
+# %% ../nbs/api/42_analysis.ipynb #c562bd61
 def outcome(
     predictions:pd.DataFrame, # With gold and predicted
 )->np.ndarray:                # (texts, 2): numerator and denominator of accuracy, or of entity F1
@@ -359,10 +364,12 @@ def example_differences(
     "A minus B on the same texts, with intervals over texts: accuracy, or entity F1 for tagged tokens"
     def total(rs, model='student'):
         frames = [study.predictions(r).query(f"model == '{model}'").sort_values(['language', 'id']) for r in rs]
+        for r,f in zip(rs, frames):
+            if f[['language', 'id']].values.tolist() != texts: raise InputError(f"run {r} predicted other test texts than run {runs[0]}; only runs on the same texts can be compared text by text.")
         return frames[0], sum(outcome(f) for f in frames)
+    texts = study.predictions(runs[0]).query("model == 'student'").sort_values(['language', 'id'])[['language', 'id']].values.tolist()
     first, a = total(runs)
     _, b = total(runs, 'teacher') if base_runs == ['teacher'] else total(base_runs)
-    if len(a) != len(b): raise InputError(f"the runs predicted {len(a)} and {len(b)} texts; only runs on the same test texts can be compared text by text.")
     if base_runs != ['teacher'] and len(base_runs) != len(runs): raise InputError(f"{len(runs)} runs cannot be paired with {len(base_runs)}; give as many of each arm, of the same seeds.")
     return pd.DataFrame([dict(language=l, score=v.point, low=v.low, high=v.high, n=v.n) for l,v in paired_ratio(a, b, first.language.values, reps, level).items()])
 

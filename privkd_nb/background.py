@@ -5,16 +5,16 @@
 # %% auto #0
 __all__ = ['REQUEST', 'LOG', 'FailedError', 'BackgroundRun', 'main']
 
-# %% ../nbs/api/61_background.ipynb #528e0f5d
-import os, platform, subprocess, sys, time
+# %% ../nbs/api/61_background.ipynb #192117cc
+import platform, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
 from .config import RunConfig
 from .core import InputError, read_json, write_json
 from .job import StoppedError, distil
-from .record import STOP, Run
+from .record import STOP, Run, alive
 
-# %% ../nbs/api/61_background.ipynb #a342d7c3
+# %% ../nbs/api/61_background.ipynb #a1111fbf
 REQUEST, LOG = 'request.json', 'log.txt'
 
 class FailedError(RuntimeError):
@@ -34,10 +34,7 @@ class BackgroundRun(Run):
         if self.process is not None: return self.process.poll() is None
         at = self.progress
         if at.get('state') in (None, 'finished', 'stopped', 'failed') or at.get('host') != platform.node(): return False
-        try: os.kill(at['pid'], 0)
-        except ProcessLookupError: return False
-        except PermissionError: pass
-        return True
+        return alive(at)
 
     def start(self)->'BackgroundRun':
         "Start training, or go on from the last checkpoint; a finished run, or one that is under way, is left alone"
@@ -53,7 +50,8 @@ class BackgroundRun(Run):
         timeout:float=120, # Seconds to wait for the checkpoint
     )->'BackgroundRun':
         "Ask for a checkpoint and an end, and wait for it; `start` goes on from there"
-        if self.alive:
+        at = self.progress
+        if self.alive or at.get('state') in ('preparing', 'training') and at.get('host') != platform.node():    # on another machine: it hears the file too
             (self.path/STOP).touch()
             until = time.time()+timeout
             while self.alive:
@@ -69,9 +67,10 @@ class BackgroundRun(Run):
         while self.alive:
             if time.time() > until: raise TimeoutError(f"run {self.path.name} is still {self.progress.get('state', 'starting')} after {timeout:g} s.")
             time.sleep(.2)
-        if self.finished: return Run.load(self.path)
+        code = self.process.returncode if self.process is not None else 0
+        if self.finished and not code: return Run.load(self.path)
         at = self.progress
-        if at.get('state') == 'stopped': raise StoppedError(f"run {self.path.name} was stopped at step {at['step']} of {at['steps']}; start it again and it goes on from there.")
+        if at.get('state') == 'stopped' and not code: raise StoppedError(f"run {self.path.name} was stopped at step {at['step']} of {at['steps']}; start it again and it goes on from there.")
         raise FailedError(f"run {self.path.name} ended early:\n{self.log()}" if (self.path/LOG).exists() else f"run {self.path.name} was not started.")
 
     def log(self,

@@ -13,7 +13,7 @@ from .analysis import MEANS, SCENE
 from .core import check_choice
 from .plots import COLORS, SCORES, figure_layout
 
-# %% ../nbs/api/51_comparisons.ipynb #df6ab658
+# %% ../nbs/api/51_comparisons.ipynb #030e09cf
 FREE = ['#56B4E9', '#CC79A7', '#D55E00', '#F0E442']              # for starts that the palette does not name
 
 def arm_style(
@@ -41,9 +41,10 @@ def _finish(fig, title, note, height, panels=False, **kw):
     top = 70+(22*rows if any(t.showlegend is not False and t.name for t in fig.data) else 0)+(24 if panels else 0)
     return figure_layout(fig, height=height+top, meta=dict(legend=22*rows), title=dict(text=f'{title}<br><sup>{note}</sup>', y=1, yref='container', yanchor='top', pad=dict(t=20, l=12), x=0, xref='container', xanchor='left'),
                          legend=dict(orientation='h', yref='container', y=1-66/(height+top), yanchor='top', x=0, xanchor='left'), margin=dict(l=60, r=20, t=top, b=50) | kw.pop('margin', {}), **kw)
+def _gaps(s): return [None if pd.isna(v) else round(float(v), 5) for v in s]
 def _error(d, color=None):
     if d.low.isna().all(): return None
-    return dict(type='data', color=color, symmetric=False, array=(d.high-d.score).fillna(0).round(5).tolist(), arrayminus=(d.score-d.low).fillna(0).round(5).tolist(), thickness=1.5, width=0)
+    return dict(type='data', color=color, symmetric=False, array=_gaps(d.high-d.score), arrayminus=_gaps(d.score-d.low), thickness=1.5, width=0)
 def _blank(text): return figure_layout(go.Figure(), height=260, xaxis=dict(visible=False), yaxis=dict(visible=False), annotations=[dict(text=text, showarrow=False, font=dict(size=15))])
 
 # %% ../nbs/api/51_comparisons.ipynb #5ebbd0c6

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['ONLY', 'EMPTY', 'dropdown', 'several', 'offer', 'Explorer']
 
-# %% ../nbs/api/57_explorer.ipynb #c9b8ca7c
+# %% ../nbs/api/57_explorer.ipynb #580e476d
 import base64, html, tempfile, warnings
 from pathlib import Path
-import ipywidgets as W, plotly.graph_objects as go
+import ipywidgets as W, pandas as pd, plotly.graph_objects as go
 from .analysis import MEANS, Study, order_arms
 from .core import InputError, check_choice, replacing
 from .exports import figure_data, save_figure
@@ -45,7 +45,7 @@ def offer(
         w.options = options
         w.value = keep if keep in values else values[0]
 
-# %% ../nbs/api/57_explorer.ipynb #9d497a88
+# %% ../nbs/api/57_explorer.ipynb #9ba14aac
 class Explorer(W.VBox):
     "Controls around `Views`"
     def __init__(self,
@@ -123,7 +123,8 @@ class Explorer(W.VBox):
         view = self.view.value
         for k,where in ONLY.items(): getattr(self, k).layout.display = None if view in where else 'none'
         try: self.answer = self.views.ask(view, self.choice)
-        except InputError as e: self.answer = Answer(None, None, f'<p>{html.escape(str(e))}</p>')
+        except Exception as e:                     # shown: an error in a widget's callback is seen by nobody
+            self.answer = Answer(None, pd.DataFrame(), f"<p>{html.escape(str(e) if isinstance(e, InputError) else f'{type(e).__name__}: {e}')}</p>")
         if self.answer.figure is not None: self.plot.show(self.answer.figure)
         self.plot.layout.display = None if self.answer.figure is not None else 'none'
         self.text.value, self.saved.value = self.answer.html, ''

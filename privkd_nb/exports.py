@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['FORMATS', 'results_table', 'to_latex', 'escape_latex', 'figure_data', 'save_figure']
 
-# %% ../nbs/api/53_exports.ipynb #21ab6ca9
+# %% ../nbs/api/53_exports.ipynb #b1432c55
+import base64
 from pathlib import Path
-import pandas as pd, plotly.graph_objects as go
+import numpy as np, pandas as pd, plotly.graph_objects as go
 from .analysis import order_arms
 from .core import InputError, replacing
 from .plots import SCORES
@@ -45,13 +46,15 @@ def escape_latex(
     "Text that LaTeX reads as text"
     return ''.join({'_': r'\_', '%': r'\%', '&': r'\&', '#': r'\#', '·': r'$\cdot$'}.get(c, c) for c in str(s))
 
-# %% ../nbs/api/53_exports.ipynb #7ad7f717
+# %% ../nbs/api/53_exports.ipynb #b4a25e0a
 def figure_data(
     fig:go.Figure,
 )->pd.DataFrame: # line, x, y, and low and high where there is an interval
     "The points of a figure as a table"
     rows = []
+    def plain(v): return list(np.frombuffer(base64.b64decode(v['bdata']), v['dtype']).tolist()) if isinstance(v, dict) and 'bdata' in v else v
     for t in fig.to_plotly_json()['data']:
+        t = {k: plain(v) for k,v in t.items()}
         name = t.get('name', '')
         if t.get('type') == 'heatmap':
             rows += [dict(line=str(x).replace('<br>', ' · '), x=y, y=v) for y,zs in zip(t['y'], t['z']) for x,v in zip(t['x'], zs)]
@@ -66,7 +69,8 @@ def figure_data(
             row = dict(line=name, x=x, y=y)
             if err:
                 v = x if err[0] == 'x' else y
-                row |= dict(low=v-list(err[1]['arrayminus'])[i], high=v+list(err[1]['array'])[i])
+                down, up = (list(plain(err[1][k]))[i] for k in ('arrayminus', 'array'))
+                row |= dict(low=None if down is None else v-down, high=None if up is None else v+up)
             custom = t.get('customdata')
             if custom is not None and isinstance(custom[i], (list, tuple)): row |= dict(label=custom[i][0])
             rows.append(row)

@@ -199,7 +199,7 @@ def write_results(
     trainer.save_model(run.path/'model')
     models.tokenizer.save_pretrained(run.path/'model')
 
-# %% ../nbs/api/60_job.ipynb #73a340c6
+# %% ../nbs/api/60_job.ipynb #9ff6c927
 def distil(
     cfg:RunConfig,
     task:Task|None=None,     # From `load_data`; None: load it
@@ -223,8 +223,9 @@ def distil(
             write_results(run, trainer, models, task, test)
             write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1)))
             shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
+            run.finish()
             heart.say('finished')
-            return run.finish()
+            return run
         except BaseException as e:
             heart.say('stopped' if isinstance(e, (StoppedError, KeyboardInterrupt)) else 'failed')
             raise

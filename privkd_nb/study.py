@@ -28,7 +28,7 @@ def grid(
     order = sorted(lists, key=lambda k: (k != 'seed', list(lists).index(k)))
     return [RunConfig(**dict(zip(order, vs))) for vs in product(*(lists[k] for k in order))]
 
-# %% ../nbs/api/62_study.ipynb #d7dc4fab
+# %% ../nbs/api/62_study.ipynb #7ab58ad9
 def work(
     configs:list[RunConfig],
     say=print,            # Called with a line a run
@@ -39,7 +39,7 @@ def work(
     for i,(c,arm) in enumerate(zip(configs, names), 1):
         run = Run.named(c.out_dir, c.identity())
         what = f"{i}/{len(configs)} {arm} · fraction {c.fraction:g} · {c.scenario} · seed {c.seed}"
-        if run.finished: continue
+        if run.finished and not c.redo: continue
         try:
             with run_lock(run, 0): pass           # free? `distil` takes it again, and waits if somebody was faster
         except Timeout: continue
@@ -55,7 +55,7 @@ def work(
             if not isinstance(e, InputError): traceback.print_exc()
     return failed
 
-# %% ../nbs/api/62_study.ipynb #7a7dd395
+# %% ../nbs/api/62_study.ipynb #66e2772a
 def run_study(
     configs:list[RunConfig], # From `grid`
     workers:int=1,           # Processes
@@ -65,6 +65,7 @@ def run_study(
     if not configs: raise InputError('the study has no runs.')
     if workers < 1: raise InputError(f"workers={workers} must be at least 1.")
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
+    if any(c.redo for c in configs) and workers > 1: raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')
     say(f"{len(runs)} runs, {sum(r.finished for r in runs)} of them on record")
     if workers == 1: failed = work(configs, say)
     else:
@@ -75,7 +76,8 @@ def run_study(
         out.mkdir(parents=True, exist_ok=True)
         write_json(request := out/'.study.json', [asdict(c) for c in configs])
         env = os.environ | dict(OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//workers)), TOKENIZERS_PARALLELISM='false')
-        ps = [subprocess.Popen([sys.executable, '-m', 'privkd_nb.study', str(request)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=env) for _ in range(workers)]
+        log = (out/'.study.log').open('w')
+        ps = [subprocess.Popen([sys.executable, '-m', 'privkd_nb.study', str(request)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=env) for _ in range(workers)]
         import threading
         def relay(p):
             for line in p.stdout: say(line.rstrip())
@@ -87,7 +89,10 @@ def run_study(
             for p in ps: p.terminate()
             raise
         for p in ps: p.wait()
+        log.close()
         failed = [f'{r.path.name}: unfinished' for r in runs if not r.finished]
+        if failed: say((out/'.study.log').read_text(encoding='utf-8', errors='replace')[-2000:])
+    failed += [f'{r.path.name}: in the hands of another worker, or unfinished' for r in runs if not r.finished] if workers == 1 and not failed else []
     if failed: raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed: "+'; '.join(failed))
     return runs
 

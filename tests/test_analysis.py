@@ -105,3 +105,21 @@ def test_a_packed_study_says_the_same(runs200, tmp_path):
     key = ['model', 'language', 'id']
     x, y = (s.predictions(r).sort_values(key).reset_index(drop=True) for s in (whole, packed))
     for c in ('text', 'gold', 'predicted'): assert (x[c].astype(str) == y[c].astype(str)).all()
+
+
+def test_two_runs_of_one_arm_and_seed_are_not_averaged(runs200):
+    s = choose(Study.open(runs200).scores, scenario='all', fraction=.1)
+    again = s[s.run == s.run.iloc[0]].assign(run='again')
+    with pytest.raises(InputError, match='are several runs of'): overall(pd.concat([s, again]))
+
+
+def test_other_texts_are_not_compared(runs200, tmp_path):
+    from privkd_nb.analysis import example_differences
+    folder = tmp_path/'runs'
+    for p in list(runs200.iterdir())[:2]: shutil.copytree(p, folder/p.name)
+    a, b = sorted(p.name for p in folder.iterdir())
+    p = pd.read_parquet(folder/b/'predictions.parquet')
+    p.assign(id=p.id.astype(str)+'x').to_parquet(folder/b/'predictions.parquet')
+    study = Study.open(folder)
+    assert len(example_differences(study, [a], ['teacher'])) == 13
+    with pytest.raises(InputError, match='predicted other test texts'): example_differences(study, [a], [b])

@@ -1,5 +1,5 @@
 "The explorer in a real JupyterLab and as a page of its own, in a real browser."
-import os, re, shutil, signal, statistics, subprocess, sys, time
+import os, re, shutil, signal, statistics, subprocess, sys, threading, time
 from pathlib import Path
 
 import pytest
@@ -86,13 +86,19 @@ def test_two_hundred_runs_open_and_answer_quickly(lab, record_property):
         assert opened < 3*SLACK and median < 300*SLACK
 
 
-SLACK = float(os.environ.get('PRIVKD_TIME_SLACK', 3))              # on a shared machine everything may take longer
+SLACK = float(os.environ.get('PRIVKD_TIME_SLACK', 3))              # for shared machines; PRIVKD_TIME_SLACK=1 asks for the whole
 
 
 def test_privkd_explore_is_a_page_of_its_own(tmp_path):
     p = subprocess.Popen([str(Path(sys.executable).parent/'privkd'), 'explore', 'sample', '--no-browser', '--port', '8931'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
-        url = next(m[0] for line in p.stdout if (m := re.search(r'http://127\.0\.0\.1:\d+/\?token=\w{20,}', line)))
+        said, url = [], None
+        threading.Thread(target=lambda: said.extend(p.stdout), daemon=True).start()
+        until = time.time()+90
+        while not url and time.time() < until and p.poll() is None:
+            url = next((m[0] for line in list(said) if (m := re.search(r'http://127\.0\.0\.1:\d+/\?token=\w{20,}', line))), None)
+            time.sleep(.1)
+        assert url, ''.join(said)
         with chromium(800) as page:
             asked = []
             page.on('request', lambda r: asked.append(r.url))

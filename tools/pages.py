@@ -114,7 +114,9 @@ def body(page, rich=True, links=None) -> str:
     for i, c in enumerate(page.cells):
         following = page.cells[i+1]['source'] if i+1 < len(page.cells) else ''
         parts += [prose(c['source'], page, links, ids, rich)] if c['cell_type'] == 'markdown' else code(c, following, page, links, ids, rich)
-    return re.sub(r'\n{3,}', '\n\n', '\n\n'.join(p for p in parts if p.strip())) + '\n'
+    text = re.sub(r'\n{3,}', '\n\n', '\n\n'.join(p for p in parts if p.strip())) + '\n'
+    if 'data-figure=' not in text: return text
+    return text + '\n' + ''.join(f'<script src="{page.relative("assets/"+f)}" defer></script>' for f in ('plotly.min.js', 'figures.js')) + '\n'      # once a page
 
 
 def code(cell, following, page, links, ids, rich) -> list[str]:
@@ -166,10 +168,9 @@ def figure(fig, page, rich) -> str:
     title = fig.get('layout', {}).get('title', {})
     title = html.escape(re.sub('<[^>]+>', ' ', title.get('text', '') if isinstance(title, dict) else str(title)).strip())
     if not rich: return f'*[interactive figure: {title}]*' if title else '*[interactive figure]*'
-    scripts = ''.join(f'<script src="{page.relative("assets/"+f)}" defer></script>' for f in ('plotly.min.js', 'figures.js'))
     height = fig.get('layout', {}).get('height', 450)
     data = html.escape(json.dumps({k: fig[k] for k in ('data', 'layout') if k in fig}, ensure_ascii=False, separators=(',', ':')))
-    return f'<div class="output figure" role="img" aria-label="{title}" style="min-height:{height}px" data-figure="{data}"></div>\n\n{scripts}'
+    return f'<div class="output figure" role="img" aria-label="{title}" style="min-height:{height}px" data-figure="{data}"></div>'
 
 
 def one_block(text):
