@@ -8,11 +8,12 @@ __all__ = ['SCENE', 'ARM', 'RUNS', 'PACKED', 'INIT_ORDER', 'MEANS', 'losses_name
            'seen_languages', 'groups_of', 'by_language', 'overall', 'teacher_scores', 'differences', 'outcome',
            'example_differences', 'runs_of', 'disagreements', 'training_band']
 
-# %% ../nbs/api/42_analysis.ipynb #72212c8e
+# %% ../nbs/api/42_analysis.ipynb #1c666e8a
 import warnings
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from fastcore.basics import patch
 import numpy as np, pandas as pd, polars as pl
 from .core import InputError, check_choice, read_json, replacing_folder, write_json
 from .record import DONE
@@ -109,7 +110,7 @@ def _tidy(df, configs):
                          for a,(r,c) in zip(names, configs.items())])
     return df.join(meta, on='run', how='inner').select([c for c in RUNS if c in df.columns or c in meta.columns])
 
-# %% ../nbs/api/42_analysis.ipynb #f020462a
+# %% ../nbs/api/42_analysis.ipynb #2b5fe3a7
 class Study:
     "A folder of finished runs, or a packed copy of their tables"
     def __init__(self,
@@ -118,7 +119,6 @@ class Study:
         skipped:dict[str,str],  # Reason by folder left out
         packed:bool=False,      # Is it a packed copy?
     ): self.path, self.configs, self.skipped, self.packed = Path(path), configs, skipped, packed
-
     @classmethod
     def open(cls,
         folder, # The runs' folder, a packed study, or 'sample'
@@ -135,7 +135,6 @@ class Study:
         if good: study.scores           # finds the damaged ones now
         if not study.configs: raise InputError(f"{folder} holds no finished run; make some with `privkd study`, or open 'sample'.")
         return study
-
     def _parts(self, name):
         if self.packed: return pl.read_parquet(self.path/f'{name}.parquet')
         bad = {}
@@ -144,68 +143,69 @@ class Study:
         self.skipped |= bad
         self.configs = {r: c for r,c in self.configs.items() if r not in bad}
         return df.filter(pl.col('run').is_in(list(self.configs)))
-
     @cached_property
     def scores(self)->pd.DataFrame:
         "Scores of student and teacher at the end of each run; columns `RUNS`"
         if self.packed: return self._pandas(self._parts('scores'))
         df = self._parts('metrics')
         return self._pandas(_tidy(df, self.configs) if len(df) else df)
-
     @cached_property
     def history(self)->pd.DataFrame:
         "What was written while training; columns `RUNS` without `seen` and `model`"
         if self.packed: return self._pandas(self._parts('history'))
         df = self._parts('history')
         return self._pandas(_tidy(df, self.configs) if 'step' in df.columns else pl.DataFrame(schema={c: pl.String for c in RUNS if c not in ('seen', 'model')}))
-
     @staticmethod
     def _pandas(df):
         df = df.to_pandas()
         if 'seen' in df: df['seen'] = df.seen.astype('boolean')
         return df
-
-    def table(self, train:bool=True)->pd.DataFrame:
-        "Scores and history in one table; columns `RUNS`"
-        h = self.history if train else self.history[self.history.split != 'train']
-        scores = self.scores[self.scores.run.isin(list(self.configs))]          # reading the history may have found damaged runs
-        df = pd.concat([scores, h.assign(model=np.where(h.split=='teacher', 'teacher', 'student'))], ignore_index=True)[RUNS]
-        df.attrs['skipped'] = dict(self.skipped)
-        return df
-
-    def predictions(self,
-        run:str, # A name in `configs`
-    )->pd.DataFrame: # id, language, gold, predicted, probability (texts only), model; and the text
-        "What student and teacher said of each test text in one run"
-        check_choice('run', run, self.configs)
-        if self.packed:
-            p = pl.scan_parquet(self.path/'predictions.parquet').filter((pl.col('run') == run) | (pl.col('run') == self.configs[run]['teacher_run']) & (pl.col('model') == 'teacher')).collect().to_pandas()
-            texts = pd.read_parquet(self.path/'texts.parquet')
-            texts = texts[texts.set == self.configs[run]['texts']].drop(columns='set')
-            return p.drop(columns='run').merge(texts, on=['id', 'language'], how='left')
-        p, texts = pd.read_parquet(self.path/run/'predictions.parquet'), self.path/run/'texts.parquet'
-        return p.merge(pd.read_parquet(texts), on=['id', 'language'], how='left') if texts.exists() else p.assign(text='(the run did not record its texts)')
-
-    def card(self,
-        run:str, # A name in `configs`
-    )->dict:     # As in init_card.json
-        "Where each of a student's weights came from"
-        check_choice('run', run, self.configs)
-        return read_json(self.path/'cards.json')[run] if self.packed else read_json(self.path/run/'init_card.json')
-
-    @property
-    def metric(self)->str:
-        "The score that most of the runs are judged by"
-        m = [c.get('metric') or 'accuracy' for c in self.configs.values()]
-        return max(set(m), key=m.count)
-
-    @property
-    def arms(self)->list[str]:
-        "Arms, in the order of initializations and losses"
-        return order_arms(self.scores.arm.unique())
-
     def __len__(self): return len(self.configs)
     def __repr__(self): return f'Study({self.path.name!r}, {len(self)} runs of {len(self.arms)} arms'+(f', {len(self.skipped)} left out)' if self.skipped else ')')
+
+# %% ../nbs/api/42_analysis.ipynb #325ed0d9
+@patch
+def table(self:Study, train:bool=True)->pd.DataFrame:
+    "Scores and history in one table; columns `RUNS`"
+    h = self.history if train else self.history[self.history.split != 'train']
+    scores = self.scores[self.scores.run.isin(list(self.configs))]          # reading the history may have found damaged runs
+    df = pd.concat([scores, h.assign(model=np.where(h.split=='teacher', 'teacher', 'student'))], ignore_index=True)[RUNS]
+    df.attrs['skipped'] = dict(self.skipped)
+    return df
+
+@patch
+def predictions(self:Study,
+    run:str, # A name in `configs`
+)->pd.DataFrame: # id, language, gold, predicted, probability (texts only), model; and the text
+    "What student and teacher said of each test text in one run"
+    check_choice('run', run, self.configs)
+    if self.packed:
+        p = pl.scan_parquet(self.path/'predictions.parquet').filter((pl.col('run') == run) | (pl.col('run') == self.configs[run]['teacher_run']) & (pl.col('model') == 'teacher')).collect().to_pandas()
+        texts = pd.read_parquet(self.path/'texts.parquet')
+        texts = texts[texts.set == self.configs[run]['texts']].drop(columns='set')
+        return p.drop(columns='run').merge(texts, on=['id', 'language'], how='left')
+    p, texts = pd.read_parquet(self.path/run/'predictions.parquet'), self.path/run/'texts.parquet'
+    return p.merge(pd.read_parquet(texts), on=['id', 'language'], how='left') if texts.exists() else p.assign(text='(the run did not record its texts)')
+
+@patch
+def card(self:Study,
+    run:str, # A name in `configs`
+)->dict:     # As in init_card.json
+    "Where each of a student's weights came from"
+    check_choice('run', run, self.configs)
+    return read_json(self.path/'cards.json')[run] if self.packed else read_json(self.path/run/'init_card.json')
+
+# %% ../nbs/api/42_analysis.ipynb #30d558cc
+@patch(as_prop=True)
+def metric(self:Study)->str:
+    "The score that most of the runs are judged by"
+    m = [c.get('metric') or 'accuracy' for c in self.configs.values()]
+    return max(set(m), key=m.count)
+
+@patch(as_prop=True)
+def arms(self:Study)->list[str]:
+    "Arms, in the order of initializations and losses"
+    return order_arms(self.scores.arm.unique())
 
 # %% ../nbs/api/42_analysis.ipynb #54a280cf
 def sample_path()->Path:

@@ -5,16 +5,17 @@
 # %% auto #0
 __all__ = ['REQUEST', 'LOG', 'FailedError', 'BackgroundRun', 'main']
 
-# %% ../nbs/api/61_background.ipynb #192117cc
+# %% ../nbs/api/61_background.ipynb #f5b23dcb
 import platform, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
+from fastcore.basics import patch
 from .config import RunConfig
 from .core import InputError, read_json, write_json
 from .job import StoppedError, distil
 from .record import STOP, Run, alive
 
-# %% ../nbs/api/61_background.ipynb #a1111fbf
+# %% ../nbs/api/61_background.ipynb #0409a753
 REQUEST, LOG = 'request.json', 'log.txt'
 
 class FailedError(RuntimeError):
@@ -27,7 +28,6 @@ class BackgroundRun(Run):
     ):
         super().__init__(Run.named(cfg.out_dir, cfg.identity()).path)
         self.cfg, self.process = cfg, None
-
     @property
     def alive(self)->bool:
         "Whether a process on this machine is working on the run"
@@ -36,49 +36,55 @@ class BackgroundRun(Run):
         if at.get('state') in (None, 'finished', 'stopped', 'failed') or at.get('host') != platform.node(): return False
         return alive(at)
 
-    def start(self)->'BackgroundRun':
-        "Start training, or go on from the last checkpoint; a finished run, or one that is under way, is left alone"
-        if self.finished and not self.cfg.redo or self.alive: return self
-        self.path.mkdir(parents=True, exist_ok=True)
-        (self.path/STOP).unlink(missing_ok=True)
-        write_json(self.path/REQUEST, asdict(self.cfg))
-        with (self.path/LOG).open('ab') as log:
-            self.process = subprocess.Popen([sys.executable, '-m', 'privkd_nb.background', str(self.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
-        return self
+# %% ../nbs/api/61_background.ipynb #dd7ea848
+@patch
+def start(self:BackgroundRun)->'BackgroundRun':
+    "Start training, or go on from the last checkpoint; a finished run, or one that is under way, is left alone"
+    if self.finished and not self.cfg.redo or self.alive: return self
+    self.path.mkdir(parents=True, exist_ok=True)
+    (self.path/STOP).unlink(missing_ok=True)
+    write_json(self.path/REQUEST, asdict(self.cfg))
+    with (self.path/LOG).open('ab') as log:
+        self.process = subprocess.Popen([sys.executable, '-m', 'privkd_nb.background', str(self.path)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+    return self
 
-    def stop(self,
-        timeout:float=120, # Seconds to wait for the checkpoint
-    )->'BackgroundRun':
-        "Ask for a checkpoint and an end, and wait for it; `start` goes on from there"
-        at = self.progress
-        if self.alive or at.get('state') in ('preparing', 'training') and at.get('host') != platform.node():    # on another machine: it hears the file too
-            (self.path/STOP).touch()
-            until = time.time()+timeout
-            while self.alive:
-                if time.time() > until: raise TimeoutError(f"run {self.path.name} has not stopped after {timeout:g} s; it is {self.progress.get('state')} and stops at its next training step.")
-                time.sleep(.1)
-        return self
-
-    def wait(self,
-        timeout:float|None=None, # Seconds; None: as long as it takes
-    )->Run:                      # Finished
-        "Wait until the run is finished; an error of the other process is raised here"
-        until = time.time()+(timeout or float('inf'))
+@patch
+def stop(self:BackgroundRun,
+    timeout:float=120, # Seconds to wait for the checkpoint
+)->'BackgroundRun':
+    "Ask for a checkpoint and an end, and wait for it; `start` goes on from there"
+    at = self.progress
+    if self.alive or at.get('state') in ('preparing', 'training') and at.get('host') != platform.node():    # on another machine: it hears the file too
+        (self.path/STOP).touch()
+        until = time.time()+timeout
         while self.alive:
-            if time.time() > until: raise TimeoutError(f"run {self.path.name} is still {self.progress.get('state', 'starting')} after {timeout:g} s.")
-            time.sleep(.2)
-        code = self.process.returncode if self.process is not None else 0
-        if self.finished and not code: return Run.load(self.path)
-        at = self.progress
-        if at.get('state') == 'stopped' and not code: raise StoppedError(f"run {self.path.name} was stopped at step {at['step']} of {at['steps']}; start it again and it goes on from there.")
-        raise FailedError(f"run {self.path.name} ended early:\n{self.log()}" if (self.path/LOG).exists() else f"run {self.path.name} was not started.")
+            if time.time() > until: raise TimeoutError(f"run {self.path.name} has not stopped after {timeout:g} s; it is {self.progress.get('state')} and stops at its next training step.")
+            time.sleep(.1)
+    return self
 
-    def log(self,
-        lines:int=15, # How many, from the end
-    )->str:
-        "The last lines that the other process printed"
-        text = (self.path/LOG).read_text(encoding='utf-8', errors='replace') if (self.path/LOG).exists() else ''
-        return '\n'.join([l.rsplit('\r', 1)[-1] for l in text.splitlines()][-lines:])
+# %% ../nbs/api/61_background.ipynb #2ecbee9d
+@patch
+def wait(self:BackgroundRun,
+    timeout:float|None=None, # Seconds; None: as long as it takes
+)->Run:                      # Finished
+    "Wait until the run is finished; an error of the other process is raised here"
+    until = time.time()+(timeout or float('inf'))
+    while self.alive:
+        if time.time() > until: raise TimeoutError(f"run {self.path.name} is still {self.progress.get('state', 'starting')} after {timeout:g} s.")
+        time.sleep(.2)
+    code = self.process.returncode if self.process is not None else 0
+    if self.finished and not code: return Run.load(self.path)
+    at = self.progress
+    if at.get('state') == 'stopped' and not code: raise StoppedError(f"run {self.path.name} was stopped at step {at['step']} of {at['steps']}; start it again and it goes on from there.")
+    raise FailedError(f"run {self.path.name} ended early:\n{self.log()}" if (self.path/LOG).exists() else f"run {self.path.name} was not started.")
+
+@patch
+def log(self:BackgroundRun,
+    lines:int=15, # How many, from the end
+)->str:
+    "The last lines that the other process printed"
+    text = (self.path/LOG).read_text(encoding='utf-8', errors='replace') if (self.path/LOG).exists() else ''
+    return '\n'.join([l.rsplit('\r', 1)[-1] for l in text.splitlines()][-lines:])
 
 # %% ../nbs/api/61_background.ipynb #37c632f0
 def main(argv=None)->int:

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['ONLY', 'EMPTY', 'dropdown', 'several', 'offer', 'Explorer']
 
-# %% ../nbs/api/57_explorer.ipynb #580e476d
+# %% ../nbs/api/57_explorer.ipynb #b18ee682
 import base64, html, tempfile, warnings
 from pathlib import Path
+from fastcore.basics import patch
 import ipywidgets as W, pandas as pd, plotly.graph_objects as go
 from .analysis import MEANS, Study, order_arms
 from .core import InputError, check_choice, replacing
@@ -45,7 +46,7 @@ def offer(
         w.options = options
         w.value = keep if keep in values else values[0]
 
-# %% ../nbs/api/57_explorer.ipynb #9ba14aac
+# %% ../nbs/api/57_explorer.ipynb #6772e980
 class Explorer(W.VBox):
     "Controls around `Views`"
     def __init__(self,
@@ -80,84 +81,94 @@ class Explorer(W.VBox):
         self.plot.on_click(self.clicked)
         self._refresh()
 
-    def offer_choices(self)->None:
-        "Offer what the study has for the data set, scenario and fraction that are chosen"
-        s = self.study.scores
-        d = s[s.model=='student']
-        def names(xs): return [(str(x), x) for x in xs]
-        offer(self.dataset, names(sorted(d.dataset.unique())))
-        d = d[d.dataset==self.dataset.value]
-        offer(self.scenario, names(sorted(d.scenario.unique(), key=lambda v: ('all', 'cl', 'en').index(v) if v in ('all', 'cl', 'en') else 9)))
-        d = d[d.scenario==self.scenario.value]
-        fractions = sorted(float(f) for f in d.fraction.unique())
-        offer(self.fraction, [(f'{f:g}', f) for f in fractions], fractions[len(fractions)//2] if self.fraction.value == '' else None)
-        d = d[d.fraction==self.fraction.value]
-        offer(self.metric, [(SCORES[m], m) for m in SCORES if m in set(d.metric)], self.study.metric if self.metric.value == '' else None)
-        arms, langs = order_arms(d.arm.unique()), sorted(set(d.language.unique())-set(MEANS))
-        offer(self.inits, names(dict.fromkeys(a.split(' · ')[0] for a in arms)))
-        offer(self.losses, names(dict.fromkeys(a.split(' · ')[1] for a in sorted(arms, key=lambda a: ' · ce' not in a))))
-        offer(self.languages, names(langs))
-        offer(self.language, [('all', ''), *names(langs)])
-        offer(self.sort_by, [('mean of arms', ''), *names(arms)])
-        offer(self.minus, [('nothing', ''), *names(arms)])
-        offer(self.curve, [('training loss', 'loss'), ('cross entropy', 'ce'), ('validation score', 'score')])
-        for w in (self.a, self.b): offer(w, names(arms))
-        offer(self.seed, names(sorted(int(v) for v in d.seed.unique())))
+# %% ../nbs/api/57_explorer.ipynb #4ae25f04
+@patch
+def offer_choices(self:Explorer)->None:
+    "Offer what the study has for the data set, scenario and fraction that are chosen"
+    s = self.study.scores
+    d = s[s.model=='student']
+    def names(xs): return [(str(x), x) for x in xs]
+    offer(self.dataset, names(sorted(d.dataset.unique())))
+    d = d[d.dataset==self.dataset.value]
+    offer(self.scenario, names(sorted(d.scenario.unique(), key=lambda v: ('all', 'cl', 'en').index(v) if v in ('all', 'cl', 'en') else 9)))
+    d = d[d.scenario==self.scenario.value]
+    fractions = sorted(float(f) for f in d.fraction.unique())
+    offer(self.fraction, [(f'{f:g}', f) for f in fractions], fractions[len(fractions)//2] if self.fraction.value == '' else None)
+    d = d[d.fraction==self.fraction.value]
+    offer(self.metric, [(SCORES[m], m) for m in SCORES if m in set(d.metric)], self.study.metric if self.metric.value == '' else None)
+    arms, langs = order_arms(d.arm.unique()), sorted(set(d.language.unique())-set(MEANS))
+    offer(self.inits, names(dict.fromkeys(a.split(' · ')[0] for a in arms)))
+    offer(self.losses, names(dict.fromkeys(a.split(' · ')[1] for a in sorted(arms, key=lambda a: ' · ce' not in a))))
+    offer(self.languages, names(langs))
+    offer(self.language, [('all', ''), *names(langs)])
+    offer(self.sort_by, [('mean of arms', ''), *names(arms)])
+    offer(self.minus, [('nothing', ''), *names(arms)])
+    offer(self.curve, [('training loss', 'loss'), ('cross entropy', 'ce'), ('validation score', 'score')])
+    for w in (self.a, self.b): offer(w, names(arms))
+    offer(self.seed, names(sorted(int(v) for v in d.seed.unique())))
 
-    @property
-    def choice(self)->Choice:
-        "What the controls say"
-        langs = self.languages.value
-        return Choice(self.dataset.value, self.scenario.value, self.fraction.value, self.metric.value, self.inits.value, self.losses.value, langs if len(langs) < len(self.languages.options) else (),
-                      self.sort_by.value, self.minus.value, self.curve.value, self.language.value, self.a.value, self.b.value, self.seed.value, self.statistic.value)
+@patch(as_prop=True)
+def choice(self:Explorer)->Choice:
+    "What the controls say"
+    langs = self.languages.value
+    return Choice(self.dataset.value, self.scenario.value, self.fraction.value, self.metric.value, self.inits.value, self.losses.value, langs if len(langs) < len(self.languages.options) else (),
+                  self.sort_by.value, self.minus.value, self.curve.value, self.language.value, self.a.value, self.b.value, self.seed.value, self.statistic.value)
 
-    def _scene(self, _):
-        if self._quiet: return
-        self._quiet = True
-        try: self.offer_choices()
-        finally: self._quiet = False
-        self._refresh()
+# %% ../nbs/api/57_explorer.ipynb #43804245
+@patch
+def _scene(self:Explorer, _):
+    if self._quiet: return
+    self._quiet = True
+    try: self.offer_choices()
+    finally: self._quiet = False
+    self._refresh()
 
-    def _refresh(self, _=None):
-        if self._quiet: return
-        view = self.view.value
-        for k,where in ONLY.items(): getattr(self, k).layout.display = None if view in where else 'none'
-        try: self.answer = self.views.ask(view, self.choice)
-        except Exception as e:                     # shown: an error in a widget's callback is seen by nobody
-            self.answer = Answer(None, pd.DataFrame(), f"<p>{html.escape(str(e) if isinstance(e, InputError) else f'{type(e).__name__}: {e}')}</p>")
-        if self.answer.figure is not None: self.plot.show(self.answer.figure)
-        self.plot.layout.display = None if self.answer.figure is not None else 'none'
-        self.text.value, self.saved.value = self.answer.html, ''
+@patch
+def _refresh(self:Explorer, _=None):
+    if self._quiet: return
+    view = self.view.value
+    for k,where in ONLY.items(): getattr(self, k).layout.display = None if view in where else 'none'
+    try: self.answer = self.views.ask(view, self.choice)
+    except Exception as e:                     # shown: an error in a widget's callback is seen by nobody
+        self.answer = Answer(None, pd.DataFrame(), f"<p>{html.escape(str(e) if isinstance(e, InputError) else f'{type(e).__name__}: {e}')}</p>")
+    if self.answer.figure is not None: self.plot.show(self.answer.figure)
+    self.plot.layout.display = None if self.answer.figure is not None else 'none'
+    self.text.value, self.saved.value = self.answer.html, ''
 
-    def clicked(self, point:dict)->None:
-        "A click on a language makes it the language of curves and examples"
-        at = point.get('customdata') if self.view.value == 'scores' else [point.get('y')] if self.view.value == 'gap' else None
-        lang = str(at[0]).removesuffix(' (unseen)') if at else None
-        if lang not in {v for _,v in self.language.options}: return
-        self.language.value = lang
-        self.text.value = f'<p>{html.escape(lang)} is now the language of <i>{VIEWS["training"]}</i> (validation score) and <i>{VIEWS["examples"]}</i>.</p>'
+@patch
+def clicked(self:Explorer, point:dict)->None:
+    "A click on a language makes it the language of curves and examples"
+    at = point.get('customdata') if self.view.value == 'scores' else [point.get('y')] if self.view.value == 'gap' else None
+    lang = str(at[0]).removesuffix(' (unseen)') if at else None
+    if lang not in {v for _,v in self.language.options}: return
+    self.language.value = lang
+    self.text.value = f'<p>{html.escape(lang)} is now the language of <i>{VIEWS["training"]}</i> (validation score) and <i>{VIEWS["examples"]}</i>.</p>'
 
-    def save(self,
-        path, # Ends in .html, .svg, .png, .json or .csv
-    )->Path:
-        "Write the view: its figure, or as .csv the frame it is made of"
-        path = Path(path)
-        if path.suffix == '.csv':
-            with replacing(path) as tmp: self.answer.frame.to_csv(tmp, index=False)
-            return path
-        if self.answer.figure is not None: return save_figure(self.answer.figure, path)
-        if path.suffix != '.html': raise InputError(f"path={str(path)!r}: this view is a table of text; save it as .html or .csv.")
-        with replacing(path) as tmp: tmp.write_text(f'<!doctype html><meta charset="utf-8">{self.answer.html}', encoding='utf-8')
+# %% ../nbs/api/57_explorer.ipynb #5226d847
+@patch
+def save(self:Explorer,
+    path, # Ends in .html, .svg, .png, .json or .csv
+)->Path:
+    "Write the view: its figure, or as .csv the frame it is made of"
+    path = Path(path)
+    if path.suffix == '.csv':
+        with replacing(path) as tmp: self.answer.frame.to_csv(tmp, index=False)
         return path
+    if self.answer.figure is not None: return save_figure(self.answer.figure, path)
+    if path.suffix != '.html': raise InputError(f"path={str(path)!r}: this view is a table of text; save it as .html or .csv.")
+    with replacing(path) as tmp: tmp.write_text(f'<!doctype html><meta charset="utf-8">{self.answer.html}', encoding='utf-8')
+    return path
 
-    def hand_over(self, kind:str)->None:
-        "Show a link that saves the view on the reader's own machine"
-        with tempfile.TemporaryDirectory() as tmp: data = self.save(Path(tmp)/f'view.{kind}').read_bytes()
-        name = f'{self.study.path.name}-{self.view.value}.{kind}'
-        self.saved.value = f'<a download="{html.escape(name)}" href="data:{dict(csv="text/csv", html="text/html")[kind]};base64,{base64.b64encode(data).decode()}">save {html.escape(name)} ({len(data)/1e3:,.0f} kB)</a>'
+@patch
+def hand_over(self:Explorer, kind:str)->None:
+    "Show a link that saves the view on the reader's own machine"
+    with tempfile.TemporaryDirectory() as tmp: data = self.save(Path(tmp)/f'view.{kind}').read_bytes()
+    name = f'{self.study.path.name}-{self.view.value}.{kind}'
+    self.saved.value = f'<a download="{html.escape(name)}" href="data:{dict(csv="text/csv", html="text/html")[kind]};base64,{base64.b64encode(data).decode()}">save {html.escape(name)} ({len(data)/1e3:,.0f} kB)</a>'
 
-    def _repr_mimebundle_(self, **kw):
-        "The widget, and for where there is no kernel the figure it shows"
-        bundle = super()._repr_mimebundle_(**kw)
-        data, meta = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return (static_bundle(self.answer.figure) if self.answer.figure is not None else {'text/html': self.answer.html}) | data | {'text/plain': f'Explorer({self.study!r})'}, meta
+@patch
+def _repr_mimebundle_(self:Explorer, **kw):
+    "The widget, and for where there is no kernel the figure it shows"
+    bundle = super(Explorer, self)._repr_mimebundle_(**kw)
+    data, meta = bundle if isinstance(bundle, tuple) else (bundle, {})
+    return (static_bundle(self.answer.figure) if self.answer.figure is not None else {'text/html': self.answer.html}) | data | {'text/plain': f'Explorer({self.study!r})'}, meta

@@ -6,11 +6,12 @@
 __all__ = ['QUIET', 'NAMES', 'ENDED', 'LIMIT', 'HistoryTail', 'Curves', 'downsample', 'in_words', 'time_left', 'describe',
            'monitor_figure', 'runs_of', 'run_labels', 'progress_of', 'Monitor']
 
-# %% ../nbs/api/55_monitor.ipynb #db9ec3a7
+# %% ../nbs/api/55_monitor.ipynb #298f85b1
 import json, math, os, platform, threading, time
 from array import array
 from html import escape
 from pathlib import Path
+from fastcore.basics import patch
 import ipywidgets as W, numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -246,7 +247,7 @@ def progress_of(
         return dict(state='finished', step=0, steps=0, seconds=0, updated=(path/DONE).stat().st_mtime) if (path/DONE).exists() else {}
     except (OSError, InputError): return None
 
-# %% ../nbs/api/55_monitor.ipynb #ac31004f
+# %% ../nbs/api/55_monitor.ipynb #0fa3e256
 ENDED, LIMIT = ('finished', 'stopped', 'failed'), 1500
 
 class Monitor:
@@ -268,151 +269,166 @@ class Monitor:
         self.look()
         self.thread = threading.Thread(target=self._watch, daemon=True, name='privkd monitor')
         if start: self.thread.start()
-
     def stop(self)->None:
         "Look no more; what is shown stays"
         self._stopped = True
         self._wake.set()
-
     @property
     def figure(self)->go.Figure:
         "What is shown, as a plain figure with the state in its title"
         with self._lock: return self._draw(self.progress, run_labels([self.shown])[self.shown])
-
     @property
     def progress(self)->dict: return self._news.get(self.shown, ({},))[0]
-
-    def _watch(self):
-        wait = self.every
-        while not self._stopped:
-            self._wake.wait(wait)
-            self._wake.clear()
-            if self._stopped: break
-            try:
-                self.look()
-                if self.over:
-                    if len(self.paths) == 1: self.settle()
-                    break
-                wait = self.every if any(p.get('state') == 'training' for p,*_ in self._news.values()) else max(1., self.every)
-            except Exception as e:              # shown, never silent
-                wait = 5.
-                self._say(f'the monitor met an error and tries again: {type(e).__name__}: {e}')
-
-    @property
-    def over(self)->bool:
-        "Whether every run has ended; of a folder of runs there may come more"
-        news, study = self._news.items(), isinstance(self.what, (str, Path)) and self.paths != [Path(self.what)]
-        if not all(p.get('state') in ENDED for _,(p,*_) in news): return False
-        if study: return time.time()-max(p['updated'] for _,(p,*_) in news) > 1800
-        return time.monotonic()-self._began > 60 or all(changed or (path/DONE).exists() for path,(_,_,changed) in news)   # one just started again says 'stopped' for a while
-
-    def look(self)->None:
-        "Read what is new and show it"
-        with self._lock:
-            if time.monotonic()-self._looked > 2 or len(self.paths) == 1:
-                self._looked = time.monotonic()
-                self._find(runs_of(self.what))
-                for p in self.paths: self._hear(p)
-                self._tabulate()
-            else: self._hear(self.shown)
-            progress, changed, seen = self._news[self.shown]
-            ended = progress.get('state') in ENDED
-            if not self._read() or ended and not self._final: self._replace(ended)
-            quiet = time.time()-progress['updated'] if progress else 0
-            if seen: quiet = min(quiet, time.monotonic()-changed)
-            past = [p for p in self._past if p['updated'] > progress.get('updated', 0)-60] if progress else []
-            self._past = (past+[progress])[-400:] if progress and (not past or past[-1]['updated'] != progress['updated']) else past
-            self._say(describe(progress, quiet, self._past[0] if self._past else None))
-
-    def _find(self, paths):
-        if paths == self.paths: return
-        self.paths = paths
-        self.labels = run_labels(paths)
-        if self.shown not in paths:
-            begun = [p for p in paths if (progress_of(p) or {}).get('state') not in ('finished', None)]
-            self._select((begun or paths)[0])
-        self._news = {p: n for p,n in self._news.items() if p in paths}
-        for w in (self.pick, self.table): w.layout.display = '' if len(paths) > 1 else 'none'
-        self.pick.unobserve(self._picked, 'value')
-        self.pick.options = [(self.labels[p], p) for p in paths]
-        self.pick.value = self.shown
-        self.pick.observe(self._picked, 'value')
-
-    def _hear(self, path):
-        now, old = progress_of(path), self._news.get(path)
-        if old is None: self._news[path] = now or {}, time.monotonic(), False
-        elif now is None: return
-        elif now != old[0]: self._news[path] = now, time.monotonic(), True
-
-    def _select(self, path):
-        self.shown, self._past, self._traces, self._final = path, [], None, False
-        self.curves, self.tail, self._table_read = Curves(), HistoryTail(path/'history.jsonl'), False
-        try: e = read_json(path/'environment.json')
-        except (OSError, InputError): e = {}
-        self.about = dict(metric=e.get('metric'), seen=e.get('train_languages'))
-
-    def _picked(self, change):
-        with self._lock:
-            if change['new'] is None or change['new'] == self.shown: return
-            self._select(change['new'])
-            self._wake.set()
-            if not self.thread.is_alive(): self.look()
-
-    def _read(self):                            # True if pieces were enough
-        whole = self._traces is None
-        table = self.shown/'history.parquet'
-        if whole and not self._table_read and table.exists() and (self.shown/DONE).exists():
-            self.curves, self._table_read = Curves(pd.read_parquet(table)), True
-            return False
-        if self._table_read: return not whole
-        if self.about['seen'] is None and (self.shown/'environment.json').exists(): e = read_json(self.shown/'environment.json'); self.about = dict(metric=e.get('metric'), seen=e.get('train_languages')); whole = True
-        while (rows := self.tail.read()) or self.tail.restarted:
-            if self.tail.restarted: self.curves, whole = Curves(), True
-            if self.curves.add(rows): whole = True
-        if whole or [k for k,*_ in self._traces] != _keys(self.curves): return False
-        pieces = {}
-        for i,(key,drawn,n) in enumerate(self._traces):
-            x, y = self.curves.lines[key[0]][0], self.curves.lines[key[0]][key[1]]
-            if len(x) == drawn: continue
-            if n+len(x)-drawn > LIMIT: return False
-            pieces[i] = np.array(x[drawn:], 'i4'), np.array(y[drawn:], 'f4')
-            self._traces[i] = key, len(x), n+len(x)-drawn
-        if pieces: self.view.extend(pieces)
-        return True
-
-    def _draw(self, progress=None, title=''): return monitor_figure(self.curves, progress, **self.about, title=title)
-
-    def _replace(self, final):
-        fig = self._draw()
-        fig.update_layout(uirevision=str(self.shown.name))
-        self.view.show(fig)
-        self._traces = [(k, len(self.curves.lines[k[0]][0]), len(t.x)) for k,t in zip(_keys(self.curves), fig.data)]
-        self._final = final
-
-    def _say(self, words):
-        p = self.progress
-        bar = f'<progress style="width:9em;vertical-align:middle" value="{p["step"]}" max="{p["steps"]}"></progress>&ensp;' if p.get('steps') else ''
-        html = f'<div style="line-height:1.5">{bar}<b>{escape(self.labels[self.shown])}</b>&ensp;{escape(words)}</div>'
-        if self.state.value != html: self.state.value = html
-
-    def _tabulate(self):
-        if len(self.paths) < 2: return
-        rows = ''.join(f'<tr><td style="padding-right:2em">{escape(self.labels[p])}</td><td>{escape(describe(self._news[p][0]))}</td></tr>' for p in self.paths)
-        html = f'<table style="line-height:1.35">{rows}</table>'
-        if self.table.value != html: self.table.value = html
-
-    def settle(self)->None:
-        "Put a plain figure in the place of the live one, so that a saved notebook keeps it"
-        for h in self._handles: h.update(static_bundle(self.figure, repr(self)), raw=True)
-
-    def _repr_mimebundle_(self, **kw):
-        self.view._repr_mimebundle_()           # has plotly.js sent
-        return static_bundle(self.figure) | self.box._repr_mimebundle_() | {'text/plain': repr(self)}
-
-    def _ipython_display_(self):
-        from IPython.display import display
-        done = self.over and len(self.paths) == 1 and not self.thread.is_alive()
-        bundle = static_bundle(self.figure, repr(self)) if done else self._repr_mimebundle_()
-        self._handles.append(display(bundle, raw=True, display_id=True))
-
     def __repr__(self): return f"Monitor of {', '.join(p.name for p in self.paths[:3])}{' …' if len(self.paths) > 3 else ''}: {describe(self.progress)}"
+
+# %% ../nbs/api/55_monitor.ipynb #f9aeda8c
+@patch
+def _watch(self:Monitor):
+    wait = self.every
+    while not self._stopped:
+        self._wake.wait(wait)
+        self._wake.clear()
+        if self._stopped: break
+        try:
+            self.look()
+            if self.over:
+                if len(self.paths) == 1: self.settle()
+                break
+            wait = self.every if any(p.get('state') == 'training' for p,*_ in self._news.values()) else max(1., self.every)
+        except Exception as e:              # shown, never silent
+            wait = 5.
+            self._say(f'the monitor met an error and tries again: {type(e).__name__}: {e}')
+
+@patch(as_prop=True)
+def over(self:Monitor)->bool:
+    "Whether every run has ended; of a folder of runs there may come more"
+    news, study = self._news.items(), isinstance(self.what, (str, Path)) and self.paths != [Path(self.what)]
+    if not all(p.get('state') in ENDED for _,(p,*_) in news): return False
+    if study: return time.time()-max(p['updated'] for _,(p,*_) in news) > 1800
+    return time.monotonic()-self._began > 60 or all(changed or (path/DONE).exists() for path,(_,_,changed) in news)   # one just started again says 'stopped' for a while
+
+# %% ../nbs/api/55_monitor.ipynb #090edea2
+@patch
+def look(self:Monitor)->None:
+    "Read what is new and show it"
+    with self._lock:
+        if time.monotonic()-self._looked > 2 or len(self.paths) == 1:
+            self._looked = time.monotonic()
+            self._find(runs_of(self.what))
+            for p in self.paths: self._hear(p)
+            self._tabulate()
+        else: self._hear(self.shown)
+        progress, changed, seen = self._news[self.shown]
+        ended = progress.get('state') in ENDED
+        if not self._read() or ended and not self._final: self._replace(ended)
+        quiet = time.time()-progress['updated'] if progress else 0
+        if seen: quiet = min(quiet, time.monotonic()-changed)
+        past = [p for p in self._past if p['updated'] > progress.get('updated', 0)-60] if progress else []
+        self._past = (past+[progress])[-400:] if progress and (not past or past[-1]['updated'] != progress['updated']) else past
+        self._say(describe(progress, quiet, self._past[0] if self._past else None))
+
+@patch
+def _find(self:Monitor, paths):
+    if paths == self.paths: return
+    self.paths = paths
+    self.labels = run_labels(paths)
+    if self.shown not in paths:
+        begun = [p for p in paths if (progress_of(p) or {}).get('state') not in ('finished', None)]
+        self._select((begun or paths)[0])
+    self._news = {p: n for p,n in self._news.items() if p in paths}
+    for w in (self.pick, self.table): w.layout.display = '' if len(paths) > 1 else 'none'
+    self.pick.unobserve(self._picked, 'value')
+    self.pick.options = [(self.labels[p], p) for p in paths]
+    self.pick.value = self.shown
+    self.pick.observe(self._picked, 'value')
+
+@patch
+def _hear(self:Monitor, path):
+    now, old = progress_of(path), self._news.get(path)
+    if old is None: self._news[path] = now or {}, time.monotonic(), False
+    elif now is None: return
+    elif now != old[0]: self._news[path] = now, time.monotonic(), True
+
+@patch
+def _select(self:Monitor, path):
+    self.shown, self._past, self._traces, self._final = path, [], None, False
+    self.curves, self.tail, self._table_read = Curves(), HistoryTail(path/'history.jsonl'), False
+    try: e = read_json(path/'environment.json')
+    except (OSError, InputError): e = {}
+    self.about = dict(metric=e.get('metric'), seen=e.get('train_languages'))
+
+@patch
+def _picked(self:Monitor, change):
+    with self._lock:
+        if change['new'] is None or change['new'] == self.shown: return
+        self._select(change['new'])
+        self._wake.set()
+        if not self.thread.is_alive(): self.look()
+
+# %% ../nbs/api/55_monitor.ipynb #d6d43e17
+@patch
+def _read(self:Monitor):                            # True if pieces were enough
+    whole = self._traces is None
+    table = self.shown/'history.parquet'
+    if whole and not self._table_read and table.exists() and (self.shown/DONE).exists():
+        self.curves, self._table_read = Curves(pd.read_parquet(table)), True
+        return False
+    if self._table_read: return not whole
+    if self.about['seen'] is None and (self.shown/'environment.json').exists(): e = read_json(self.shown/'environment.json'); self.about = dict(metric=e.get('metric'), seen=e.get('train_languages')); whole = True
+    while (rows := self.tail.read()) or self.tail.restarted:
+        if self.tail.restarted: self.curves, whole = Curves(), True
+        if self.curves.add(rows): whole = True
+    if whole or [k for k,*_ in self._traces] != _keys(self.curves): return False
+    pieces = {}
+    for i,(key,drawn,n) in enumerate(self._traces):
+        x, y = self.curves.lines[key[0]][0], self.curves.lines[key[0]][key[1]]
+        if len(x) == drawn: continue
+        if n+len(x)-drawn > LIMIT: return False
+        pieces[i] = np.array(x[drawn:], 'i4'), np.array(y[drawn:], 'f4')
+        self._traces[i] = key, len(x), n+len(x)-drawn
+    if pieces: self.view.extend(pieces)
+    return True
+
+@patch
+def _draw(self:Monitor, progress=None, title=''): return monitor_figure(self.curves, progress, **self.about, title=title)
+
+@patch
+def _replace(self:Monitor, final):
+    fig = self._draw()
+    fig.update_layout(uirevision=str(self.shown.name))
+    self.view.show(fig)
+    self._traces = [(k, len(self.curves.lines[k[0]][0]), len(t.x)) for k,t in zip(_keys(self.curves), fig.data)]
+    self._final = final
+
+# %% ../nbs/api/55_monitor.ipynb #84806dd4
+@patch
+def _say(self:Monitor, words):
+    p = self.progress
+    bar = f'<progress style="width:9em;vertical-align:middle" value="{p["step"]}" max="{p["steps"]}"></progress>&ensp;' if p.get('steps') else ''
+    html = f'<div style="line-height:1.5">{bar}<b>{escape(self.labels[self.shown])}</b>&ensp;{escape(words)}</div>'
+    if self.state.value != html: self.state.value = html
+
+@patch
+def _tabulate(self:Monitor):
+    if len(self.paths) < 2: return
+    rows = ''.join(f'<tr><td style="padding-right:2em">{escape(self.labels[p])}</td><td>{escape(describe(self._news[p][0]))}</td></tr>' for p in self.paths)
+    html = f'<table style="line-height:1.35">{rows}</table>'
+    if self.table.value != html: self.table.value = html
+
+# %% ../nbs/api/55_monitor.ipynb #540dcee4
+@patch
+def settle(self:Monitor)->None:
+    "Put a plain figure in the place of the live one, so that a saved notebook keeps it"
+    for h in self._handles: h.update(static_bundle(self.figure, repr(self)), raw=True)
+
+@patch
+def _repr_mimebundle_(self:Monitor, **kw):
+    self.view._repr_mimebundle_()           # has plotly.js sent
+    return static_bundle(self.figure) | self.box._repr_mimebundle_() | {'text/plain': repr(self)}
+
+@patch
+def _ipython_display_(self:Monitor):
+    from IPython.display import display
+    done = self.over and len(self.paths) == 1 and not self.thread.is_alive()
+    bundle = static_bundle(self.figure, repr(self)) if done else self._repr_mimebundle_()
+    self._handles.append(display(bundle, raw=True, display_id=True))

@@ -6,12 +6,13 @@
 __all__ = ['HISTORY', 'METRICS', 'DONE', 'PROGRESS', 'STOP', 'PACKAGES', 'Run', 'History', 'read_history', 'Heartbeat', 'alive',
            'git_commit', 'describe_environment']
 
-# %% ../nbs/api/01_record.ipynb #c5bac0e9
+# %% ../nbs/api/01_record.ipynb #842ba4e8
 import json, os, platform, subprocess, sys, time
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator
 import pandas as pd
+from fastcore.basics import patch
 from .core import InputError, content_key, read_json, replacing, write_json
 
 # %% ../nbs/api/01_record.ipynb #acdc432c
@@ -19,13 +20,12 @@ HISTORY = ['step', 'split', 'language', 'metric', 'value']
 METRICS = ['step', 'split', 'language', 'seen', 'model', 'metric', 'value']
 DONE, PROGRESS, STOP = 'done.json', 'progress.json', 'stop'
 
-# %% ../nbs/api/01_record.ipynb #7a87a5bf
+# %% ../nbs/api/01_record.ipynb #78309c74
 class Run:
     "One run's folder: written while it goes on, read back afterwards"
     def __init__(self,
         path:str|Path, # The run's folder; made when it is first written to
     ): self.path = Path(path)
-
     @classmethod
     def named(cls,
         out_dir:str|Path, # Where runs lie
@@ -33,7 +33,6 @@ class Run:
     )->'Run':             # Finished, unfinished or not begun
         "The run that `config` names, by its hash"
         return cls(Path(out_dir)/content_key(config))
-
     @classmethod
     def load(cls,
         path:str|Path, # A finished run's folder
@@ -43,69 +42,82 @@ class Run:
         if not (run.path/'config.json').exists(): raise InputError(f"{path} is not a run: it has no config.json.")
         if not run.finished: raise InputError(f"{path} is unfinished (no {DONE}); start the same run again and it will be resumed.")
         return run
-
     @property
     def finished(self)->bool: return (self.path/DONE).exists()
 
-    def begin(self,
-        config:dict,      # Every parameter of the run
-        environment:dict, # From `describe_environment`
-    )->'Run':
-        "Write what is known before training"
-        (self.path/DONE).unlink(missing_ok=True)
-        write_json(self.path/'config.json', config)
-        write_json(self.path/'environment.json', environment)
-        return self
+# %% ../nbs/api/01_record.ipynb #68b425a1
+@patch
+def begin(self:Run,
+    config:dict,      # Every parameter of the run
+    environment:dict, # From `describe_environment`
+)->'Run':
+    "Write what is known before training"
+    (self.path/DONE).unlink(missing_ok=True)
+    write_json(self.path/'config.json', config)
+    write_json(self.path/'environment.json', environment)
+    return self
 
-    def write(self,
-        name:str, # 'metrics', 'predictions', …
-        frame:pd.DataFrame, # The table
-    )->Path:
-        "Write a table as Parquet, whole or not at all"
-        with replacing(self.path/f'{name}.parquet') as tmp: frame.to_parquet(tmp, index=False)
-        return self.path/f'{name}.parquet'
+@patch
+def write(self:Run,
+    name:str, # 'metrics', 'predictions', …
+    frame:pd.DataFrame, # The table
+)->Path:
+    "Write a table as Parquet, whole or not at all"
+    with replacing(self.path/f'{name}.parquet') as tmp: frame.to_parquet(tmp, index=False)
+    return self.path/f'{name}.parquet'
 
-    def read(self,
-        name:str, # 'metrics', 'predictions', 'history', …
-    )->pd.DataFrame:
-        "Read one of the run's tables"
-        p = self.path/f'{name}.parquet'
-        if not p.exists(): raise InputError(f"{p} does not exist; the run has {', '.join(sorted(o.name for o in self.path.glob('*')))}.")
-        return pd.read_parquet(p)
+@patch
+def finish(self:Run)->'Run':
+    "Write the marker that makes the folder a result"
+    write_json(self.path/DONE, {'finished': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})
+    return self
 
-    def finish(self)->'Run':
-        "Write the marker that makes the folder a result"
-        write_json(self.path/DONE, {'finished': time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())})
-        return self
+# %% ../nbs/api/01_record.ipynb #7fd4ed1a
+@patch
+def read(self:Run,
+    name:str, # 'metrics', 'predictions', 'history', …
+)->pd.DataFrame:
+    "Read one of the run's tables"
+    p = self.path/f'{name}.parquet'
+    if not p.exists(): raise InputError(f"{p} does not exist; the run has {', '.join(sorted(o.name for o in self.path.glob('*')))}.")
+    return pd.read_parquet(p)
 
-    @property
-    def config(self)->dict: return read_json(self.path/'config.json')
-    @property
-    def environment(self)->dict: return read_json(self.path/'environment.json')
-    @property
-    def metrics(self)->pd.DataFrame: return self.read('metrics')
-    @property
-    def predictions(self)->pd.DataFrame: return self.read('predictions')
-    @property
-    def progress(self)->dict:
-        "How far it is: 'state', 'step', 'steps', 'seconds' of training, 'updated', 'pid', 'host'; empty before it began"
-        p = self.path/PROGRESS
-        return read_json(p) if p.exists() else {}
-    @property
-    def history(self)->pd.DataFrame:
-        "The finished table, or what an unfinished run has written so far"
-        return self.read('history') if (self.path/'history.parquet').exists() else read_history(self.path/'history.jsonl')
+@patch(as_prop=True)
+def config(self:Run)->dict: return read_json(self.path/'config.json')
 
-    def __repr__(self): return f"Run({self.path.name!r}, {'finished' if self.finished else 'unfinished'})"
+@patch(as_prop=True)
+def environment(self:Run)->dict: return read_json(self.path/'environment.json')
 
-    def _repr_markdown_(self):
-        if not (self.path/'config.json').exists(): return f'**{self.path.name}**: not begun'
-        def show(v): return ' + '.join(k if w == 1 else f'{w:g} {k}' for k,w in v.items()) if isinstance(v, dict) else v
-        rows = ' · '.join(f'{k} `{show(v)}`' for k,v in self.config.items() if v not in (None, '', False, 0))
-        if not self.finished: return f'**{self.path.name}** (unfinished) {rows}'
-        m = self.metrics.query("split == 'test' and language == 'mean' and metric != 'n'")
-        score = '; '.join(f"{who} "+', '.join(f'{r.metric} {r.value:.3f}' for r in d.itertuples()) for who,d in m.groupby('model'))
-        return f'**{self.path.name}**: {rows}\n\ntest, mean over languages: {score}'
+@patch(as_prop=True)
+def metrics(self:Run)->pd.DataFrame: return self.read('metrics')
+
+@patch(as_prop=True)
+def predictions(self:Run)->pd.DataFrame: return self.read('predictions')
+
+@patch(as_prop=True)
+def progress(self:Run)->dict:
+    "How far it is: 'state', 'step', 'steps', 'seconds' of training, 'updated', 'pid', 'host'; empty before it began"
+    p = self.path/PROGRESS
+    return read_json(p) if p.exists() else {}
+
+@patch(as_prop=True)
+def history(self:Run)->pd.DataFrame:
+    "The finished table, or what an unfinished run has written so far"
+    return self.read('history') if (self.path/'history.parquet').exists() else read_history(self.path/'history.jsonl')
+
+# %% ../nbs/api/01_record.ipynb #2bed4c41
+@patch
+def __repr__(self:Run): return f"Run({self.path.name!r}, {'finished' if self.finished else 'unfinished'})"
+
+@patch
+def _repr_markdown_(self:Run):
+    if not (self.path/'config.json').exists(): return f'**{self.path.name}**: not begun'
+    def show(v): return ' + '.join(k if w == 1 else f'{w:g} {k}' for k,w in v.items()) if isinstance(v, dict) else v
+    rows = ' · '.join(f'{k} `{show(v)}`' for k,v in self.config.items() if v not in (None, '', False, 0))
+    if not self.finished: return f'**{self.path.name}** (unfinished) {rows}'
+    m = self.metrics.query("split == 'test' and language == 'mean' and metric != 'n'")
+    score = '; '.join(f"{who} "+', '.join(f'{r.metric} {r.value:.3f}' for r in d.itertuples()) for who,d in m.groupby('model'))
+    return f'**{self.path.name}**: {rows}\n\ntest, mean over languages: {score}'
 
 # %% ../nbs/api/01_record.ipynb #8256cc5b
 class History:

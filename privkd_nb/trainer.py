@@ -6,12 +6,13 @@
 __all__ = ['batch_totals', 'forward', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'DistillTrainer',
            'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/32_trainer.ipynb #590fab7a
+# %% ../nbs/api/32_trainer.ipynb #51244842
 import math, time
 from contextlib import nullcontext
 from pathlib import Path
 import torch
 from torch import nn
+from fastcore.basics import patch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from .batches import Collate, Encoded
 from .core import InputError, check_choice, compute_setup
@@ -87,11 +88,10 @@ class Recorder(TrainerCallback):
     def on_train_begin(self, args, state, control, **kw): self.trainer.history.rewind(state.global_step)
     def on_step_end(self, args, state, control, **kw): self.trainer.record_step(state.global_step)
 
-# %% ../nbs/api/32_trainer.ipynb #b2bf8728
+# %% ../nbs/api/32_trainer.ipynb #ca43af31
 class DistillTrainer(Trainer):
     "Train a student on gold labels and on its teacher's logits, hidden states and attention"
     loss_is_scaled_for_ga = True        # `compute_loss` divides by the counts of the whole update
-
     def __init__(self,
         student,                # The model to train
         teacher=None,           # The fine-tuned teacher; not needed for 'ce' alone
@@ -115,78 +115,90 @@ class DistillTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(Recorder(self))
 
-    def check_pair(self, student):
-        "Refuse pairs that cannot be compared, and prepare the others: kernels and a projection"
-        s, t = student.config, self.teacher.config
-        if s.num_labels != t.num_labels: raise InputError(f"the student has {s.num_labels} labels but the teacher {t.num_labels}; both must be made for the same task.")
-        if {'hidden', 'attention'} & set(self.losses):
-            if self.layers is None or len(self.layers) != s.num_hidden_layers or max(self.layers) >= t.num_hidden_layers:
-                raise InputError(f"layers={self.layers} must give one teacher layer (0 to {t.num_hidden_layers-1}) for each of the {s.num_hidden_layers} student layers; an init card has them.")
-        if 'attention' in self.losses:
-            if s.num_attention_heads != t.num_attention_heads: raise InputError(f"the attention term compares head by head, but the student has {s.num_attention_heads} heads and the teacher {t.num_attention_heads}; leave 'attention' out of losses.")
-        for m in (student, self.teacher): (use_eager if 'attention' in self.losses else restore_kernel)(m)
-        if {'hidden', 'embedding'} & set(self.losses) and s.hidden_size != t.hidden_size:
-            with torch.random.fork_rng():       # one map for all layers, as TinyBERT's code has it
-                torch.manual_seed(0)
-                student.distill_projection = nn.Linear(s.hidden_size, t.hidden_size)
+# %% ../nbs/api/32_trainer.ipynb #4fc1f6bb
+@patch
+def check_pair(self:DistillTrainer, student):
+    "Refuse pairs that cannot be compared, and prepare the others: kernels and a projection"
+    s, t = student.config, self.teacher.config
+    if s.num_labels != t.num_labels: raise InputError(f"the student has {s.num_labels} labels but the teacher {t.num_labels}; both must be made for the same task.")
+    if {'hidden', 'attention'} & set(self.losses):
+        if self.layers is None or len(self.layers) != s.num_hidden_layers or max(self.layers) >= t.num_hidden_layers:
+            raise InputError(f"layers={self.layers} must give one teacher layer (0 to {t.num_hidden_layers-1}) for each of the {s.num_hidden_layers} student layers; an init card has them.")
+    if 'attention' in self.losses:
+        if s.num_attention_heads != t.num_attention_heads: raise InputError(f"the attention term compares head by head, but the student has {s.num_attention_heads} heads and the teacher {t.num_attention_heads}; leave 'attention' out of losses.")
+    for m in (student, self.teacher): (use_eager if 'attention' in self.losses else restore_kernel)(m)
+    if {'hidden', 'embedding'} & set(self.losses) and s.hidden_size != t.hidden_size:
+        with torch.random.fork_rng():       # one map for all layers, as TinyBERT's code has it
+            torch.manual_seed(0)
+            student.distill_projection = nn.Linear(s.hidden_size, t.hidden_size)
 
-    def get_batch_samples(self, epoch_iterator, num_batches, device):
-        "The parts of the next update, counted together"
-        samples, n = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if samples: self.totals = batch_totals(samples)
-        return samples, n
+# %% ../nbs/api/32_trainer.ipynb #23c785d7
+@patch
+def get_batch_samples(self:DistillTrainer, epoch_iterator, num_batches, device):
+    "The parts of the next update, counted together"
+    samples, n = super(DistillTrainer, self).get_batch_samples(epoch_iterator, num_batches, device)
+    if samples: self.totals = batch_totals(samples)
+    return samples, n
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        "The weighted sum of all terms; the terms themselves are kept for the record"
-        hidden, attention = bool({'hidden', 'embedding'} & set(self.losses)), self.attention_on if 'attention' in self.losses else ''
-        s, t = forward(model, inputs, hidden, attention), None
-        if self.teacher is not None:
-            with torch.no_grad(): t = forward(self.teacher, inputs, hidden, attention)
-        project = getattr(self.accelerator.unwrap_model(model), 'distill_projection', lambda x: x)
-        terms = distill_terms(self.losses, s, t, inputs, self.layers, self.totals, project, self.temp)
-        loss = sum(w*terms[k] for k,w in self.losses.items())
-        self.pending.append(torch.stack([loss.detach(), *(v.detach() for v in terms.values())]))
-        self.lr = self._get_learning_rate()
-        return (loss, s) if return_outputs else loss
+@patch
+def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
+    "The weighted sum of all terms; the terms themselves are kept for the record"
+    hidden, attention = bool({'hidden', 'embedding'} & set(self.losses)), self.attention_on if 'attention' in self.losses else ''
+    s, t = forward(model, inputs, hidden, attention), None
+    if self.teacher is not None:
+        with torch.no_grad(): t = forward(self.teacher, inputs, hidden, attention)
+    project = getattr(self.accelerator.unwrap_model(model), 'distill_projection', lambda x: x)
+    terms = distill_terms(self.losses, s, t, inputs, self.layers, self.totals, project, self.temp)
+    loss = sum(w*terms[k] for k,w in self.losses.items())
+    self.pending.append(torch.stack([loss.detach(), *(v.detach() for v in terms.values())]))
+    self.lr = self._get_learning_rate()
+    return (loss, s) if return_outputs else loss
 
-    def record_step(self, step:int):
-        "Write the terms of a finished update; stop if one is not finite"
-        values = dict(zip(['loss', *self.losses], torch.stack(self.pending).sum(0).tolist()))
-        self.pending = []
-        for k in [*self.losses, 'loss']:
-            if not math.isfinite(values[k]): stop_diverged(f'the loss term {k!r}' if k != 'loss' else 'the loss', values[k], step, self.lr, self.args.output_dir)
-        self.history.add(step, values | dict(learning_rate=self.lr))
+@patch
+def record_step(self:DistillTrainer, step:int):
+    "Write the terms of a finished update; stop if one is not finite"
+    values = dict(zip(['loss', *self.losses], torch.stack(self.pending).sum(0).tolist()))
+    self.pending = []
+    for k in [*self.losses, 'loss']:
+        if not math.isfinite(values[k]): stop_diverged(f'the loss term {k!r}' if k != 'loss' else 'the loss', values[k], step, self.lr, self.args.output_dir)
+    self.history.add(step, values | dict(learning_rate=self.lr))
 
-    def record_scores(self, model, split='validation', data=None):
-        "A model's scores by language, with their means, into the history under the name of `split`"
-        means = with_means(evaluate_by_language(model, self.eval_dataset if data is None else data, self.train_languages, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size))
-        for lang,row in means.iterrows():
-            self.history.add(self.state.global_step, {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}, split, lang)
-        return means
+# %% ../nbs/api/32_trainer.ipynb #507867c4
+@patch
+def record_scores(self:DistillTrainer, model, split='validation', data=None):
+    "A model's scores by language, with their means, into the history under the name of `split`"
+    means = with_means(evaluate_by_language(model, self.eval_dataset if data is None else data, self.train_languages, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size))
+    for lang,row in means.iterrows():
+        self.history.add(self.state.global_step, {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}, split, lang)
+    return means
 
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
-        "Scores by language into the history; their mean over seen languages for choosing checkpoints"
-        means = self.record_scores(self.model, 'validation', eval_dataset)
-        chosen = means.loc['mean seen' if 'mean seen' in means.index else 'mean'].drop(['seen', 'n'])
-        metrics = {f'{metric_key_prefix}_{k}': float(v) for k,v in chosen.items()}
-        self.log(metrics)
-        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
+@patch
+def evaluate(self:DistillTrainer, eval_dataset=None, ignore_keys=None, metric_key_prefix='eval'):
+    "Scores by language into the history; their mean over seen languages for choosing checkpoints"
+    means = self.record_scores(self.model, 'validation', eval_dataset)
+    chosen = means.loc['mean seen' if 'mean seen' in means.index else 'mean'].drop(['seen', 'n'])
+    metrics = {f'{metric_key_prefix}_{k}': float(v) for k,v in chosen.items()}
+    self.log(metrics)
+    self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+    return metrics
 
-    def _save_checkpoint(self, model, trial):
-        "As in Trainer, but never over a good checkpoint with weights that are not finite"
-        for k,v in self.model.named_parameters():
-            if not torch.isfinite(v).all(): stop_diverged(f'the weight {k!r}', float('nan'), self.state.global_step, self.lr, self.args.output_dir)
-        super()._save_checkpoint(model, trial)
+# %% ../nbs/api/32_trainer.ipynb #ce96df77
+@patch
+def _save_checkpoint(self:DistillTrainer, model, trial):
+    "As in Trainer, but never over a good checkpoint with weights that are not finite"
+    for k,v in self.model.named_parameters():
+        if not torch.isfinite(v).all(): stop_diverged(f'the weight {k!r}', float('nan'), self.state.global_step, self.lr, self.args.output_dir)
+    super(DistillTrainer, self)._save_checkpoint(model, trial)
 
-    def save_model(self, output_dir=None, _internal_call=False):
-        "As in Trainer; what is exported has no projection, what is checkpointed has"
-        model = self.accelerator.unwrap_model(self.model)
-        if _internal_call or not hasattr(model, 'distill_projection'): return super().save_model(output_dir, _internal_call)
-        projection = model.distill_projection
-        del model.distill_projection
-        try: super().save_model(output_dir, _internal_call)
-        finally: model.distill_projection = projection
+@patch
+def save_model(self:DistillTrainer, output_dir=None, _internal_call=False):
+    "As in Trainer; what is exported has no projection, what is checkpointed has"
+    model = self.accelerator.unwrap_model(self.model)
+    if _internal_call or not hasattr(model, 'distill_projection'): return super(DistillTrainer, self).save_model(output_dir, _internal_call)
+    projection = model.distill_projection
+    del model.distill_projection
+    try: super(DistillTrainer, self).save_model(output_dir, _internal_call)
+    finally: model.distill_projection = projection
 
 # %% ../nbs/api/32_trainer.ipynb #8a651f6d
 def training_args(

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['VIEWS', 'examples_html', 'Choice', 'Answer', 'Views']
 
-# %% ../nbs/api/56_views.ipynb #ca9ea7fd
+# %% ../nbs/api/56_views.ipynb #2ddbf137
 import html
 from dataclasses import dataclass, replace
 from typing import NamedTuple
+from fastcore.basics import patch
 import pandas as pd, plotly.graph_objects as go
 from .analysis import MEANS, SCENE, Study, by_language, choose, disagreements, example_differences, groups_of, order_arms, overall, runs_of, teacher_scores, training_band
 from .comparisons import fraction_figure, heatmap_figure, scores_figure, training_figure
@@ -60,99 +61,107 @@ class Answer(NamedTuple):
     frame:pd.DataFrame     # What it is made of
     html:str=''            # Text beside, or instead of, the figure
 
-# %% ../nbs/api/56_views.ipynb #b1498dc8
+# %% ../nbs/api/56_views.ipynb #8cf213b0
 class Views:
     "Six questions to a study"
     def __init__(self,
         study, # As `Study.open` takes it
     ): self.study, self._kept = Study.open(study), {}
-
     def _keep(self, key, f):
         if key not in self._kept: self._kept[key] = f()
         return self._kept[key]
-
     def arms(self, c:Choice)->list[str]:
         "The arms of a choice"
         d = choose(self.study.scores[['arm', 'init', 'losses', *SCENE]].drop_duplicates(), dataset=c.dataset, scenario=c.scenario, fraction=c.fraction, init=c.inits or None, losses=c.losses or None)
         return order_arms(d.arm)
-
     def _here(self, c): return dict(dataset=c.dataset, scenario=c.scenario, fraction=c.fraction)
-
-    def _languages(self, c):
-        "By language, and the teacher: for all arms, then cut to the choice"
-        def compute():
-            d = choose(self.study.scores, **self._here(c))
-            return by_language(d, c.metric), teacher_scores(d, c.metric)
-        frame, teacher = self._keep(('languages', *self._here(c).values(), c.metric), compute)
-        return choose(frame, arm=self.arms(c), language=list(c.languages) or None) if len(frame) else frame, teacher
-
-    def _order(self, c, frame): return dict(by=c.sort_by if c.sort_by in set(frame.arm) else None, minus=c.minus if c.minus in set(frame.arm) else None) if len(frame) else {}
-
-    def scores(self, c:Choice)->Answer:
-        "Score by language and arm, with intervals"
-        frame, teacher = self._languages(c)
-        return Answer(scores_figure(frame, teacher, c.metric, **self._order(c, frame)), frame)
-
-    def gap(self, c:Choice)->Answer:
-        "Language × arm, the difference to the teacher"
-        frame, teacher = self._languages(c)
-        return Answer(heatmap_figure(frame, teacher, c.metric, **self._order(c, frame)), frame.assign(teacher=frame.language.map(teacher)) if len(frame) else frame)
-
-    def training(self, c:Choice)->Answer:
-        "Losses, or the validation score of a language, by step, arm and fraction"
-        def compute():
-            h = choose(self.study.history, dataset=c.dataset, scenario=c.scenario)
-            return training_band(h, c.metric, c.language or 'mean') if c.curve == 'score' else training_band(h, c.curve)
-        band = self._keep(('training', c.dataset, c.scenario, c.curve, c.metric, c.language), compute)
-        d = self.study.scores
-        arms = order_arms(choose(d[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)
-        what = {'loss': 'training loss', 'ce': 'cross entropy', 'score': f"validation {SCORES.get(c.metric, c.metric)}, {c.language or 'mean of languages'}"}.get(c.curve, c.curve)
-        band = choose(band, arm=arms)
-        return Answer(training_figure(band, what, log=c.curve != 'score' and c.curve != 'ce'), band)
-
-    def data(self, c:Choice)->Answer:
-        "Score against the share of the training data"
-        def compute():
-            d = choose(self.study.scores, dataset=c.dataset, scenario=c.scenario)
-            if c.languages: d = d[d.language.isin(c.languages)]
-            return overall(d, c.metric)
-        langs = set(self.study.scores.language)-set(MEANS)
-        c = c if set(c.languages) != langs else replace(c, languages=())
-        frame = self._keep(('data', c.dataset, c.scenario, c.metric, c.languages), compute)
-        frame = choose(frame, arm=order_arms(choose(self.study.scores[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)) if len(frame) else frame
-        t = choose(self.study.scores, dataset=c.dataset, scenario=c.scenario, model='teacher', metric=c.metric)
-        t = t[t.language.isin(c.languages)] if c.languages else t[t.language=='mean']
-        return Answer(fraction_figure(frame, c.statistic, c.metric, float(t.value.mean()) if len(t) and len(set(frame.languages)) == 1 else None), frame)
-
-    def run(self, c:Choice, arm:str)->str:
-        "The run of an arm and a seed"
-        runs = runs_of(self.study, arm=check_choice('arm', arm, self.study.arms), **self._here(c))
-        if c.seed not in runs: raise InputError(f"{arm} has no run with seed {c.seed} on {c.dataset}, {c.scenario}, {c.fraction:g}; its seeds are {', '.join(map(str, runs)) or 'none'}.")
-        return runs[c.seed]
-
-    def layers(self, c:Choice)->Answer:
-        "Where the layers of arm `a` came from"
-        card = self.study.card(self.run(c, c.a))
-        copied = card['source'] in ('copy_base', 'copy_ft') and 'encoder' in card['parts']
-        scores = (card.get('scores') or {}).get('block_influence', [])
-        frame = pd.DataFrame([dict(student_layer=i, source=card['source'] if copied else 'random', source_layer=l if copied else None, influence=scores[l] if l < len(scores) else None) for i,l in enumerate(card['layers'])])
-        return Answer(layermap_figure(card), frame)
-
-    def examples(self, c:Choice)->Answer:
-        "The texts on which students A and B and the teacher disagree"
-        a, b = self.run(c, c.a), self.run(c, c.b)
-        df = self._keep(('examples', a, b), lambda: disagreements(self.study, a, b))
-        langs = [c.language] if c.language else list(c.languages) or None
-        df = choose(df, language=langs)
-        e = self._keep(('difference', a, b), lambda: example_differences(self.study, [a], [b])) if a != b else None
-        n = f'<p>{len(df):,} texts on which they disagree: A alone is right in {int((df.right_a & ~df.right_b).sum()):,}, B alone in {int((df.right_b & ~df.right_a).sum()):,}.'
-        row = e[e.language == (c.language or 'mean')].iloc[0] if e is not None else None
-        if row is not None: n += f' A minus B on {c.language or "all languages"}: {row.score:+.3f} [{row.low:+.3f}, {row.high:+.3f}], 95 % over {int(row.n):,} texts, this seed.'
-        return Answer(None, df, n+'</p>'+examples_html(df, (f'A: {c.a}', f'B: {c.b}')))
-
     def ask(self,
         view:str, # One of `VIEWS`
         c:Choice,
     )->Answer:
         "The answer of a view"
         return getattr(self, check_choice('view', view, VIEWS))(c)
+
+# %% ../nbs/api/56_views.ipynb #05325880
+@patch
+def _languages(self:Views, c):
+    "By language, and the teacher: for all arms, then cut to the choice"
+    def compute():
+        d = choose(self.study.scores, **self._here(c))
+        return by_language(d, c.metric), teacher_scores(d, c.metric)
+    frame, teacher = self._keep(('languages', *self._here(c).values(), c.metric), compute)
+    return choose(frame, arm=self.arms(c), language=list(c.languages) or None) if len(frame) else frame, teacher
+
+@patch
+def _order(self:Views, c, frame): return dict(by=c.sort_by if c.sort_by in set(frame.arm) else None, minus=c.minus if c.minus in set(frame.arm) else None) if len(frame) else {}
+
+@patch
+def scores(self:Views, c:Choice)->Answer:
+    "Score by language and arm, with intervals"
+    frame, teacher = self._languages(c)
+    return Answer(scores_figure(frame, teacher, c.metric, **self._order(c, frame)), frame)
+
+@patch
+def gap(self:Views, c:Choice)->Answer:
+    "Language × arm, the difference to the teacher"
+    frame, teacher = self._languages(c)
+    return Answer(heatmap_figure(frame, teacher, c.metric, **self._order(c, frame)), frame.assign(teacher=frame.language.map(teacher)) if len(frame) else frame)
+
+# %% ../nbs/api/56_views.ipynb #db1519e7
+@patch
+def training(self:Views, c:Choice)->Answer:
+    "Losses, or the validation score of a language, by step, arm and fraction"
+    def compute():
+        h = choose(self.study.history, dataset=c.dataset, scenario=c.scenario)
+        return training_band(h, c.metric, c.language or 'mean') if c.curve == 'score' else training_band(h, c.curve)
+    band = self._keep(('training', c.dataset, c.scenario, c.curve, c.metric, c.language), compute)
+    d = self.study.scores
+    arms = order_arms(choose(d[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)
+    what = {'loss': 'training loss', 'ce': 'cross entropy', 'score': f"validation {SCORES.get(c.metric, c.metric)}, {c.language or 'mean of languages'}"}.get(c.curve, c.curve)
+    band = choose(band, arm=arms)
+    return Answer(training_figure(band, what, log=c.curve != 'score' and c.curve != 'ce'), band)
+
+@patch
+def data(self:Views, c:Choice)->Answer:
+    "Score against the share of the training data"
+    def compute():
+        d = choose(self.study.scores, dataset=c.dataset, scenario=c.scenario)
+        if c.languages: d = d[d.language.isin(c.languages)]
+        return overall(d, c.metric)
+    langs = set(self.study.scores.language)-set(MEANS)
+    c = c if set(c.languages) != langs else replace(c, languages=())
+    frame = self._keep(('data', c.dataset, c.scenario, c.metric, c.languages), compute)
+    frame = choose(frame, arm=order_arms(choose(self.study.scores[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)) if len(frame) else frame
+    t = choose(self.study.scores, dataset=c.dataset, scenario=c.scenario, model='teacher', metric=c.metric)
+    t = t[t.language.isin(c.languages)] if c.languages else t[t.language=='mean']
+    return Answer(fraction_figure(frame, c.statistic, c.metric, float(t.value.mean()) if len(t) and len(set(frame.languages)) == 1 else None), frame)
+
+# %% ../nbs/api/56_views.ipynb #c6a67377
+@patch
+def run(self:Views, c:Choice, arm:str)->str:
+    "The run of an arm and a seed"
+    runs = runs_of(self.study, arm=check_choice('arm', arm, self.study.arms), **self._here(c))
+    if c.seed not in runs: raise InputError(f"{arm} has no run with seed {c.seed} on {c.dataset}, {c.scenario}, {c.fraction:g}; its seeds are {', '.join(map(str, runs)) or 'none'}.")
+    return runs[c.seed]
+
+@patch
+def layers(self:Views, c:Choice)->Answer:
+    "Where the layers of arm `a` came from"
+    card = self.study.card(self.run(c, c.a))
+    copied = card['source'] in ('copy_base', 'copy_ft') and 'encoder' in card['parts']
+    scores = (card.get('scores') or {}).get('block_influence', [])
+    frame = pd.DataFrame([dict(student_layer=i, source=card['source'] if copied else 'random', source_layer=l if copied else None, influence=scores[l] if l < len(scores) else None) for i,l in enumerate(card['layers'])])
+    return Answer(layermap_figure(card), frame)
+
+@patch
+def examples(self:Views, c:Choice)->Answer:
+    "The texts on which students A and B and the teacher disagree"
+    a, b = self.run(c, c.a), self.run(c, c.b)
+    df = self._keep(('examples', a, b), lambda: disagreements(self.study, a, b))
+    langs = [c.language] if c.language else list(c.languages) or None
+    df = choose(df, language=langs)
+    e = self._keep(('difference', a, b), lambda: example_differences(self.study, [a], [b])) if a != b else None
+    n = f'<p>{len(df):,} texts on which they disagree: A alone is right in {int((df.right_a & ~df.right_b).sum()):,}, B alone in {int((df.right_b & ~df.right_a).sum()):,}.'
+    row = e[e.language == (c.language or 'mean')].iloc[0] if e is not None else None
+    if row is not None: n += f' A minus B on {c.language or "all languages"}: {row.score:+.3f} [{row.low:+.3f}, {row.high:+.3f}], 95 % over {int(row.n):,} texts, this seed.'
+    return Answer(None, df, n+'</p>'+examples_html(df, (f'A: {c.a}', f'B: {c.b}')))

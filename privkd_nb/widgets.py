@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['SIZES', 'PLOTLY_JS', 'column', 'unpacked', 'packed', 'static_bundle', 'PlotView']
 
-# %% ../nbs/api/54_widgets.ipynb #f8e291f7
+# %% ../nbs/api/54_widgets.ipynb #5abedfb7
 import base64, json, threading, time
 from importlib import resources
 from pathlib import Path
+from fastcore.basics import patch
 import anywidget, numpy as np, pandas as pd, plotly, plotly.graph_objects as go, plotly.io as pio, traitlets
 from plotly.io.json import to_json_plotly
 
@@ -59,14 +60,13 @@ def static_bundle(
     return {'text/plain': text, 'application/vnd.plotly.v1+json': {**json.loads(fig.to_json()), 'config': config},
             'text/html': pio.to_html(fig, include_plotlyjs='cdn', full_html=False, config=config)}
 
-# %% ../nbs/api/54_widgets.ipynb #ddea4b21
+# %% ../nbs/api/54_widgets.ipynb #3c144efd
 class PlotView(anywidget.AnyWidget):
     "A plotly figure that changes in place"
     _esm = resources.files('privkd_nb').joinpath('plot_view.js').read_text(encoding='utf-8')
     plotly = traitlets.Unicode(plotly.__version__).tag(sync=True)                            # which plotly.js the page should have
     picture = traitlets.Any().tag(sync=True, to_json=lambda _,w: w._encode(w._fig, w._epoch)) # written anew whenever somebody asks
     every, library_sent = .05, False  # Seconds between two messages; whether plotly.js has left this kernel
-
     def __init__(self,
         fig:go.Figure|None=None, # What it shows first
         height:int|None=None,    # Pixels; default: the figure's, else 450
@@ -75,95 +75,105 @@ class PlotView(anywidget.AnyWidget):
         self._all, self._grown, self._timer, self._last, self._born, self._clicks = False, {}, None, 0., time.monotonic(), []
         super().__init__()
         self.on_msg(self._hear)
-
     def _read(self, fig):
         d = fig.to_plotly_json()
         for t in d['data']:
             for k in {'x', 'y'} & set(t):
                 if not isinstance(t[k], dict): t[k] = column(t[k])
         return dict(data=list(d['data']), layout=d.get('layout', {}))
-
     def _encode(self, fig, epoch=0):
         with self._lock:
             data = [{k: packed(v) for k,v in t.items()} for t in fig['data']]
             return pio.json.to_json_plotly(dict(epoch=epoch, height=self._height or fig['layout'].get('height') or 450, data=data, layout=fig['layout']))
 
-    def show(self,
-        fig:go.Figure, # Takes the place of what is shown
-    )->None:
-        "Replace the figure; zoom is kept as long as `layout.uirevision` stays the same"
-        new = self._read(fig)
-        with self._lock:
-            if json.loads(self._encode(new)) == json.loads(self._encode(self._fig)): return
-            self._fig, self._epoch, self._all, self._grown = new, self._epoch+1, True, {}
-            self._soon()
+# %% ../nbs/api/54_widgets.ipynb #331ef6ae
+@patch
+def show(self:PlotView,
+    fig:go.Figure, # Takes the place of what is shown
+)->None:
+    "Replace the figure; zoom is kept as long as `layout.uirevision` stays the same"
+    new = self._read(fig)
+    with self._lock:
+        if json.loads(self._encode(new)) == json.loads(self._encode(self._fig)): return
+        self._fig, self._epoch, self._all, self._grown = new, self._epoch+1, True, {}
+        self._soon()
 
-    def extend(self,
-        points:dict[int,tuple], # Number of the trace -> its new x and y
-    )->None:
-        "Add points to the ends of lines"
-        with self._lock:
-            data = self._fig['data']
-            for i,(x,y) in points.items():
-                if not 0 <= i < len(data) or 'x' not in data[i]: raise InputError(f"trace {i} cannot be extended; the figure has {len(data)} traces and each needs an x and a y.")
-                x, y = column(x), column(y)
-                if len(x) != len(y): raise InputError(f"trace {i} got {len(x)} x and {len(y)} y; give as many of one as of the other.")
-                if not len(x): continue
-                t = data[i]
-                for k,new in dict(x=x, y=y).items():
-                    old = column(t[k])
-                    if not len(old): t[k] = new
-                    else: t[k] = column(np.concatenate([old, new])) if isinstance(old, np.ndarray) and isinstance(new, np.ndarray) else list(old)+list(new)
-                self._grown.setdefault(i, len(t['x'])-len(x))
-            if self._grown: self._soon()
+@patch
+def extend(self:PlotView,
+    points:dict[int,tuple], # Number of the trace -> its new x and y
+)->None:
+    "Add points to the ends of lines"
+    with self._lock:
+        data = self._fig['data']
+        for i,(x,y) in points.items():
+            if not 0 <= i < len(data) or 'x' not in data[i]: raise InputError(f"trace {i} cannot be extended; the figure has {len(data)} traces and each needs an x and a y.")
+            x, y = column(x), column(y)
+            if len(x) != len(y): raise InputError(f"trace {i} got {len(x)} x and {len(y)} y; give as many of one as of the other.")
+            if not len(x): continue
+            t = data[i]
+            for k,new in dict(x=x, y=y).items():
+                old = column(t[k])
+                if not len(old): t[k] = new
+                else: t[k] = column(np.concatenate([old, new])) if isinstance(old, np.ndarray) and isinstance(new, np.ndarray) else list(old)+list(new)
+            self._grown.setdefault(i, len(t['x'])-len(x))
+        if self._grown: self._soon()
 
-    def _soon(self):
-        if self._timer: return
-        wait = self._last+self.every-time.monotonic()
-        if wait <= 0: return self.flush()
-        self._timer = threading.Timer(wait, self.flush)
-        self._timer.daemon = True
-        self._timer.start()
+# %% ../nbs/api/54_widgets.ipynb #50d1a6d6
+@patch
+def _soon(self:PlotView):
+    if self._timer: return
+    wait = self._last+self.every-time.monotonic()
+    if wait <= 0: return self.flush()
+    self._timer = threading.Timer(wait, self.flush)
+    self._timer.daemon = True
+    self._timer.start()
 
-    def flush(self)->None:
-        "Send now what is waiting to be sent"
-        with self._lock:
-            if self._timer: self._timer.cancel()
-            whole, grown = self._all, self._grown
-            self._timer, self._all, self._grown, self._last = None, False, {}, time.monotonic()
-            if whole or grown and self._last-self._born < 3: self.send_state('picture')   # a page needs a moment before it hears pieces
-            elif grown:
-                d = self._fig['data']
-                self.send(dict(type='extend', json=pio.json.to_json_plotly(dict(epoch=self._epoch, traces=[[i, n, packed(d[i]['x'][n:]), packed(d[i]['y'][n:])] for i,n in grown.items()]))))
+@patch
+def flush(self:PlotView)->None:
+    "Send now what is waiting to be sent"
+    with self._lock:
+        if self._timer: self._timer.cancel()
+        whole, grown = self._all, self._grown
+        self._timer, self._all, self._grown, self._last = None, False, {}, time.monotonic()
+        if whole or grown and self._last-self._born < 3: self.send_state('picture')   # a page needs a moment before it hears pieces
+        elif grown:
+            d = self._fig['data']
+            self.send(dict(type='extend', json=pio.json.to_json_plotly(dict(epoch=self._epoch, traces=[[i, n, packed(d[i]['x'][n:]), packed(d[i]['y'][n:])] for i,n in grown.items()]))))
 
-    def on_click(self,
-        f, # Called with dict(curve, point, x, y, customdata)
-    )->None:
-        "Call `f` when a point is clicked"
-        self._clicks.append(f)
+# %% ../nbs/api/54_widgets.ipynb #a810a1c0
+@patch
+def on_click(self:PlotView,
+    f, # Called with dict(curve, point, x, y, customdata)
+)->None:
+    "Call `f` when a point is clicked"
+    self._clicks.append(f)
 
-    def _hear(self, _, msg, buffers):
-        if msg.get('type') == 'plotly': self._send_library()
-        if msg.get('type') == 'state': self.send_state('picture')
-        if msg.get('type') == 'click':
-            for f in self._clicks: f({k: msg.get(k) for k in ('curve', 'point', 'x', 'y', 'customdata')})
+@patch
+def _hear(self:PlotView, _, msg, buffers):
+    if msg.get('type') == 'plotly': self._send_library()
+    if msg.get('type') == 'state': self.send_state('picture')
+    if msg.get('type') == 'click':
+        for f in self._clicks: f({k: msg.get(k) for k in ('curve', 'point', 'x', 'y', 'customdata')})
 
-    def _send_library(self):
-        PlotView.library_sent = True
-        self.send(dict(type='plotly'), [PLOTLY_JS.read_bytes()])
+@patch
+def _send_library(self:PlotView):
+    PlotView.library_sent = True
+    self.send(dict(type='plotly'), [PLOTLY_JS.read_bytes()])
 
-    @property
-    def figure(self)->go.Figure:
-        "What is shown now, as an ordinary figure"
-        with self._lock: return go.Figure(unpacked(self._fig), skip_invalid=True)
+# %% ../nbs/api/54_widgets.ipynb #95cd322e
+@patch(as_prop=True)
+def figure(self:PlotView)->go.Figure:
+    "What is shown now, as an ordinary figure"
+    with self._lock: return go.Figure(unpacked(self._fig), skip_invalid=True)
 
-    def _repr_mimebundle_(self, **kw):
-        def push():
-            if not PlotView.library_sent: self._send_library()
-        if not PlotView.library_sent:
-            timer = threading.Timer(3, push)
-            timer.daemon = True
-            timer.start()
-        bundle = super()._repr_mimebundle_(**kw)
-        data, meta = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return static_bundle(self.figure) | data | {'text/plain': 'PlotView'}, meta
+@patch
+def _repr_mimebundle_(self:PlotView, **kw):
+    def push():
+        if not PlotView.library_sent: self._send_library()
+    if not PlotView.library_sent:
+        timer = threading.Timer(3, push)
+        timer.daemon = True
+        timer.start()
+    bundle = super(PlotView, self)._repr_mimebundle_(**kw)
+    data, meta = bundle if isinstance(bundle, tuple) else (bundle, {})
+    return static_bundle(self.figure) | data | {'text/plain': 'PlotView'}, meta
