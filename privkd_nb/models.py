@@ -55,7 +55,7 @@ def parameter_table(
         rows.append(dict(model=name, layers=m.config.num_hidden_layers, hidden=m.config.hidden_size, **n, total=sum(n.values())))
     return pd.DataFrame(rows).set_index('model')
 
-# %% ../nbs/api/20_models.ipynb #f4084ba6
+# %% ../nbs/api/20_models.ipynb #9ff0c419
 def weights_hash(
     model,     # Any module
     n:int=16,  # Hexadecimal digits
@@ -64,7 +64,7 @@ def weights_hash(
     h = hashlib.sha256()
     for k,v in sorted(model.state_dict().items()):
         h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
-        h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:n]
 
 # %% ../nbs/api/20_models.ipynb #b7b93f4b
