@@ -10,20 +10,25 @@ import torch
 from torch.overrides import TorchFunctionMode
 from .core import InputError
 
-# %% ../nbs/api/31_taps.ipynb #f3f2bb7d
+# %% ../nbs/api/31_taps.ipynb #5e04b252
 class AttentionTap(TorchFunctionMode):
     "Within the block, collect the input (`scores`) and output (`probabilities`) of each attention softmax, (b,h,t,t), in layer order"
     SOFTMAX = {torch.softmax, torch.Tensor.softmax, torch.nn.functional.softmax}
-    def __init__(self):
+    def __init__(self,
+        layers=None, # Which layers are kept; None: all. Of the others there is a None
+        on:str='',   # Keep 'scores' or 'probabilities' only; '': both
+    ):
         super().__init__()
-        self.scores, self.probabilities, self.inside = [], [], False
+        self.layers, self.on, self.scores, self.probabilities, self.inside = layers, on, [], [], False
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func not in self.SOFTMAX or self.inside or args[0].ndim != 4: return func(*args, **(kwargs or {}))
         self.inside = True              # functional.softmax calls Tensor.softmax
         try: out = func(*args, **(kwargs or {}))
         finally: self.inside = False
-        self.scores.append(args[0]); self.probabilities.append(out)
+        keep = self.layers is None or len(self.scores) in self.layers
+        self.scores.append(args[0] if keep and self.on != 'probabilities' else None)
+        self.probabilities.append(out if keep and self.on != 'scores' else None)
         return out
 
 # %% ../nbs/api/31_taps.ipynb #b67a7922
@@ -42,13 +47,14 @@ def restore_kernel(
     if before := getattr(model, 'kernel_before', None): model.set_attn_implementation(before)
     model.kernel_before = None
 
-# %% ../nbs/api/31_taps.ipynb #8d0d249d
+# %% ../nbs/api/31_taps.ipynb #65cd668f
 def attention_of(
     tap:AttentionTap,      # After a forward pass
     model,                 # The model that ran
     on:str='scores',       # 'scores' (before the softmax) or 'probabilities'
+    n:int|None=None,       # Layers that ran; None: all of the model's
 )->list[torch.Tensor]:     # (b,h,t,t), one a layer
     "What a tap collected, checked to be one tensor a layer"
-    got, n = getattr(tap, on), model.config.num_hidden_layers
+    got, n = getattr(tap, on), n or model.config.num_hidden_layers
     if len(got) != n: raise InputError(f"{len(got)} attention softmaxes were seen in {n} layers of {type(model).__name__}; the attention term needs the eager kernel: call use_eager first, or leave 'attention' out of losses.")
     return got

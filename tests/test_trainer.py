@@ -4,20 +4,21 @@ import pandas as pd, pytest, torch
 from privkd_nb.batches import encode
 from privkd_nb.core import InputError
 from privkd_nb.initialization import init_student
+from privkd_nb.passes import forward, wants_of
 from privkd_nb.record import History
 from privkd_nb.spec import PAPER, InitSpec
 from privkd_nb.taps import use_eager
 from privkd_nb.testing import tiny_batch, tiny_model
 from privkd_nb.tokenizer import train_tokenizer
-from privkd_nb.trainer import DistillTrainer, DivergedError, batch_totals, distill_terms, forward, training_args
+from privkd_nb.trainer import DistillTrainer, DivergedError, batch_totals, distill_terms, training_args
 
 ALL = [*PAPER, 'kl']
 
 
 def terms(student, teacher, layers, batch, grad=False):
     with torch.set_grad_enabled(grad):
-        s = forward(student, batch, True, 'scores')
-    with torch.no_grad(): t = forward(teacher, batch, True, 'scores')
+        s = forward(student, batch, wants_of(ALL, range(student.config.num_hidden_layers)))
+    with torch.no_grad(): t = forward(teacher, batch, wants_of(ALL, layers))
     return distill_terms(ALL, s, t, batch, layers, batch_totals([batch]))
 
 
