@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TINY', 'WATCHED', 'load_data', 'default_lr', 'watched', 'base_path', 'fit', 'fine_tune', 'teacher_path', 'Models',
-           'load_models', 'StoppedError', 'run_lock', 'clear_run', 'make_trainer', 'stopped', 'write_results', 'distil',
-           'early_stopping', 'first_metric', 'language_table', 'summary']
+           'load_models', 'StoppedError', 'run_lock', 'clear_run', 'economy_of', 'make_trainer', 'stopped',
+           'write_results', 'distil', 'early_stopping', 'first_metric', 'language_table', 'summary']
 
-# %% ../nbs/api/60_job.ipynb #373fd334
+# %% ../nbs/api/60_job.ipynb #bb413973
 import shutil, time
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +22,9 @@ from .initialization import InitCard, init_student
 from .models import align_labels, load_encoder, load_tokenizer, part_of, weights_hash
 from .plots import SCORES
 from .record import Heartbeat, History, Run, describe_environment
+from .speed import speed_rows
 from .tasks import Task, load_task
-from .trainer import DistillTrainer, Progress, Watch, training_args
+from .trainer import DistillTrainer, Economy, Progress, Watch, training_args
 
 # %% ../nbs/api/60_job.ipynb #0d23fcf4
 TINY = dict(languages=3, rows=40, epochs=1)
@@ -155,7 +156,12 @@ def clear_run(run:Run)->None:
     for p in run.path.glob('*'):
         if p.name not in ('log.txt', 'request.json', 'run.unfinished.ipynb'): shutil.rmtree(p) if p.is_dir() else p.unlink()
 
-# %% ../nbs/api/60_job.ipynb #316576f7
+# %% ../nbs/api/60_job.ipynb #85eae2c7
+def economy_of(cfg:RunConfig)->Economy:
+    "What a run saves"
+    return Economy(cfg.vocabulary, cfg.packing, cache_dir('answers') if cfg.cache == 'auto' else None, cfg.budget, cfg.batching, cfg.pieces)
+
+# %% ../nbs/api/60_job.ipynb #4513775e
 def make_trainer(
     run:Run,
     cfg:RunConfig,
@@ -173,7 +179,7 @@ def make_trainer(
     card.save(run.path/'init_card.json')
     args = training_args(run.path/'checkpoints', len(train), epochs, lr, cfg.batch_size, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
     trainer = DistillTrainer(student, models.teacher, cfg.losses, card.layers, history=History(run.path/'history.jsonl'), train_languages=task.train_languages,
-                             args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, callbacks=[Progress(f'distilling ({cfg.init})'), Watch(heart)])
+                             economy=economy_of(cfg), args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, callbacks=[Progress(f'distilling ({cfg.init})'), Watch(heart)])
     if cfg.patience: trainer.add_callback(early_stopping(cfg.patience))
     return trainer, test
 
@@ -181,9 +187,10 @@ def stopped(trainer:DistillTrainer)->bool:
     "Whether training ended because it was asked to"
     return any(isinstance(c, Watch) and c.stopped for c in trainer.callback_handler.callbacks)
 
-# %% ../nbs/api/60_job.ipynb #6a59dedc
+# %% ../nbs/api/60_job.ipynb #2d7efc7d
 def write_results(
     run:Run,
+    cfg:RunConfig,
     trainer:DistillTrainer, # Trained
     models:Models,
     task:Task,
@@ -195,11 +202,12 @@ def write_results(
     run.write('history', trainer.history.frame())
     run.write('metrics', pd.concat([metric_rows(s, who, 'test', trainer.state.global_step) for who,s in scores.items()], ignore_index=True))
     run.write('predictions', pd.concat([p.assign(model=who, split='test') for who,p in preds.items()], ignore_index=True))
+    run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, models.tokenizer.pad_token_id, **(dict(seconds=0, texts=4) if cfg.tiny else dict(budget=6))))
     run.write('texts', task.test.assign(text=task.test.text if task.kind == 'sequence' else task.test.tokens.map(' '.join))[['id', 'language', 'text']])
     trainer.save_model(run.path/'model')
     models.tokenizer.save_pretrained(run.path/'model')
 
-# %% ../nbs/api/60_job.ipynb #9ff6c927
+# %% ../nbs/api/60_job.ipynb #0ef613e5
 def distil(
     cfg:RunConfig,
     task:Task|None=None,     # From `load_data`; None: load it
@@ -220,8 +228,8 @@ def distil(
             steps = trainer.state.global_step
             if stopped(trainer): raise StoppedError(f"run {run.path.name} was stopped at step {steps} of {trainer.state.max_steps}, at a checkpoint; start it again and it goes on from there.")
             heart.say('scoring')
-            write_results(run, trainer, models, task, test)
-            write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1)))
+            write_results(run, cfg, trainer, models, task, test)
+            write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1), economy=trainer.saved))
             shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
             run.finish()
             heart.say('finished')
