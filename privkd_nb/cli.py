@@ -107,13 +107,14 @@ def explore(
         try: subprocess.run(cmd, env=os.environ | dict(JUPYTER_PATH=paths), check=False)
         except KeyboardInterrupt: pass
 
-# %% ../nbs/api/70_cli.ipynb #524b6fc3
+# %% ../nbs/api/70_cli.ipynb #1b99ec24
 def main(argv=None)->int:
     "The console command `privkd`"
     parser = argparse.ArgumentParser('privkd', description='Multilingual knowledge distillation: what are the initial weights worth?')
     parser.add_argument('--version', action='version', version=privkd_nb.__version__)
     sub = parser.add_subparsers(dest='command', required=True)
     add_run_options(sub.add_parser('run', help='distil one student and record it'))
+    add_run_options(sub.add_parser('distil', help='the same without a notebook; under torchrun or accelerate launch, on several devices'))
     add_study_options(sub.add_parser('study', help='every combination of several values: --seed 0 1 2 --init scratch copy_ft'))
     p = sub.add_parser('explore', help='look at a folder of runs in the browser')
     p.add_argument('runs', nargs='?', default='sample', help="a folder of runs, a packed study, or 'sample' (default)")
@@ -126,6 +127,9 @@ def main(argv=None)->int:
     command = args.pop('command')
     try:
         if command == 'run': print(f"executed notebook: {run_notebook({k: v for k,v in args.items() if v is not None})}")
+        if command == 'distil':
+            from privkd_nb.job import distil
+            print(f"on record: {distil(RunConfig(**{k: v for k,v in args.items() if v is not None})).path}")
         if command == 'study': print(make_study({k: v for k,v in args.items() if v is not None and k != 'workers'}, args['workers']))
         if command == 'explore': explore(args['runs'], args['port'], not args['no_browser'])
         if command == 'pack':
@@ -142,3 +146,5 @@ def main(argv=None)->int:
         print(f'privkd: {e.ename}: {e.evalue}', file=sys.stderr)
         return 2 if e.ename == 'InputError' else 1
     return 0
+
+if __name__ == '__main__': sys.exit(main())

@@ -7,8 +7,9 @@ __all__ = ['TINY', 'WATCHED', 'load_data', 'default_lr', 'watched', 'base_path',
            'load_models', 'StoppedError', 'run_lock', 'clear_run', 'economy_of', 'make_trainer', 'stopped',
            'write_results', 'distil', 'early_stopping', 'first_metric', 'language_table', 'summary']
 
-# %% ../nbs/api/60_job.ipynb #bb413973
+# %% ../nbs/api/60_job.ipynb #a9df1d85
 import shutil, time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from .evaluation import block_influence, metric_rows, predict, score_predictions
 from .initialization import InitCard, init_student
 from .models import align_labels, load_encoder, load_tokenizer, part_of, weights_hash
 from .plots import SCORES
+from .ranks import folder_to_write, from_main, is_main, wait_for_all, world
 from .record import Heartbeat, History, Run, describe_environment
 from .speed import speed_rows
 from .tasks import Task, load_task
@@ -80,7 +82,7 @@ def fit(
         if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
     trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
 
-# %% ../nbs/api/60_job.ipynb #818b8fa6
+# %% ../nbs/api/60_job.ipynb #35291fb2
 def fine_tune(
     cfg:RunConfig,
     task:Task,         # The teacher's data
@@ -92,14 +94,15 @@ def fine_tune(
     tok, model = load_tokenizer(base), load_encoder(base, task.kind, task.labels)
     train, val = (encode(d, tok, task.labels, cfg.max_length) for d in (task.train, watched(task)))
     args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, cfg.lr or default_lr(model), cfg.batch_size, seed=0, metric=task.metric, evals=2)
-    trainer = DistillTrainer(model, losses='ce', history=History(work/'history.jsonl'), train_languages=task.train_languages, args=args,
+    trainer = DistillTrainer(model, losses='ce', history=History(work/'history.jsonl' if is_main() else None), train_languages=task.train_languages, args=args,
                              train_dataset=train, eval_dataset=val, processing_class=tok, callbacks=[Progress('fine-tuning the teacher (once)')])
     fit(trainer, work)
     trainer.save_model(folder)
+    if not is_main(): return
     tok.save_pretrained(folder)
     trainer.history.frame().to_parquet(folder/'history.parquet', index=False)
 
-# %% ../nbs/api/60_job.ipynb #ec4b0a2d
+# %% ../nbs/api/60_job.ipynb #ef80d343
 def teacher_path(
     cfg:RunConfig,
     base:str, # From `base_path`
@@ -110,11 +113,16 @@ def teacher_path(
     start = weights_hash(load_encoder(base, task.kind, [str(i) for i in range(len(task.labels))]).base_model)
     key = content_key([start, task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr, cfg.batch_size, cfg.max_length, cfg.tiny])
     path, work = cache_dir('teachers')/key, cache_dir('teachers')/f'{key}.unfinished'
-    build_once(path, lambda tmp: fine_tune(cfg, task, base, tmp, work))
-    shutil.rmtree(work, ignore_errors=True)
+    if world() == 1: build_once(path, lambda tmp: fine_tune(cfg, task, base, tmp, work))
+    elif not from_main((path/'done.json').exists()):            # all ranks train it, the main one keeps it
+        with folder_to_write(path.with_name(f'{key}.ranks')) as tmp:
+            fine_tune(cfg, task, base, tmp, work)
+            if is_main(): build_once(path, lambda made: shutil.copytree(tmp, made, dirs_exist_ok=True))
+        wait_for_all()
+    if is_main(): shutil.rmtree(work, ignore_errors=True); shutil.rmtree(path.with_name(f'{key}.ranks'), ignore_errors=True)
     return str(path)
 
-# %% ../nbs/api/60_job.ipynb #709f6a28
+# %% ../nbs/api/60_job.ipynb #9acc78e2
 class Models(NamedTuple):
     "What a run works with"
     tokenizer:Any    # The teacher's
@@ -125,12 +133,15 @@ class Models(NamedTuple):
 def load_models(
     cfg:RunConfig,
     task:Task, # From `load_data`
+    having:Models|None=None, # Of another run with the same teacher, which is shared
 )->Models:
     "Load, or make, the teacher and what the student starts from"
     base = base_path(cfg) if cfg.teacher == 'auto' or cfg.init == 'copy_base' else None
-    name = teacher_path(cfg, base)
-    tok, teacher = load_tokenizer(name), load_encoder(name, task.kind)
-    align_labels(teacher, task.labels)
+    if having: name, tok, teacher = having.teacher_name, having.tokenizer, having.teacher
+    else:
+        name = teacher_path(cfg, base)
+        tok, teacher = load_tokenizer(name), load_encoder(name, task.kind)
+        align_labels(teacher, task.labels)
     other = base if cfg.init == 'copy_base' else cfg.student if cfg.init == 'pretrained' else None
     other_model = load_encoder(other, task.kind, task.labels) if other else None
     if other_model is not None:
@@ -161,13 +172,16 @@ def economy_of(cfg:RunConfig)->Economy:
     "What a run saves"
     return Economy(cfg.vocabulary, cfg.packing, cache_dir('answers') if cfg.cache == 'auto' else None, cfg.budget, cfg.batching, cfg.pieces)
 
-# %% ../nbs/api/60_job.ipynb #4513775e
+# %% ../nbs/api/60_job.ipynb #c3b03fb0
 def make_trainer(
     run:Run,
     cfg:RunConfig,
     task:Task,
     models:Models,
     heart:Heartbeat,
+    checkpoints:Path,
+    ask=None,   # A `SharedTeacher`, for students that are trained together
+    watch=(),   # More callbacks
 )->tuple[DistillTrainer,Encoded]: # And the encoded test texts
     "The student, its record so far, and the trainer for it"
     student, card = init_student(cfg.init_spec(), models.teacher, models.base)
@@ -177,9 +191,9 @@ def make_trainer(
     train, val, test = (encode(d, models.tokenizer, task.labels, cfg.max_length) for d in (task.train, watched(task), task.test))
     card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, val, models.tokenizer.pad_token_id))
     card.save(run.path/'init_card.json')
-    args = training_args(run.path/'checkpoints', len(train), epochs, lr, cfg.batch_size, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
+    args = training_args(checkpoints, len(train), epochs, lr, cfg.batch_size, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
     trainer = DistillTrainer(student, models.teacher, cfg.losses, card.layers, history=History(run.path/'history.jsonl'), train_languages=task.train_languages,
-                             economy=economy_of(cfg), args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, callbacks=[Progress(f'distilling ({cfg.init})'), Watch(heart)])
+                             economy=economy_of(cfg), args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, ask=ask, callbacks=[Progress(f'distilling ({cfg.init})'), Watch(heart), *watch])
     if cfg.patience: trainer.add_callback(early_stopping(cfg.patience))
     return trainer, test
 
@@ -187,7 +201,7 @@ def stopped(trainer:DistillTrainer)->bool:
     "Whether training ended because it was asked to"
     return any(isinstance(c, Watch) and c.stopped for c in trainer.callback_handler.callbacks)
 
-# %% ../nbs/api/60_job.ipynb #2d7efc7d
+# %% ../nbs/api/60_job.ipynb #d450ea96
 def write_results(
     run:Run,
     cfg:RunConfig,
@@ -207,32 +221,36 @@ def write_results(
     trainer.save_model(run.path/'model')
     models.tokenizer.save_pretrained(run.path/'model')
 
-# %% ../nbs/api/60_job.ipynb #0ef613e5
+# %% ../nbs/api/60_job.ipynb #f511e061
 def distil(
     cfg:RunConfig,
     task:Task|None=None,     # From `load_data`; None: load it
     models:Models|None=None, # From `load_models`; None: load or make them
+    ask=None, watch=(),      # As in `make_trainer`
 )->Run:                      # Finished
     "Distil one student and record everything about it"
     run = Run.named(cfg.out_dir, cfg.identity())
-    with run_lock(run):
-        if run.finished and not cfg.redo: return run
-        if cfg.redo: clear_run(run)
-        start, heart = time.time(), Heartbeat(run.path)
+    with run_lock(run) if is_main() else nullcontext(), folder_to_write(run.path) as folder:
+        if from_main(run.finished and not cfg.redo): return run
+        if cfg.redo and is_main(): clear_run(run)
+        start, mine, heart = time.time(), Run(folder), Heartbeat(folder)
         heart.say('preparing')
         try:
             task = task or load_data(cfg)
             models = models or load_models(cfg, task)
-            trainer, test = make_trainer(run, cfg, task, models, heart)
+            wait_for_all()
+            trainer, test = make_trainer(mine, cfg, task, models, heart, run.path/'checkpoints', ask, watch)
             fit(trainer, run.path/'checkpoints', models.teacher)
             steps = trainer.state.global_step
             if stopped(trainer): raise StoppedError(f"run {run.path.name} was stopped at step {steps} of {trainer.state.max_steps}, at a checkpoint; start it again and it goes on from there.")
             heart.say('scoring')
-            write_results(run, cfg, trainer, models, task, test)
-            write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1), economy=trainer.saved))
-            shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
-            run.finish()
+            if is_main():
+                write_results(run, cfg, trainer, models, task, test)
+                write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1), economy=trainer.saved))
+                shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
+                run.finish()
             heart.say('finished')
+            wait_for_all()
             return run
         except BaseException as e:
             heart.say('stopped' if isinstance(e, (StoppedError, KeyboardInterrupt)) else 'failed')

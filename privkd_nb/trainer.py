@@ -6,7 +6,7 @@
 __all__ = ['batch_totals', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'Economy', 'DistillTrainer',
            'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/34_trainer.ipynb #238a0724
+# %% ../nbs/api/34_trainer.ipynb #00ad3c15
 import math, os, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from .evaluation import evaluate_by_language, metric_rows, with_means
 from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, logit_kl, logit_mse
 from .packing import can_pack
 from .passes import forward, wants_of
+from .ranks import from_main
 from .record import Heartbeat, History
 from .spec import PAPER, parse_losses
 from .taps import restore_kernel, use_eager
@@ -97,7 +98,7 @@ class Economy:
         check_choice('vocabulary', self.vocabulary, ['auto', 'used', 'all'])
         check_choice('packing', self.packing, ['auto', 'on', 'off'])
 
-# %% ../nbs/api/34_trainer.ipynb #f0814de3
+# %% ../nbs/api/34_trainer.ipynb #277f920c
 class DistillTrainer(Trainer):
     "Train a student on gold labels and on its teacher's logits, hidden states and attention"
     loss_is_scaled_for_ga = True        # `compute_loss` divides by the counts of the whole update
@@ -111,7 +112,7 @@ class DistillTrainer(Trainer):
         history:History|None=None, # Where numbers are written as they come
         train_languages=(),     # The seen languages; checkpoints are chosen by these alone
         economy:Economy|None=None, # What is saved; None: what costs no disk
-        ask=None,               # What answers for the teacher: by default a `Teacher`
+        ask=None,               # A `SharedTeacher`, which several students ask; None: a `Teacher` of its own
         **kw,                   # Of `transformers.Trainer`: args, train_dataset, eval_dataset, processing_class …
     ):
         self.losses, self.layers, self.attention_on, self.temp = parse_losses(losses), layers, attention_on, temp
@@ -125,7 +126,8 @@ class DistillTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(Recorder(self))
         self.economy, self.saved, self.steps, self.vocabulary, self.teachers_vocabulary = economy or Economy(), {}, [], None, None
-        self.wants, self.ask = wants_of(self.losses, range(student.config.num_hidden_layers), attention_on), ask
+        self.wants, self.ask = wants_of(self.losses, range(student.config.num_hidden_layers), attention_on), None
+        self.shared = ask
         if self.teacher is not None: self.prepare_teacher()
 
 # %% ../nbs/api/34_trainer.ipynb #d197df6f
@@ -145,15 +147,14 @@ def check_pair(self:DistillTrainer, student):
             torch.manual_seed(0)
             student.distill_projection = nn.Linear(s.hidden_size, t.hidden_size)
 
-# %% ../nbs/api/34_trainer.ipynb #acadecfd
+# %% ../nbs/api/34_trainer.ipynb #fd1bb049
 @patch
 def prepare_teacher(self:DistillTrainer):
     "Make ready what answers for the teacher"
     self.teacher.to(self.args.device).eval().requires_grad_(False)
-    if self.ask is not None: return
-    e = self.economy
-    def make(): return Teacher(self.teacher, wants_of(self.losses, self.layers, self.attention_on), self.train_dataset, e.cache, e.budget, self.processing_class.pad_token_id, self.args.bf16)
-    with self.args.main_process_first(local=False, desc='asking the teacher'): self.ask = make()
+    e, wants = self.economy, wants_of(self.losses, self.layers, self.attention_on)
+    def make(): return Teacher(self.teacher, wants, self.train_dataset, e.cache, e.budget, self.processing_class.pad_token_id, self.args.bf16)
+    with self.args.main_process_first(local=False, desc='asking the teacher'): self.ask = self.shared.adopt(make, wants) if self.shared else make()
     self.saved |= dict(teacher='looked up' if not self.ask.live else 'logits looked up, the rest asked at every step' if self.ask.kept else 'asked at every step')
     if self.ask.note: self.saved['teacher_note'] = self.ask.note
 
@@ -169,7 +170,7 @@ def economize(self:DistillTrainer):
         self.vocabulary = Vocabulary(model, torch.cat(used).numpy(), a.output_dir)
         self.vocabulary.table.to(a.device)
         self.optimizer = self.lr_scheduler = None
-        if self.teacher is not None and not why_whole(self.teacher): self.teachers_vocabulary = Vocabulary(self.teacher, self.vocabulary.ids, a.output_dir)
+        if self.teacher is not None and self.shared is None and not why_whole(self.teacher): self.teachers_vocabulary = Vocabulary(self.teacher, self.vocabulary.ids, a.output_dir)
     self.pads = e.packing == 'off' or not can_pack(model)
     if self.pads and e.packing == 'on': raise InputError(f"packing='on', but {type(model).__name__} with the {model.config._attn_implementation} kernel does not give the same logits without pads; use packing='auto', and batching='length' to pad less.")
     updates = Updates(self.train_dataset.lengths, a.train_batch_size*a.gradient_accumulation_steps*a.world_size, a.data_seed or a.seed, e.batching, e.pieces)
@@ -331,7 +332,7 @@ class Progress(TrainerCallback):
         if new and self.bar is not None: self.shown |= new; self.bar.set_postfix(self.shown, refresh=False)
     def on_train_end(self, args, state, control, **kw): self.bar.close()
 
-# %% ../nbs/api/34_trainer.ipynb #c7142acc
+# %% ../nbs/api/34_trainer.ipynb #c8a9b5f9
 class Watch(TrainerCallback):
     "Keeps a run's `progress.json`; stops at a checkpoint when asked to"
     def __init__(self,
@@ -342,5 +343,5 @@ class Watch(TrainerCallback):
         self.heartbeat.at = dict(step=state.global_step, steps=state.max_steps, first=self.first)
         self.heartbeat.say('training')
     def on_step_end(self, args, state, control, **kw):
-        if self.heartbeat.beat(state.global_step, state.max_steps, self.first) and state.global_step < state.max_steps:
+        if from_main(self.heartbeat.beat(state.global_step, state.max_steps, self.first)) and state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = control.should_save = True

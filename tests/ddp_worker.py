@@ -1,0 +1,31 @@
+"Trains a tiny student without dropout, on as many processes as it is started with, and writes its weights and history. Used by test_ddp.py."
+import sys
+from pathlib import Path
+
+from privkd_nb.batches import encode
+from privkd_nb.initialization import init_student
+from privkd_nb.ranks import is_main
+from privkd_nb.record import History
+from privkd_nb.spec import InitSpec
+from privkd_nb.tasks import load_task
+from privkd_nb.testing import tiny_model
+from privkd_nb.tokenizer import train_tokenizer
+from privkd_nb.trainer import DistillTrainer, Economy, training_args
+
+
+def main(folder, parts, losses, cache):
+    folder, off = Path(folder), dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+    task = load_task(languages='en,hi,sw', fraction=.1)
+    tok = train_tokenizer(load_task(languages='en,hi,sw').train.text, 500)
+    train, val = (encode(d, tok, task.labels, 64) for d in (task.train, task.validation))
+    teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500, seed=1, **off)
+    student, card = init_student(InitSpec('scratch'), teacher)
+    args = training_args(folder/'checkpoints', len(train), 2, lr=1e-3, batch_size=8, parts=int(parts), use_cpu=True)
+    trainer = DistillTrainer(student, teacher, losses, card.layers, history=History(folder/'history.jsonl' if is_main() else None), train_languages=task.train_languages,
+                             economy=Economy(cache=folder/'cache' if cache == 'cache' else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
+    trainer.train()
+    if is_main(): trainer.save_model(folder/'model')
+    assert len(train) % 8 not in (0, 7), 'the last update must be a short one'
+
+
+if __name__ == '__main__': main(*sys.argv[1:])
