@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GIB', 'text_keys', 'about_teacher', 'rows_bytes', 'LiveTeacher', 'KeptTeacher', 'answers', 'kept', 'Teacher']
 
-# %% ../nbs/api/33_teacher.ipynb #8fc44b61
+# %% ../nbs/api/33_teacher.ipynb #c4ec852c
 import hashlib, math, warnings
 from contextlib import nullcontext
 from dataclasses import replace
@@ -15,7 +15,7 @@ from .batches import Collate, Encoded, by_length
 from .models import weights_hash
 from .packing import can_pack
 from .passes import Wants, first_layers, forward, places_of
-from .rows import RowStore, StoreFullError
+from .store import RowStore, StoreFullError
 
 # %% ../nbs/api/33_teacher.ipynb #c8cd9e8a
 def text_keys(
@@ -91,7 +91,7 @@ class KeptTeacher:
                     hidden={i: rows(f'hidden{i}') for i in self.wants.hidden},
                     attention={l: rows(f'attention{l}', lambda s: (s[0], t, t)) for l in self.wants.attention})
 
-# %% ../nbs/api/33_teacher.ipynb #8b849ec8
+# %% ../nbs/api/33_teacher.ipynb #a064e2c6
 def answers(
     teacher:LiveTeacher,
     data:Encoded,
@@ -125,8 +125,7 @@ def kept(
     about = about_teacher(teacher.model, teacher.wants, teacher.bf16)
     name = '-'.join([about['weights'], about['precision'], 'logits' if about['logits'] else hashlib.sha256(str(sorted(about.items())).encode()).hexdigest()[:8]])
     store, keys = RowStore(Path(folder)/name, about), text_keys(data)
-    row = max(1, rows_bytes(teacher.model, data.lengths, teacher.wants)//max(1, len(data)))
-    store.fill(keys, lambda positions: answers(teacher, data, positions, pad_id), max(64, 64*2**20//row))
+    store.fill(keys, lambda positions: answers(teacher, data, positions, pad_id), batch=1024)
     return KeptTeacher(store, keys, teacher.wants)
 
 # %% ../nbs/api/33_teacher.ipynb #71714984
