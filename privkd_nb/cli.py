@@ -54,7 +54,7 @@ def run_notebook(
     os.replace(tmp, out)
     return out
 
-# %% ../nbs/api/70_cli.ipynb #bfe24672
+# %% ../nbs/api/70_cli.ipynb #e562aadc
 def add_study_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->argparse.ArgumentParser:
@@ -62,16 +62,18 @@ def add_study_options(
     for f in fields(RunConfig):
         parser.add_argument(f'--{f.name}', nargs='*', metavar=f.type.__name__.upper(), help=f"{f.metadata['help']} (default: {f.default!r})")
     parser.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
+    parser.add_argument('--together', action='store_true', help='students that differ in their initial weights alone share one pass of the teacher')
     return parser
 
 def make_study(
     given:dict,    # Parameter -> list of values
     workers:int=1,
+    together:bool=False, # As in `run_study`
 )->str:            # What to do next
     "Make all runs of a grid"
     from privkd_nb.study import grid, run_study
     given = {k: ([True] if k in ('tiny', 'redo') and not v else v) for k,v in given.items()}
-    runs = run_study(grid(**given), workers, lambda s: print(s, flush=True))
+    runs = run_study(grid(**given), workers, lambda s: print(s, flush=True), together)
     return f'{len(runs)} runs in {runs[0].path.parent}; look at them with: privkd explore {runs[0].path.parent}'
 
 # %% ../nbs/api/70_cli.ipynb #c2b945bc
@@ -107,7 +109,7 @@ def explore(
         try: subprocess.run(cmd, env=os.environ | dict(JUPYTER_PATH=paths), check=False)
         except KeyboardInterrupt: pass
 
-# %% ../nbs/api/70_cli.ipynb #1b99ec24
+# %% ../nbs/api/70_cli.ipynb #128e5230
 def main(argv=None)->int:
     "The console command `privkd`"
     parser = argparse.ArgumentParser('privkd', description='Multilingual knowledge distillation: what are the initial weights worth?')
@@ -130,7 +132,7 @@ def main(argv=None)->int:
         if command == 'distil':
             from privkd_nb.job import distil
             print(f"on record: {distil(RunConfig(**{k: v for k,v in args.items() if v is not None})).path}")
-        if command == 'study': print(make_study({k: v for k,v in args.items() if v is not None and k != 'workers'}, args['workers']))
+        if command == 'study': print(make_study({k: v for k,v in args.items() if v is not None and k not in ('workers', 'together')}, args['workers'], args['together']))
         if command == 'explore': explore(args['runs'], args['port'], not args['no_browser'])
         if command == 'pack':
             from privkd_nb.analysis import Study, pack
@@ -147,4 +149,4 @@ def main(argv=None)->int:
         return 2 if e.ename == 'InputError' else 1
     return 0
 
-if __name__ == '__main__': sys.exit(main())
+if __name__ == '__main__' and sys.argv[0].endswith('cli.py'): sys.exit(main())

@@ -29,7 +29,7 @@ def typed_value(
     if type_ is int and float(value) != res: raise InputError(f"{name}={value!r} is not a whole number.")
     return res
 
-# %% ../nbs/api/15_config.ipynb #56497760
+# %% ../nbs/api/15_config.ipynb #3c1b1e9a
 def _p(default, help): return field(default=default, metadata=dict(help=help))
 
 @dataclass
@@ -61,6 +61,8 @@ class RunConfig:
     pieces:int = _p(0, 'at most so many pieces an update, pads included; 0: batch_size texts')
     vocabulary:str = _p('auto', 'rows of the embedding table that are trained: auto, used (or refuse) or all')
     packing:str = _p('auto', 'leave pads out: auto, on (or refuse) or off')
+    memory:str = _p('fixed', 'when memory runs out: fixed (stop) or fit (process each update in more parts)')
+    compile:str = _p('auto', "compile the student's layers: auto (if that is measured to be faster), on or off")
     cache:str = _p('auto', "keep the teacher's answers for other runs: auto or off")
     budget:float = _p(1., 'GiB of hidden states and attention that are kept; logits always are')
     seed:int = _p(0, 'data subset, random weights, data order and dropout')
@@ -72,7 +74,7 @@ class RunConfig:
         for f in fields(self): setattr(self, f.name, typed_value(f.name, getattr(self, f.name), f.type))
         self.check()
 
-# %% ../nbs/api/15_config.ipynb #74e895cc
+# %% ../nbs/api/15_config.ipynb #761908e0
 @patch
 def check(self:RunConfig)->None:
     "Refuse what cannot work: the data first, then the numbers, then how the student begins"
@@ -92,7 +94,7 @@ def check(self:RunConfig)->None:
     for name in ('layers', 'lr', 'patience', 'seed', 'pieces', 'budget'):
         if getattr(self, name) < 0: raise InputError(f"{name}={getattr(self, name)} must not be negative.")
     if self.data_dir and not Path(self.data_dir).is_dir(): raise InputError(f"data_dir={self.data_dir!r} is not a folder; leave it empty to take the data from the hub.")
-    for name, choices in dict(batching=BATCHING, vocabulary=['auto', 'used', 'all'], packing=['auto', 'on', 'off'], cache=['auto', 'off']).items(): check_choice(name, getattr(self, name), choices)
+    for name, choices in dict(batching=BATCHING, vocabulary=['auto', 'used', 'all'], packing=['auto', 'on', 'off'], compile=['auto', 'on', 'off'], memory=['fixed', 'fit'], cache=['auto', 'off']).items(): check_choice(name, getattr(self, name), choices)
     parse_losses(self.losses)
     self.init_spec()
     if self.init == 'pretrained' and not self.student: raise InputError("init='pretrained' needs the small checkpoint: pass its name or folder as student.")
@@ -127,8 +129,8 @@ def init_spec(self:RunConfig)->InitSpec:
     "How the student begins"
     return InitSpec(self.init, self.depth, self.layers or None, self.parts, self.seed)
 
-# %% ../nbs/api/15_config.ipynb #6c4c2ba2
-SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'vocabulary', 'packing', 'cache', 'budget') # Where and how a run is made, not what it is
+# %% ../nbs/api/15_config.ipynb #250712f8
+SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'vocabulary', 'packing', 'memory', 'compile', 'cache', 'budget') # Where and how a run is made, not what it is
 
 @patch
 def data_name(self:RunConfig)->str:

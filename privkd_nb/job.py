@@ -167,10 +167,10 @@ def clear_run(run:Run)->None:
     for p in run.path.glob('*'):
         if p.name not in ('log.txt', 'request.json', 'run.unfinished.ipynb'): shutil.rmtree(p) if p.is_dir() else p.unlink()
 
-# %% ../nbs/api/60_job.ipynb #85eae2c7
+# %% ../nbs/api/60_job.ipynb #cb1d2f4b
 def economy_of(cfg:RunConfig)->Economy:
     "What a run saves"
-    return Economy(cfg.vocabulary, cfg.packing, cache_dir('answers') if cfg.cache == 'auto' else None, cfg.budget, cfg.batching, cfg.pieces)
+    return Economy(cfg.vocabulary, cfg.packing, cache_dir('answers') if cfg.cache == 'auto' else None, cfg.budget, cfg.batching, cfg.pieces, cfg.memory, cfg.compile)
 
 # %% ../nbs/api/60_job.ipynb #c3b03fb0
 def make_trainer(

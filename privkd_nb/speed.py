@@ -21,13 +21,13 @@ def sample_texts(
     where = {l: np.flatnonzero(data.languages == l) for l in np.unique(data.languages)}
     return {l: np.random.default_rng(seed_for(0, 'speed', l)).permutation(i)[:texts] for l,i in where.items()}
 
-# %% ../nbs/api/26_speed.ipynb #736ddc5b
+# %% ../nbs/api/26_speed.ipynb #34a21161
 @torch.inference_mode()
 def time_passes(
     model,               # In eval mode
     data:Encoded, chosen:np.ndarray, # Texts, and the positions of those to take, round and round
     batch_size:int, collate:Collate,
-    seconds:float=.25,   # No pass is begun that would likely end later; but there are at least 3
+    seconds:float=.25,   # No pass is begun that would likely end later; but there are at least 3, or 1 that takes over a second
     count:int|None=None, # Exactly so many passes, however long they take
 )->np.ndarray:           # Seconds of each pass
     "Time forward passes"
@@ -35,7 +35,7 @@ def time_passes(
     def now():
         if device.type == 'cuda': torch.cuda.synchronize(device)
         return perf_counter()
-    def more(n): return n < count if count else n < 3 or (now()-begun)*(n+1)/n <= seconds
+    def more(n): return n < count if count else n < (1 if times and times[0] > 1 else 3) or (now()-begun)*(n+1)/n <= seconds
     while more(n := len(times)):
         batch = collate([data[int(i)] for i in np.take(chosen, range(n*batch_size, (n+1)*batch_size), mode='wrap')])
         start = now()

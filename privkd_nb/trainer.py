@@ -6,7 +6,7 @@
 __all__ = ['batch_totals', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'Economy', 'DistillTrainer',
            'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/34_trainer.ipynb #00ad3c15
+# %% ../nbs/api/34_trainer.ipynb #3bfe5e54
 import math, os, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from torch import nn
 from fastcore.basics import patch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from .batches import Collate, Encoded, batch_counts
+from .compile import FasterOfTwo, compile_layers
 from .core import InputError, check_choice, compute_setup
 from .evaluation import evaluate_by_language, metric_rows, with_means
 from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, logit_kl, logit_mse
@@ -84,7 +85,7 @@ class Recorder(TrainerCallback):
     def on_save(self, args, state, control, **kw): self.trainer.write_steps()
     def on_train_end(self, args, state, control, **kw): self.trainer.write_steps()
 
-# %% ../nbs/api/34_trainer.ipynb #1a47d960
+# %% ../nbs/api/34_trainer.ipynb #0651e508
 @dataclass
 class Economy:
     "What need not be computed or stored"
@@ -94,9 +95,12 @@ class Economy:
     budget:float=1.       # GiB of hidden states and attention that are kept; logits always are
     batching:str='random' # As in `update_order`
     pieces:int=0          # As in `update_order`
+    memory:str='fixed'    # When memory runs out: 'fixed' (stop) or 'fit' (process each update in more parts, then keep fewer activations)
+    compile:str='auto'    # Compile the student's layers: 'auto' (on a GPU, in a run of many updates, if it is measured to be faster), 'on', 'off'
     def __post_init__(self):
         check_choice('vocabulary', self.vocabulary, ['auto', 'used', 'all'])
-        check_choice('packing', self.packing, ['auto', 'on', 'off'])
+        check_choice('memory', self.memory, ['fixed', 'fit'])
+        for k in ('packing', 'compile'): check_choice(k, getattr(self, k), ['auto', 'on', 'off'])
 
 # %% ../nbs/api/34_trainer.ipynb #277f920c
 class DistillTrainer(Trainer):
@@ -147,7 +151,7 @@ def check_pair(self:DistillTrainer, student):
             torch.manual_seed(0)
             student.distill_projection = nn.Linear(s.hidden_size, t.hidden_size)
 
-# %% ../nbs/api/34_trainer.ipynb #fd1bb049
+# %% ../nbs/api/34_trainer.ipynb #a8073799
 @patch
 def prepare_teacher(self:DistillTrainer):
     "Make ready what answers for the teacher"
@@ -173,6 +177,8 @@ def economize(self:DistillTrainer):
         if self.teacher is not None and self.shared is None and not why_whole(self.teacher): self.teachers_vocabulary = Vocabulary(self.teacher, self.vocabulary.ids, a.output_dir)
     self.pads = e.packing == 'off' or not can_pack(model)
     if self.pads and e.packing == 'on': raise InputError(f"packing='on', but {type(model).__name__} with the {model.config._attn_implementation} kernel does not give the same logits without pads; use packing='auto', and batching='length' to pad less.")
+    if e.compile == 'on': compile_layers(model)
+    if e.compile == 'auto' and a.device.type == 'cuda': self.add_callback(FasterOfTwo(model))
     updates = Updates(self.train_dataset.lengths, a.train_batch_size*a.gradient_accumulation_steps*a.world_size, a.data_seed or a.seed, e.batching, e.pieces)
     self.saved |= dict(rows=len(self.vocabulary.ids) if self.vocabulary else None, rows_note=reason, packed=not self.pads, padding_share=round(padding_share(self.train_dataset.lengths, updates.order()), 4))
 
@@ -180,12 +186,35 @@ def economize(self:DistillTrainer):
 def train(self:DistillTrainer, *args, **kw):
     "As in Trainer; the student has its whole table again at the end, however it ends"
     self.economize()
-    try: return super(DistillTrainer, self).train(*args, **kw)
+    try:
+        while True:
+            try: return super(DistillTrainer, self).train(*args, **kw)
+            except torch.OutOfMemoryError:
+                if self.economy.memory != 'fit' or not self.need_less(): raise
     finally: self.release()
+
+@patch
+def need_less(self:DistillTrainer)->bool: # Whether there is something left to try
+    "After running out of memory at the first update: more parts an update, then fewer activations"
+    a = self.args
+    if self.state.global_step or a.world_size > 1: return False        # later, resuming from the last checkpoint is the way
+    if a.per_device_train_batch_size % 2 == 0:
+        a.per_device_train_batch_size //= 2; a.gradient_accumulation_steps *= 2
+        self._train_batch_size = a.train_batch_size
+    elif not a.gradient_checkpointing: a.gradient_checkpointing = True
+    else: return False
+    self.model.zero_grad(set_to_none=True)
+    self.pending, self.optimizer, self.lr_scheduler, self.model_wrapped = [], None, None, self.model
+    self.accelerator.free_memory()
+    self.saved |= dict(parts=a.gradient_accumulation_steps, checkpointing=a.gradient_checkpointing)
+    return True
 
 @patch
 def release(self:DistillTrainer):
     "Give student and teacher their whole tables back, and let go of what only training needs"
+    for c in self.callback_handler.callbacks:
+        if isinstance(c, FasterOfTwo): self.saved['layers'] = c.chosen
+    compile_layers(self.accelerator.unwrap_model(self.model), False)
     if self.vocabulary is None: return
     self.optimizer = self.lr_scheduler = self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
     self.model_wrapped = self.model

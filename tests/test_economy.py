@@ -1,0 +1,163 @@
+"What is saved changes no number: each economy is compared with the plain way, on whole trainings."
+import shutil
+
+import pytest, torch
+
+from privkd_nb.batches import encode
+from privkd_nb.config import RunConfig
+from privkd_nb.core import InputError
+from privkd_nb.initialization import init_student
+from privkd_nb.job import distil
+from privkd_nb.record import History
+from privkd_nb.spec import InitSpec
+from privkd_nb.store import StoreFullError
+from privkd_nb.tasks import load_task
+from privkd_nb.testing import tiny_model
+from privkd_nb.tokenizer import train_tokenizer
+from privkd_nb.together import SharedTeacher, distil_together
+from privkd_nb.trainer import DistillTrainer, Economy, training_args
+
+PLAIN = dict(vocabulary='all', packing='off', compile='off')
+
+
+@pytest.fixture(scope='module')
+def data():
+    task = load_task(languages='en,hi,sw', fraction=.2)
+    tok = train_tokenizer(load_task(languages='en,hi,sw').train.text, 2000)
+    return task, tok, *(encode(d, tok, task.labels, 64) for d in (task.train, task.validation))
+
+
+def trained(data, folder, arch='xlmr', losses='ce,logits', dropout=0., steps=20, spec=InitSpec('scratch'), **kw):
+    "20 updates; the history's losses, the trainer and its student's weights"
+    task, tok, train, val = data
+    economy = Economy(**PLAIN | {k: kw.pop(k) for k in list(kw) if k in Economy.__dataclass_fields__})
+    off = {} if arch == 'modernbert' else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    t = tiny_model(arch, 4, task.labels, vocab_size=2000, seed=1, **off)
+    student, card = init_student(spec, t)
+    args = training_args(folder, len(train), 2, lr=1e-3, batch_size=8, use_cpu=True, max_steps=steps, eval_strategy='no', save_strategy='no', **kw)
+    tr = DistillTrainer(student, t, losses, card.layers, history=History(), economy=economy, args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
+    tr.train()
+    h = tr.history.frame()
+    return h[h.metric == 'loss'].value.to_numpy(), tr, student.state_dict()
+
+
+def same(a, b, tol=0.):
+    assert a.keys() == b.keys()
+    for k in a: assert torch.equal(a[k], b[k]) if not tol else torch.allclose(a[k], b[k], atol=tol), (k, (a[k]-b[k]).abs().max())
+
+
+@pytest.mark.parametrize('arch', ['xlmr', 'deberta', 'modernbert'])
+class TestRowsInUse:
+    def test_twenty_updates_end_with_the_same_bits(self, data, tmp_path, arch):
+        _, _, whole = trained(data, tmp_path, arch, dropout=.1, max_grad_norm=0.)
+        _, tr, cut = trained(data, tmp_path, arch, dropout=.1, max_grad_norm=0., vocabulary='used')
+        assert tr.saved['rows'] < 1500 and whole[next(k for k in whole if 'word_emb' in k or 'tok_emb' in k)].shape[0] == 2000
+        same(whole, cut)
+
+    def test_with_clipping_too_up_to_rounding(self, data, tmp_path, arch):
+        # the norm of a longer gradient, mostly zeros, is summed in another order
+        (_, _, whole), (_, _, cut) = (trained(data, tmp_path, arch, max_grad_norm=.1, vocabulary=v) for v in ('all', 'used'))
+        same(whole, cut, 1e-5)
+
+
+def test_where_rows_in_use_are_not_exact_it_is_said(data, tmp_path):
+    with pytest.raises(InputError, match=r"vocabulary='used' would not be exact: weight_decay=0.1 moves rows"): trained(data, tmp_path, vocabulary='used', weight_decay=.1)
+    _, tr, _ = trained(data, tmp_path, vocabulary='auto', weight_decay=.1, steps=2)
+    assert tr.saved['rows'] is None and 'weight_decay' in tr.saved['rows_note']
+
+
+@pytest.mark.parametrize('losses', ['ce,logits', 'paper', 'ce,kl'])
+def test_without_pads_the_losses_are_the_same(data, tmp_path, losses):
+    (a, _, x), (b, tr, y) = (trained(data, tmp_path, losses=losses, packing=p) for p in ('off', 'on'))
+    assert tr.saved['packed'] and tr.saved['padding_share'] > .1
+    assert abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+
+
+@pytest.mark.parametrize('arch', ['deberta', 'modernbert'])
+def test_what_cannot_be_packed_is_refused_or_left(data, tmp_path, arch):
+    with pytest.raises(InputError, match="packing='on', but"): trained(data, tmp_path, arch, packing='on')
+    assert trained(data, tmp_path, arch, packing='auto', steps=1)[1].saved['packed'] is False
+
+
+@pytest.mark.parametrize('losses', ['ce,logits', 'paper'])
+@pytest.mark.parametrize('packing', ['off', 'auto'])
+def test_looked_up_is_asked(data, tmp_path, losses, packing):
+    a, live, x = trained(data, tmp_path, losses=losses, packing=packing)
+    b, kept, y = trained(data, tmp_path, losses=losses, packing=packing, cache=tmp_path/'cache')
+    assert live.ask.live and not kept.ask.live
+    assert abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+
+
+def test_a_damaged_cache_is_named_and_made_again(data, tmp_path):
+    a, _, _ = trained(data, tmp_path, cache=tmp_path/'cache')
+    seg, = (tmp_path/'cache').glob('*/*.safetensors')
+    seg.write_bytes(seg.read_bytes()[:-100])
+    with pytest.warns(UserWarning, match='truncated'): b, tr, _ = trained(data, tmp_path, cache=tmp_path/'cache')
+    assert (a == b).all() and tr.saved['teacher'] == 'looked up'
+    assert len(list((tmp_path/'cache').glob('*/*damaged*'))) == 1
+
+
+def test_a_full_disk_does_not_stop_a_run(data, tmp_path, monkeypatch):
+    a, _, _ = trained(data, tmp_path)
+    def full(*a, **kw): raise StoreFullError('There is no room for 9 more bytes')
+    monkeypatch.setattr('privkd_nb.store.write_segment', full)
+    with pytest.warns(UserWarning, match='the teacher is asked at every step'): b, tr, _ = trained(data, tmp_path, cache=tmp_path/'full')
+    assert abs(a/b-1).max() < 1e-4 and 'no room' in tr.saved['teacher_note']
+
+
+@pytest.mark.parametrize('most', [4, 1, 0])
+def test_short_of_memory_an_update_is_made_in_parts(data, tmp_path, monkeypatch, most):
+    a, _, x = trained(data, tmp_path, losses='paper')
+    prepare = DistillTrainer.economize
+    def short(self):
+        prepare(self)
+        def hook(module, args, kw):
+            if module.training and len(kw['input_ids']) > max(most, 1) or not most and not self.args.gradient_checkpointing: raise torch.OutOfMemoryError('pretended')
+        self.model.register_forward_pre_hook(hook, with_kwargs=True)
+    monkeypatch.setattr(DistillTrainer, 'economize', short)
+    with pytest.raises(torch.OutOfMemoryError): trained(data, tmp_path, losses='paper')
+    b, tr, y = trained(data, tmp_path, losses='paper', memory='fit')
+    assert tr.saved['parts'] == (2 if most == 4 else 8) and tr.saved['checkpointing'] is (most == 0)
+    assert abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+
+
+@pytest.mark.skipif(shutil.which('g++') is None and shutil.which('c++') is None, reason='skipped: no C++ compiler for torch.compile')
+def test_compiled_layers_compute_the_same(data, tmp_path):
+    (a, _, x), (b, _, y) = (trained(data, tmp_path, compile=c, steps=6) for c in ('off', 'on'))
+    assert abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+
+
+def test_together_the_teacher_is_asked_once_a_batch(tmp_path, monkeypatch):
+    shared = []
+    start = SharedTeacher.__init__
+    def init(self): start(self); shared.append(self)
+    monkeypatch.setattr(SharedTeacher, '__init__', init)
+    runs = distil_together([RunConfig(tiny=True, init=i, losses='ce,logits,attention', cache='off', out_dir=str(tmp_path)) for i in ('scratch', 'copy_base', 'copy_ft')])
+    steps = {r.history.query("split == 'train'").step.max() for r in runs}
+    assert len(shared) == 1 and {shared[0].asked} == steps
+
+
+def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
+    from privkd_nb import job
+    init = job.init_student
+    def broken(spec, *a): 
+        if spec.source == 'copy_base': raise RuntimeError('broken on purpose')
+        return init(spec, *a)
+    monkeypatch.setattr(job, 'init_student', broken)
+    configs = [RunConfig(tiny=True, init=i, losses='ce', out_dir=str(tmp_path)) for i in ('scratch', 'copy_base', 'copy_ft')]
+    with pytest.raises(RuntimeError, match='broken on purpose'): distil_together(configs)
+    monkeypatch.undo()
+    from privkd_nb.record import Run
+    assert [Run.named(c.out_dir, c.identity()).finished for c in configs] == [True, False, True]
+
+
+@pytest.mark.parametrize('kw', [dict(batching='length'), dict(pieces=200)])
+def test_other_ways_to_batch_are_other_runs(tmp_path, kw):
+    a, b = (RunConfig(tiny=True, losses='ce', out_dir=str(tmp_path), **k) for k in ({}, kw))
+    assert a.identity() != b.identity()
+    run = distil(b)
+    assert run.finished and run.environment['economy']['padding_share'] < .35
