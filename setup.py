@@ -13,13 +13,13 @@ cfg = cfg['DEFAULT']
 
 
 class BuildWithNotebooks(build_py):
-    "Puts the experiment notebook beside the modules, so that `privkd run` finds it in an installed package"
+    "Puts the notebooks that commands execute beside the modules, so that they are found in an installed package"
     def run(self):
         super().run()
         if self.editable_mode: return
         to = Path(self.build_lib)/cfg['lib_path']/'notebooks'
         to.mkdir(parents=True, exist_ok=True)
-        shutil.copy(root/'nbs'/'run.ipynb', to/'run.ipynb')
+        for name in ('run.ipynb', 'bench.ipynb'): shutil.copy(root/'nbs'/name, to/name)
 
 
 setup(
@@ -32,7 +32,7 @@ setup(
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
     package_data={cfg['lib_path']: ['py.typed', 'playground/*.json', 'sample/*', 'plot_view.js', 'jupyter/voila/templates/privkd/*']}, zip_safe=False,
     python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(),
-    extras_require={'notebook': cfg['notebook_requirements'].split(), 'dev': cfg['dev_requirements'].split()},
+    extras_require={'notebook': cfg['notebook_requirements'].split(), 'bench': cfg['bench_requirements'].split(), 'dev': (cfg['dev_requirements']+' '+cfg['bench_requirements']).split()},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"]},
     cmdclass={'build_py': BuildWithNotebooks},
 )

@@ -23,7 +23,7 @@ timeout 300 papermill nbs/run.ipynb "$out/run.ipynb" -p tiny True -p out_dir "$o
 ls "$out"; rm -rf "$out"
 
 step examples in the pages
-nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run|^effect|^01_first'    # these are executed by papermill
+nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run|^effect|^bench|^01_first'    # these are executed by papermill
 
 step tests
 python -m pytest -q tests
