@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['InputError', 'check_choice', 'as_list', 'content_key', 'file_hash', 'files_hash', 'cache_dir', 'replacing',
-           'replacing_folder', 'write_json', 'read_json', 'build_once', 'seed_for', 'compute_setup']
+           'replacing_folder', 'write_json', 'read_json', 'build_once', 'give_back_memory', 'seed_for', 'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
 import difflib, hashlib, json, os, shutil, tempfile, time, uuid
@@ -143,6 +143,14 @@ def build_once(
                 build(tmp)
                 write_json(tmp/done, {'complete': True})
     return path
+
+# %% ../nbs/api/00_core.ipynb #bec927a1
+def give_back_memory()->None:
+    "Collect garbage, and return what is free to the system, where that can be asked for (glibc)"
+    import ctypes, gc
+    gc.collect()
+    try: ctypes.CDLL(None).malloc_trim(0)
+    except (OSError, AttributeError, TypeError): pass
 
 # %% ../nbs/api/00_core.ipynb #bfaaba1f
 def seed_for(

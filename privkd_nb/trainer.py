@@ -6,8 +6,8 @@
 __all__ = ['batch_totals', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'Economy', 'DistillTrainer',
            'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/34_trainer.ipynb #3bfe5e54
-import math, os, time
+# %% ../nbs/api/34_trainer.ipynb #463e25df
+import math, os, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from .batches import Collate, Encoded, batch_counts
 from .compile import FasterOfTwo, compile_layers
-from .core import InputError, check_choice, compute_setup
+from .core import InputError, check_choice, compute_setup, give_back_memory
 from .evaluation import evaluate_by_language, metric_rows, with_means
 from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, logit_kl, logit_mse
 from .packing import can_pack
@@ -151,7 +151,7 @@ def check_pair(self:DistillTrainer, student):
             torch.manual_seed(0)
             student.distill_projection = nn.Linear(s.hidden_size, t.hidden_size)
 
-# %% ../nbs/api/34_trainer.ipynb #a8073799
+# %% ../nbs/api/34_trainer.ipynb #ee499abd
 @patch
 def prepare_teacher(self:DistillTrainer):
     "Make ready what answers for the teacher"
@@ -169,12 +169,14 @@ def economize(self:DistillTrainer):
     reason = why_whole(model, a.weight_decay, getattr(a.optim, 'value', a.optim)) if e.vocabulary != 'all' else "vocabulary='all'"
     if reason and e.vocabulary == 'used': raise InputError(f"vocabulary='used' would not be exact: {reason}; use vocabulary='all'.")
     if not reason:
-        for p in Path(a.output_dir).glob('*.rows'): p.unlink(missing_ok=True)       # of a run that was killed
+        aside = Path(a.output_dir)/f'tables-{a.process_index}'
+        shutil.rmtree(aside, ignore_errors=True)                # of a run that was killed
         used = [torch.from_numpy(d.flat).unique() for d in (self.train_dataset, self.eval_dataset) if d is not None]
-        self.vocabulary = Vocabulary(model, torch.cat(used).numpy(), a.output_dir)
+        self.vocabulary = Vocabulary(model, torch.cat(used).numpy(), aside)
         self.vocabulary.table.to(a.device)
         self.optimizer = self.lr_scheduler = None
-        if self.teacher is not None and self.shared is None and not why_whole(self.teacher): self.teachers_vocabulary = Vocabulary(self.teacher, self.vocabulary.ids, a.output_dir)
+        if self.teacher is not None and self.shared is None and not why_whole(self.teacher): self.teachers_vocabulary = Vocabulary(self.teacher, self.vocabulary.ids, aside)
+        give_back_memory()
     self.pads = e.packing == 'off' or not can_pack(model)
     if self.pads and e.packing == 'on': raise InputError(f"packing='on', but {type(model).__name__} with the {model.config._attn_implementation} kernel does not give the same logits without pads; use packing='auto', and batching='length' to pad less.")
     if e.compile == 'on': compile_layers(model)
@@ -219,6 +221,7 @@ def release(self:DistillTrainer):
     self.optimizer = self.lr_scheduler = self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
     self.model_wrapped = self.model
     self.accelerator.free_memory()
+    give_back_memory()
     for v in (self.vocabulary, self.teachers_vocabulary):
         if v is not None: restore(v)
     self.vocabulary = self.teachers_vocabulary = None
