@@ -416,7 +416,7 @@ def measure(
 # %% ../nbs/api/65_bench.ipynb #7de492ed
 if __name__ == '__main__' and sys.argv[0].endswith('bench.py'): sys.exit(main())
 
-# %% ../nbs/api/65_bench.ipynb #7fa3a0e3
+# %% ../nbs/api/65_bench.ipynb #286255b2
 AGREE = 1e-4 # Largest relative difference of two loss curves, in float32
 
 def loss_difference(
@@ -438,6 +438,7 @@ def agreement(
     def word(arm, d):
         rows = frame[frame.arm == arm]
         if (rows.error != '').any(): return 'no result'
+        if any(not np.isfinite(l).all() for l in rows.losses): return 'FAILED: not finite'
         if frame.dropout.any(): return 'dropout: not comparable'
         if frame.bf16.any(): return f'bfloat16, not judged: {d:.1e}'
         return f'FAILED: {d:.1e}' if d > AGREE else 'cannot be compared' if np.isnan(d) else f'{d:.1e}'

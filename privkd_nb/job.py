@@ -7,17 +7,18 @@ __all__ = ['TINY', 'WATCHED', 'load_data', 'default_lr', 'watched', 'base_path',
            'load_models', 'StoppedError', 'run_lock', 'clear_run', 'economy_of', 'make_trainer', 'stopped',
            'write_results', 'distil', 'early_stopping', 'first_metric', 'language_table', 'summary']
 
-# %% ../nbs/api/60_job.ipynb #a9df1d85
-import shutil, time
+# %% ../nbs/api/60_job.ipynb #c93c5010
+import shutil, tempfile, time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
-import pandas as pd
+import pandas as pd, torch
+from filelock import FileLock
 from .base import TINY_BASE, playground_base
 from .batches import Encoded, encode
 from .config import RunConfig
-from .core import InputError, build_once, cache_dir, compute_setup, content_key, write_json
+from .core import InputError, build_once, cache_dir, compute_setup, content_key, replacing_folder, seed_for, write_json
 from .evaluation import block_influence, metric_rows, predict, score_predictions
 from .initialization import InitCard, init_student
 from .models import align_labels, load_encoder, load_tokenizer, part_of, weights_hash
@@ -26,6 +27,7 @@ from .ranks import folder_to_write, from_main, is_main, wait_for_all, world
 from .record import Heartbeat, History, Run, describe_environment
 from .speed import speed_rows
 from .tasks import Task, load_task
+from .updates import Updates
 from .trainer import DistillTrainer, Economy, Progress, Watch, training_args
 
 # %% ../nbs/api/60_job.ipynb #0d23fcf4
@@ -67,7 +69,7 @@ def base_path(cfg:RunConfig)->str:
     name = cfg.base_name()
     return str(playground_base(TINY_BASE) if cfg.tiny else playground_base()) if name == 'playground' else name
 
-# %% ../nbs/api/60_job.ipynb #971cc2ad
+# %% ../nbs/api/60_job.ipynb #24aef332
 def fit(
     trainer:DistillTrainer,
     folder:Path,       # Where its checkpoints lie
@@ -75,7 +77,7 @@ def fit(
 )->None:
     "Train, from the last checkpoint if there is one"
     kept = sorted(folder.glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
-    whole = [p for p in kept if (p/'trainer_state.json').exists() and (p/'model.safetensors').exists()]
+    whole = [p for p in kept if all((p/f).exists() for f in ('trainer_state.json', 'model.safetensors', 'rows.json'))]
     if not whole:                           # the untrained student's scores, at step 0
         trainer.history.rewind(-1)
         trainer.evaluate()
@@ -102,7 +104,7 @@ def fine_tune(
     tok.save_pretrained(folder)
     trainer.history.frame().to_parquet(folder/'history.parquet', index=False)
 
-# %% ../nbs/api/60_job.ipynb #ef80d343
+# %% ../nbs/api/60_job.ipynb #4f8e76ad
 def teacher_path(
     cfg:RunConfig,
     base:str, # From `base_path`
@@ -114,15 +116,17 @@ def teacher_path(
     key = content_key([start, task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr, cfg.batch_size, cfg.max_length, cfg.tiny])
     path, work = cache_dir('teachers')/key, cache_dir('teachers')/f'{key}.unfinished'
     if world() == 1: build_once(path, lambda tmp: fine_tune(cfg, task, base, tmp, work))
-    elif not from_main((path/'done.json').exists()):            # all ranks train it, the main one keeps it
-        with folder_to_write(path.with_name(f'{key}.ranks')) as tmp:
-            fine_tune(cfg, task, base, tmp, work)
-            if is_main(): build_once(path, lambda made: shutil.copytree(tmp, made, dirs_exist_ok=True))
+    else:
+        with FileLock(f'{path}.lock') if is_main() else nullcontext():
+            if not from_main((path/'done.json').exists()):      # all ranks train it, the main one keeps it
+                with replacing_folder(path) if is_main() else tempfile.TemporaryDirectory() as tmp:
+                    fine_tune(cfg, task, base, Path(tmp), work)
+                    if is_main(): write_json(tmp/'done.json', {'complete': True})
         wait_for_all()
-    if is_main(): shutil.rmtree(work, ignore_errors=True); shutil.rmtree(path.with_name(f'{key}.ranks'), ignore_errors=True)
+    if is_main(): shutil.rmtree(work, ignore_errors=True)
     return str(path)
 
-# %% ../nbs/api/60_job.ipynb #9acc78e2
+# %% ../nbs/api/60_job.ipynb #78807546
 class Models(NamedTuple):
     "What a run works with"
     tokenizer:Any    # The teacher's
@@ -143,7 +147,9 @@ def load_models(
         tok, teacher = load_tokenizer(name), load_encoder(name, task.kind)
         align_labels(teacher, task.labels)
     other = base if cfg.init == 'copy_base' else cfg.student if cfg.init == 'pretrained' else None
-    other_model = load_encoder(other, task.kind, task.labels) if other else None
+    with torch.random.fork_rng():           # a new head is random, but the same one whatever else this process has done
+        torch.manual_seed(seed_for(cfg.seed, 'student'))
+        other_model = load_encoder(other, task.kind, task.labels) if other else None
     if other_model is not None:
         theirs, probe = load_tokenizer(other), task.test.text.iloc[0] if task.kind == 'sequence' else ' '.join(task.test.tokens.iloc[0])
         if theirs(probe)['input_ids'] != tok(probe)['input_ids']: raise InputError(f"{other} cuts {probe[:40]!r} into other pieces than the teacher {name}; teacher and student must share a tokenizer.")
@@ -172,7 +178,7 @@ def economy_of(cfg:RunConfig)->Economy:
     "What a run saves"
     return Economy(cfg.vocabulary, cfg.packing, cache_dir('answers') if cfg.cache == 'auto' else None, cfg.budget, cfg.batching, cfg.pieces, cfg.memory, cfg.compile)
 
-# %% ../nbs/api/60_job.ipynb #c3b03fb0
+# %% ../nbs/api/60_job.ipynb #a5b68a7e
 def make_trainer(
     run:Run,
     cfg:RunConfig,
@@ -191,7 +197,8 @@ def make_trainer(
     train, val, test = (encode(d, models.tokenizer, task.labels, cfg.max_length) for d in (task.train, watched(task), task.test))
     card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, val, models.tokenizer.pad_token_id))
     card.save(run.path/'init_card.json')
-    args = training_args(checkpoints, len(train), epochs, lr, cfg.batch_size, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
+    updates = len(Updates(train.lengths, cfg.batch_size, cfg.seed, cfg.batching, cfg.pieces))
+    args = training_args(checkpoints, len(train), epochs, lr, cfg.batch_size, updates, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
     trainer = DistillTrainer(student, models.teacher, cfg.losses, card.layers, history=History(run.path/'history.jsonl'), train_languages=task.train_languages,
                              economy=economy_of(cfg), args=args, train_dataset=train, eval_dataset=val, processing_class=models.tokenizer, ask=ask, callbacks=[Progress(f'distilling ({cfg.init})'), Watch(heart), *watch])
     if cfg.patience: trainer.add_callback(early_stopping(cfg.patience))
@@ -201,7 +208,7 @@ def stopped(trainer:DistillTrainer)->bool:
     "Whether training ended because it was asked to"
     return any(isinstance(c, Watch) and c.stopped for c in trainer.callback_handler.callbacks)
 
-# %% ../nbs/api/60_job.ipynb #d450ea96
+# %% ../nbs/api/60_job.ipynb #2fb6a769
 def write_results(
     run:Run,
     cfg:RunConfig,
@@ -211,6 +218,7 @@ def write_results(
     test:Encoded,           # The test texts
 )->None:
     "Predict the test texts with student and teacher, and write all tables and the student"
+    models.teacher.to(trainer.args.device)
     preds = {who: predict(m, test, models.tokenizer.pad_token_id) for who,m in dict(student=trainer.model, teacher=models.teacher).items()}
     scores = {who: score_predictions(p, task.train_languages) for who,p in preds.items()}
     run.write('history', trainer.history.frame())

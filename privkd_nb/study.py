@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['grid', 'work', 'groups', 'is_free', 'run_study', 'main']
 
-# %% ../nbs/api/64_study.ipynb #60961fdd
+# %% ../nbs/api/64_study.ipynb #f15aab7e
 import os, subprocess, sys, time, traceback
 from dataclasses import asdict, fields
 from itertools import product
@@ -14,6 +14,7 @@ from .analysis import arm_names
 from .config import RunConfig
 from .core import InputError, read_json, write_json
 from .job import distil, first_metric, run_lock
+from .ranks import world
 from .record import Run
 from .together import company, distil_together
 
@@ -29,7 +30,7 @@ def grid(
     order = sorted(lists, key=lambda k: (k != 'seed', list(lists).index(k)))
     return [RunConfig(**dict(zip(order, vs))) for vs in product(*(lists[k] for k in order))]
 
-# %% ../nbs/api/64_study.ipynb #9a783ec4
+# %% ../nbs/api/64_study.ipynb #ebc7dfd2
 def work(
     configs:list[RunConfig],
     say=print,            # Called with a line a run
@@ -49,8 +50,10 @@ def work(
                 say(f"{what[id(c)]}: {first_metric(run)} {m[first_metric(run)]:.3f} ({time.time()-start:.0f} s{f' with {len(todo)-1} others' if len(todo) > 1 else ''})")
         except KeyboardInterrupt: raise
         except Exception as e:
-            failed.append(f"{'; '.join(what[id(c)] for c in todo)}: {type(e).__name__}: {e}")
-            say(failed[-1])
+            for c in todo:
+                if Run.named(c.out_dir, c.identity()).finished: continue
+                failed.append(f'{what[id(c)]}: {type(e).__name__}: {e}')
+                say(failed[-1])
             if not isinstance(e, InputError): traceback.print_exc()
     return failed
 
@@ -73,7 +76,7 @@ def is_free(cfg:RunConfig)->bool:
         with run_lock(run, 0): return True     # `distil` takes it again, and waits if somebody was faster
     except Timeout: return False
 
-# %% ../nbs/api/64_study.ipynb #58e1258b
+# %% ../nbs/api/64_study.ipynb #6d1873f1
 def run_study(
     configs:list[RunConfig], # From `grid`
     workers:int=1,           # Processes
@@ -82,6 +85,7 @@ def run_study(
 )->list[Run]:                # All of them, finished
     "Make all runs; what failed is raised at the end, after the others are done"
     if not configs: raise InputError('the study has no runs.')
+    if world() > 1: raise InputError(f'a study shares its runs among workers by itself; start it without torchrun, or distil one run on {world()} processes with privkd distil.')
     if workers < 1: raise InputError(f"workers={workers} must be at least 1.")
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
     if any(c.redo for c in configs) and workers > 1: raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')

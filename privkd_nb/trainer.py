@@ -6,22 +6,23 @@
 __all__ = ['batch_totals', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'Economy', 'DistillTrainer',
            'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/34_trainer.ipynb #463e25df
+# %% ../nbs/api/34_trainer.ipynb #72d54ced
 import math, os, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
 import torch
 from torch import nn
 from fastcore.basics import patch
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 from .batches import Collate, Encoded, batch_counts
 from .compile import FasterOfTwo, compile_layers
-from .core import InputError, check_choice, compute_setup, give_back_memory
+from .core import InputError, check_choice, compute_setup, content_key, give_back_memory, read_json, write_json
 from .evaluation import evaluate_by_language, metric_rows, with_means
 from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, logit_kl, logit_mse
 from .packing import can_pack
 from .passes import forward, wants_of
-from .ranks import from_main
+from .ranks import from_main, world
 from .record import Heartbeat, History
 from .spec import PAPER, parse_losses
 from .taps import restore_kernel, use_eager
@@ -151,7 +152,7 @@ def check_pair(self:DistillTrainer, student):
             torch.manual_seed(0)
             student.distill_projection = nn.Linear(s.hidden_size, t.hidden_size)
 
-# %% ../nbs/api/34_trainer.ipynb #ee499abd
+# %% ../nbs/api/34_trainer.ipynb #fdb8ffb6
 @patch
 def prepare_teacher(self:DistillTrainer):
     "Make ready what answers for the teacher"
@@ -165,7 +166,9 @@ def prepare_teacher(self:DistillTrainer):
 @patch
 def economize(self:DistillTrainer):
     "Cut the student's table to the rows in use, and leave pads out, as `economy` says"
-    e, model, a = self.economy, self.accelerator.unwrap_model(self.model), self.args
+    e, model, a, updates = self.economy, self.accelerator.unwrap_model(self.model), self.args, self.updates()
+    self.pads = e.packing == 'off' or not can_pack(model)
+    if self.pads and e.packing == 'on': raise InputError(f"packing='on', but {type(model).__name__} with the {model.config._attn_implementation} kernel does not give the same logits without pads; use packing='auto', and batching='length' to pad less.")
     reason = why_whole(model, a.weight_decay, getattr(a.optim, 'value', a.optim)) if e.vocabulary != 'all' else "vocabulary='all'"
     if reason and e.vocabulary == 'used': raise InputError(f"vocabulary='used' would not be exact: {reason}; use vocabulary='all'.")
     if not reason:
@@ -177,46 +180,59 @@ def economize(self:DistillTrainer):
         self.optimizer = self.lr_scheduler = None
         if self.teacher is not None and self.shared is None and not why_whole(self.teacher): self.teachers_vocabulary = Vocabulary(self.teacher, self.vocabulary.ids, aside)
         give_back_memory()
-    self.pads = e.packing == 'off' or not can_pack(model)
-    if self.pads and e.packing == 'on': raise InputError(f"packing='on', but {type(model).__name__} with the {model.config._attn_implementation} kernel does not give the same logits without pads; use packing='auto', and batching='length' to pad less.")
     if e.compile == 'on': compile_layers(model)
-    if e.compile == 'auto' and a.device.type == 'cuda': self.add_callback(FasterOfTwo(model))
-    updates = Updates(self.train_dataset.lengths, a.train_batch_size*a.gradient_accumulation_steps*a.world_size, a.data_seed or a.seed, e.batching, e.pieces)
-    self.saved |= dict(rows=len(self.vocabulary.ids) if self.vocabulary else None, rows_note=reason, packed=not self.pads, padding_share=round(padding_share(self.train_dataset.lengths, updates.order()), 4))
+    if e.compile == 'auto' and a.device.type == 'cuda' and self.shared is None: self.add_callback(FasterOfTwo(model))
+    self.saved |= dict(rows=len(self.vocabulary.ids) if self.vocabulary else None, rows_note=reason, packed=not self.pads, padding_share=round(padding_share(self.train_dataset.lengths, updates.order()), 4), processes=a.world_size)
 
 @patch
-def train(self:DistillTrainer, *args, **kw):
+def updates(self:DistillTrainer)->Updates:
+    "What each update holds, and this device's parts of it"
+    a, e = self.args, self.economy
+    return Updates(self.train_dataset.lengths, a.train_batch_size*a.gradient_accumulation_steps*a.world_size, a.seed if a.data_seed is None else a.data_seed, e.batching, e.pieces, a.gradient_accumulation_steps, a.process_index, a.world_size)
+
+@patch
+def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
     "As in Trainer; the student has its whole table again at the end, however it ends"
-    self.economize()
     try:
+        self.economize()
         while True:
-            try: return super(DistillTrainer, self).train(*args, **kw)
+            try: return super(DistillTrainer, self).train(resume_from_checkpoint=resume_from_checkpoint, **kw)
             except torch.OutOfMemoryError:
-                if self.economy.memory != 'fit' or not self.need_less(): raise
+                if self.economy.memory != 'fit' or self.args.world_size > 1: raise
+                if self.state.global_step > getattr(self, '_initial_global_step', 0):
+                    resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).exists() else None
+                    if resume_from_checkpoint is None: raise
+                if not self.need_less(): raise
+                set_seed(self.args.seed)
     finally: self.release()
 
 @patch
 def need_less(self:DistillTrainer)->bool: # Whether there is something left to try
-    "After running out of memory at the first update: more parts an update, then fewer activations"
-    a = self.args
-    if self.state.global_step or a.world_size > 1: return False        # later, resuming from the last checkpoint is the way
-    if a.per_device_train_batch_size % 2 == 0:
+    "After running out of memory: more parts an update, then fewer activations, which are computed again with their pads"
+    a, model = self.args, self.accelerator.unwrap_model(self.model)
+    checkpointing = a.per_device_train_batch_size % 2 == 1
+    if checkpointing and self.saved.get('checkpointing'): return False
+    if checkpointing:
+        getattr(model, 'activation_checkpointing_enable', model.gradient_checkpointing_enable)()
+        self.pads = True
+    else:
         a.per_device_train_batch_size //= 2; a.gradient_accumulation_steps *= 2
         self._train_batch_size = a.train_batch_size
-    elif not a.gradient_checkpointing: a.gradient_checkpointing = True
-    else: return False
     self.model.zero_grad(set_to_none=True)
-    self.pending, self.optimizer, self.lr_scheduler, self.model_wrapped = [], None, None, self.model
+    self.pending, self.steps, self.optimizer, self.lr_scheduler, self.model_wrapped = [], [], None, None, self.model
     self.accelerator.free_memory()
-    self.saved |= dict(parts=a.gradient_accumulation_steps, checkpointing=a.gradient_checkpointing)
+    self.saved |= dict(parts=a.gradient_accumulation_steps, checkpointing=checkpointing, packed=not self.pads)
     return True
 
 @patch
 def release(self:DistillTrainer):
     "Give student and teacher their whole tables back, and let go of what only training needs"
-    for c in self.callback_handler.callbacks:
-        if isinstance(c, FasterOfTwo): self.saved['layers'] = c.chosen
-    compile_layers(self.accelerator.unwrap_model(self.model), False)
+    for c in [c for c in self.callback_handler.callbacks if isinstance(c, FasterOfTwo)]:
+        self.saved['layers'] = c.chosen
+        self.remove_callback(c)
+    model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)     # scored in the precision of the teacher
+    compile_layers(model, False)
+    if self.saved.get('checkpointing'): getattr(model, 'activation_checkpointing_disable', model.gradient_checkpointing_disable)()
     if self.vocabulary is None: return
     self.optimizer = self.lr_scheduler = self.callback_handler.optimizer = self.callback_handler.lr_scheduler = None
     self.model_wrapped = self.model
@@ -229,16 +245,20 @@ def release(self:DistillTrainer):
 @patch
 def get_train_dataloader(self:DistillTrainer):
     "The parts of each update that are this device's"
-    a, e = self.args, self.economy
-    updates = Updates(self.train_dataset.lengths, a.train_batch_size*a.gradient_accumulation_steps*a.world_size, a.data_seed or a.seed, e.batching, e.pieces, a.gradient_accumulation_steps, a.process_index, a.world_size)
-    return UpdateLoader(self.train_dataset, batch_sampler=updates, collate_fn=self.data_collator, pin_memory=a.dataloader_pin_memory)
+    return UpdateLoader(self.train_dataset, batch_sampler=self.updates(), collate_fn=self.data_collator, pin_memory=self.args.dataloader_pin_memory)
+
+@patch
+def _prepare_inputs(self:DistillTrainer, inputs):
+    "As in Trainer; what only this side reads stays here, so that nobody has to wait for it"
+    here = {k: inputs[k] for k in ('index', 'counts') if k in inputs}
+    return super(DistillTrainer, self)._prepare_inputs({k: v for k,v in inputs.items() if k not in here}) | here
 
 @patch
 def _prepare_input(self:DistillTrainer, data):
     "As in Trainer, without waiting for the copy to the device"
     return data.to(self.args.device, non_blocking=True) if torch.is_tensor(data) else super(DistillTrainer, self)._prepare_input(data)
 
-# %% ../nbs/api/34_trainer.ipynb #d4bda322
+# %% ../nbs/api/34_trainer.ipynb #ad86a1a0
 @patch
 def get_batch_samples(self:DistillTrainer, epoch_iterator, num_batches, device):
     "The parts of the next update, counted together"
@@ -258,6 +278,7 @@ def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_i
     project = getattr(self.accelerator.unwrap_model(model), 'distill_projection', lambda x: x)
     terms = distill_terms(self.losses, s, t, inputs, self.layers, self.totals, project, self.temp)
     loss = sum(w*terms[k] for k,w in self.losses.items())
+    if self.args.world_size > 1 and not {'ce', 'logits', 'kl'} & set(self.losses): loss = loss+0*s['logits'].float().sum()     # all devices must have a gradient for every weight
     if not inputs['counts']['pieces']: loss, terms = loss*0, {k: v*0 for k,v in terms.items()}      # a filler
     self.lr = self._get_learning_rate()
     self.pending.append(torch.stack([loss.detach(), *(v.detach() for v in terms.values())]))
@@ -305,7 +326,7 @@ def evaluate(self:DistillTrainer, eval_dataset=None, ignore_keys=None, metric_ke
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics
 
-# %% ../nbs/api/34_trainer.ipynb #e5c51828
+# %% ../nbs/api/34_trainer.ipynb #dc504bb5
 @patch
 def _save_checkpoint(self:DistillTrainer, model, trial):
     "As in Trainer, but never over a good checkpoint with weights that are not finite"
@@ -313,6 +334,21 @@ def _save_checkpoint(self:DistillTrainer, model, trial):
     for k,v in self.model.named_parameters():
         if not torch.isfinite(v).all(): stop_diverged(f'the weight {k!r}', float('nan'), self.state.global_step, self._get_learning_rate(), self.args.output_dir)
     super(DistillTrainer, self)._save_checkpoint(model, trial)
+    folder = Path(self._get_output_dir(trial=trial))/f'checkpoint-{self.state.global_step}'
+    if self.args.should_save: write_json(folder/'rows.json', self.rows_key())
+
+@patch
+def rows_key(self:DistillTrainer)->str:
+    "Which rows of the table are trained"
+    return 'all' if self.vocabulary is None else content_key(self.vocabulary.ids.tolist())
+
+@patch
+def _load_from_checkpoint(self:DistillTrainer, resume_from_checkpoint, model=None):
+    "As in Trainer, but only where the checkpoint has the rows that are trained now"
+    path = Path(resume_from_checkpoint)/'rows.json'
+    had = read_json(path) if path.exists() else 'all'
+    if had != self.rows_key(): raise InputError(f"{resume_from_checkpoint} has {'the whole embedding table' if had == 'all' else 'some rows of the embedding table'}, but {'all of it is' if self.vocabulary is None else 'other rows are'} to be trained now; go on with the vocabulary setting and data that the run was begun with, or begin anew with redo.")
+    super(DistillTrainer, self)._load_from_checkpoint(resume_from_checkpoint, model)
 
 @patch
 def save_model(self:DistillTrainer, output_dir=None, _internal_call=False):
@@ -325,11 +361,12 @@ def save_model(self:DistillTrainer, output_dir=None, _internal_call=False):
     finally:
         if projection is not None: model.distill_projection = projection
 
-# %% ../nbs/api/34_trainer.ipynb #49d6c2b5
+# %% ../nbs/api/34_trainer.ipynb #348cfc13
 def training_args(
     folder:str|Path,     # Checkpoints go here
     n_train:int,         # Training texts
     epochs:float=10, lr:float=5e-5, batch_size:int=32, # Texts an update: batch_size
+    updates:int=0,       # Updates an epoch, where they are not `batch_size` texts each
     parts:int=1,         # Process each update in so many parts (gradient accumulation)
     seed:int=0,          # Order of the data, and dropout
     evals:int=5,         # Evaluations and checkpoints in the run
@@ -340,13 +377,14 @@ def training_args(
     "Training arguments for a distillation"
     world = int(os.environ.get('WORLD_SIZE', 1))
     if batch_size % (parts*world): raise InputError(f"batch_size={batch_size} cannot be processed in {parts*world} equal parts ({parts} on each of {world} devices)." if world > 1 else f"batch_size={batch_size} cannot be processed in {parts} equal parts.")
-    steps = max(1, math.ceil(n_train/batch_size)*epochs)
+    steps = max(1, math.ceil((updates or math.ceil(n_train/batch_size))*epochs))
     every = max(1, math.ceil(steps/evals))
     args = TrainingArguments(**dict(output_dir=str(folder), num_train_epochs=epochs, learning_rate=lr, per_device_train_batch_size=batch_size//parts//world, gradient_accumulation_steps=parts,
         per_device_eval_batch_size=64, warmup_steps=math.ceil(.1*steps), lr_scheduler_type='linear', weight_decay=0., seed=seed, data_seed=seed, bf16=compute_setup()['bf16'],
         eval_strategy='steps', eval_steps=every, save_strategy='steps', save_steps=every, save_total_limit=2, load_best_model_at_end=patience > 0,
         metric_for_best_model=f'eval_{metric}', greater_is_better=True, logging_strategy='steps', logging_steps=5, logging_nan_inf_filter=False,
-        report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available())|kw)
+        report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(),
+        ddp_find_unused_parameters=False)|kw)       # every term reads the logits, if with weight zero
     args._n_gpu = min(args.n_gpu, 1)    # several GPUs work as several processes, under torchrun
     return args
 
@@ -364,7 +402,7 @@ class Progress(TrainerCallback):
         if new and self.bar is not None: self.shown |= new; self.bar.set_postfix(self.shown, refresh=False)
     def on_train_end(self, args, state, control, **kw): self.bar.close()
 
-# %% ../nbs/api/34_trainer.ipynb #c8a9b5f9
+# %% ../nbs/api/34_trainer.ipynb #58840e58
 class Watch(TrainerCallback):
     "Keeps a run's `progress.json`; stops at a checkpoint when asked to"
     def __init__(self,
@@ -375,5 +413,7 @@ class Watch(TrainerCallback):
         self.heartbeat.at = dict(step=state.global_step, steps=state.max_steps, first=self.first)
         self.heartbeat.say('training')
     def on_step_end(self, args, state, control, **kw):
-        if from_main(self.heartbeat.beat(state.global_step, state.max_steps, self.first)) and state.global_step < state.max_steps:
+        asked = self.heartbeat.beat(state.global_step, state.max_steps, self.first)
+        if world() > 1: asked = from_main(asked) if state.global_step % 10 == 0 else False       # all stop at the same update
+        if asked and state.global_step < state.max_steps:
             self.stopped = control.should_training_stop = control.should_save = True

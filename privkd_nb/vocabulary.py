@@ -12,7 +12,7 @@ import numpy as np, torch, torch.nn.functional as F
 from torch import nn
 from .core import InputError
 
-# %% ../nbs/api/25_vocabulary.ipynb #93c348c6
+# %% ../nbs/api/25_vocabulary.ipynb #6d8f3f59
 class RowsInUse(nn.Module):
     "An embedding of the rows in use, asked for by the ids of the whole vocabulary"
     def __init__(self,
@@ -22,8 +22,9 @@ class RowsInUse(nn.Module):
         super().__init__()
         self.num_embeddings, self.embedding_dim = full.num_embeddings, full.embedding_dim
         self.weight = nn.Parameter(full.weight.detach()[ids].clone(), requires_grad=full.weight.requires_grad)
-        rows = torch.full((full.num_embeddings,), -1, dtype=torch.int32)
-        rows[ids] = torch.arange(len(ids), dtype=torch.int32)
+        rows = torch.full((full.num_embeddings,), -1, dtype=torch.int32, device=full.weight.device)
+        ids = ids.to(rows.device)
+        rows[ids] = torch.arange(len(ids), dtype=torch.int32, device=rows.device)
         self.register_buffer('rows', rows, persistent=False)
         self.padding_idx = None if full.padding_idx is None else int(rows[full.padding_idx])
 

@@ -20,7 +20,11 @@ OMP_NUM_THREADS=2 python -c 'from privkd_nb.base import playground_base; print(p
 step the main job, tiny, by papermill
 out=$(mktemp -d)
 timeout 300 papermill nbs/run.ipynb "$out/run.ipynb" -p tiny True -p out_dir "$out" --no-progress-bar </dev/null >/dev/null 2>"$out/err" || { cat "$out/err"; exit 1; }
-ls "$out"; rm -rf "$out"
+ls "$out"
+
+step the bench, tiny, by papermill
+timeout 300 papermill nbs/bench.ipynb "$out/bench.ipynb" -p tiny True --no-progress-bar </dev/null >/dev/null 2>"$out/err" || { cat "$out/err"; exit 1; }
+rm -rf "$out"
 
 step examples in the pages
 nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run|^effect|^bench|^01_first'    # these are executed by papermill

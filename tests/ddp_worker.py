@@ -13,14 +13,14 @@ from privkd_nb.tokenizer import train_tokenizer
 from privkd_nb.trainer import DistillTrainer, Economy, training_args
 
 
-def main(folder, parts, losses, cache):
+def main(folder, parts, losses, cache, narrow):
     folder, off = Path(folder), dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     task = load_task(languages='en,hi,sw', fraction=.1)
     tok = train_tokenizer(load_task(languages='en,hi,sw').train.text, 500)
     train, val = (encode(d, tok, task.labels, 64) for d in (task.train, task.validation))
     teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500, seed=1, **off)
-    student, card = init_student(InitSpec('scratch'), teacher)
-    args = training_args(folder/'checkpoints', len(train), 2, lr=1e-3, batch_size=8, parts=int(parts), use_cpu=True)
+    student, card = init_student(InitSpec('scratch', config=dict(hidden_size=16, intermediate_size=32) if narrow else None), teacher)
+    args = training_args(folder/'checkpoints', len(train), 1, lr=1e-3, batch_size=8, parts=int(parts), evals=1, use_cpu=True)
     trainer = DistillTrainer(student, teacher, losses, card.layers, history=History(folder/'history.jsonl' if is_main() else None), train_languages=task.train_languages,
                              economy=Economy(cache=folder/'cache' if cache == 'cache' else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
     trainer.train()

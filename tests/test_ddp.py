@@ -21,9 +21,9 @@ def launch(n, *cmd):
     return out
 
 
-@pytest.mark.parametrize('losses,cache,parts', [('paper', 'none', 1), ('ce,logits', 'cache', 2)])
-def test_two_processes_are_one(tmp_path, losses, cache, parts):
-    for n in (1, 2): launch(n, HERE/'ddp_worker.py', tmp_path/str(n), parts, losses, cache)
+@pytest.mark.parametrize('losses,cache,parts,narrow', [('paper', 'none', 1, ''), ('ce,logits', 'cache', 2, ''), ('hidden', 'none', 1, 'narrow')])
+def test_two_processes_are_one(tmp_path, losses, cache, parts, narrow):
+    for n in (1, 2): launch(n, HERE/'ddp_worker.py', tmp_path/str(n), parts, losses, cache, narrow)
     one, two = (History(tmp_path/str(n)/'history.jsonl').frame() for n in (1, 2))
     assert one.drop(columns='value').equals(two.drop(columns='value'))
     assert ((one.value-two.value).abs() <= 1e-4*one.value.abs()+1e-6).all()

@@ -14,7 +14,7 @@ from privkd_nb.store import StoreFullError
 from privkd_nb.tasks import load_task
 from privkd_nb.testing import tiny_model
 from privkd_nb.tokenizer import train_tokenizer
-from privkd_nb.together import SharedTeacher, distil_together
+from privkd_nb.together import SharedTeacher, distil_together, take_turns
 from privkd_nb.trainer import DistillTrainer, Economy, training_args
 
 PLAIN = dict(vocabulary='all', packing='off', compile='off')
@@ -27,16 +27,16 @@ def data():
     return task, tok, *(encode(d, tok, task.labels, 64) for d in (task.train, task.validation))
 
 
-def trained(data, folder, arch='xlmr', losses='ce,logits', dropout=0., steps=20, spec=InitSpec('scratch'), **kw):
+def trained(data, folder, arch='xlmr', losses='ce,logits', dropout=0., steps=20, spec=InitSpec('scratch'), resume=None, **kw):
     "20 updates; the history's losses, the trainer and its student's weights"
     task, tok, train, val = data
     economy = Economy(**PLAIN | {k: kw.pop(k) for k in list(kw) if k in Economy.__dataclass_fields__})
     off = {} if arch == 'modernbert' else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     t = tiny_model(arch, 4, task.labels, vocab_size=2000, seed=1, **off)
     student, card = init_student(spec, t)
-    args = training_args(folder, len(train), 2, lr=1e-3, batch_size=8, use_cpu=True, max_steps=steps, eval_strategy='no', save_strategy='no', **kw)
+    args = training_args(folder, len(train), 2, lr=1e-3, batch_size=8, use_cpu=True, max_steps=steps, **dict(eval_strategy='no', save_strategy='no') | kw)
     tr = DistillTrainer(student, t, losses, card.layers, history=History(), economy=economy, args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
-    tr.train()
+    tr.train(resume_from_checkpoint=resume)
     h = tr.history.frame()
     return h[h.metric == 'loss'].value.to_numpy(), tr, student.state_dict()
 
@@ -114,7 +114,7 @@ def test_short_of_memory_an_update_is_made_in_parts(data, tmp_path, monkeypatch,
     def short(self):
         prepare(self)
         def hook(module, args, kw):
-            if module.training and len(kw['input_ids']) > max(most, 1) or not most and not self.args.gradient_checkpointing: raise torch.OutOfMemoryError('pretended')
+            if module.training and len(kw['input_ids']) > max(most, 1) or not most and not any(getattr(m, 'gradient_checkpointing', False) for m in module.modules()): raise torch.OutOfMemoryError('pretended')
         self.model.register_forward_pre_hook(hook, with_kwargs=True)
     monkeypatch.setattr(DistillTrainer, 'economize', short)
     with pytest.raises(torch.OutOfMemoryError): trained(data, tmp_path, losses='paper')
@@ -131,10 +131,32 @@ def test_compiled_layers_compute_the_same(data, tmp_path):
     same(x, y, 2e-4)
 
 
+def test_memory_that_runs_out_later_goes_on_from_the_last_checkpoint(data, tmp_path, monkeypatch):
+    a, _, x = trained(data, tmp_path/'a', losses='ce,logits')
+    calls, prepare = [], DistillTrainer.economize
+    def short(self):
+        prepare(self)
+        def hook(module, args, kw):
+            calls.append(len(kw['input_ids']))
+            if module.training and calls[-1] > 4 and len(calls) > 14: raise torch.OutOfMemoryError('pretended')
+        self.model.register_forward_pre_hook(hook, with_kwargs=True)
+    monkeypatch.setattr(DistillTrainer, 'economize', short)
+    b, tr, y = trained(data, tmp_path/'b', losses='ce,logits', memory='fit', save_strategy='steps', save_steps=5)
+    assert tr.saved['parts'] == 2 and set(calls) >= {8, 4}
+    assert len(a) == len(b) and abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+
+
+def test_a_checkpoint_with_other_rows_is_refused(data, tmp_path):
+    trained(data, tmp_path, vocabulary='used', save_strategy='steps', save_steps=10)
+    with pytest.raises(InputError, match='has some rows of the embedding table, but all of it is to be trained now'):
+        trained(data, tmp_path, vocabulary='all', resume=True)
+
+
 def test_together_the_teacher_is_asked_once_a_batch(tmp_path, monkeypatch):
     shared = []
     start = SharedTeacher.__init__
-    def init(self): start(self); shared.append(self)
+    def init(self, n): start(self, n); shared.append(self)
     monkeypatch.setattr(SharedTeacher, '__init__', init)
     runs = distil_together([RunConfig(tiny=True, init=i, losses='ce,logits,attention', cache='off', out_dir=str(tmp_path)) for i in ('scratch', 'copy_base', 'copy_ft')])
     steps = {r.history.query("split == 'train'").step.max() for r in runs}
@@ -153,6 +175,17 @@ def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
     monkeypatch.undo()
     from privkd_nb.record import Run
     assert [Run.named(c.out_dir, c.identity()).finished for c in configs] == [True, False, True]
+
+
+def test_an_interruption_ends_all_after_their_update():
+    steps = []
+    def job(baton):
+        for n in range(10):
+            steps.append(n)
+            if len(steps) == 6: baton.cancelled = True
+            baton.on_step_end(None, None, None)
+    with pytest.raises(KeyboardInterrupt): take_turns([job, job, job])
+    assert len(steps) == 6
 
 
 @pytest.mark.parametrize('kw', [dict(batching='length'), dict(pieces=200)])
