@@ -23,7 +23,7 @@ from .teacher import KeptTeacher
 from .together import SharedTeacher, take_turns
 from .trainer import DistillTrainer, Economy
 
-# %% ../nbs/api/66_growth.ipynb #1c1410c7
+# %% ../nbs/api/66_growth.ipynb #b0a6e849
 def timed(
     shape:Shape,
     steps:int,
@@ -34,8 +34,8 @@ def timed(
     **kw,          # Of `DistillTrainer`
 )->dict:           # 'setup_s' (the trainer and its cache), 'train_s', 'ms_per_update' (the middle one), 'saved'
     "Train some updates, and time them"
-    data, meter = data or bench_data(replace(shape, rows_in_use=min(shape.rows_in_use, 2*steps*shape.batch_size)), steps*shape.batch_size), Meter(0)
-    teacher, student, layers = pair or build_pair(shape)
+    data = data or bench_data(replace(shape, rows_in_use=min(shape.rows_in_use, 2*steps*shape.batch_size)), steps*shape.batch_size)
+    (teacher, student, layers), meter = pair or build_pair(shape), Meter(0)
     callbacks = [Ticks(meter), *kw.pop('callbacks', [])]
     with tempfile.TemporaryDirectory() as folder:
         trainer = DistillTrainer(student, teacher, shape.losses, layers, history=History(), economy=economy, args=bench_args(replace(shape, n_texts=len(data)), steps, Path(folder)),

@@ -47,7 +47,7 @@ def why_whole(
     if table.max_norm is not None or table.scale_grad_by_freq: return 'its table is renormalised as a whole'
     return ''
 
-# %% ../nbs/api/25_vocabulary.ipynb #c09f9360
+# %% ../nbs/api/25_vocabulary.ipynb #5234b656
 LARGE = 64*2**20 # Bytes of a table that goes to a file, where there is a folder for it
 
 class Vocabulary:
@@ -76,7 +76,7 @@ class Vocabulary:
         self.shape, self.dtype, self.like = w.shape, w.dtype, w[:0].clone()
         try: w.cpu().contiguous().view(torch.uint8).numpy().tofile(file)
         except OSError: return file.unlink(missing_ok=True)
-        self.file, self.full.weight = file, nn.Parameter(self.like, requires_grad=w.requires_grad)
+        self.file, self.full.weight = file, nn.Parameter(self.like, requires_grad=self.full.weight.requires_grad)
 
     def fetch(self):
         "Have the whole table in memory"
