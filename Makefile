@@ -23,7 +23,7 @@ install: .venv/installed
 
 .venv/installed: settings.ini setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --upgrade pip 'setuptools<81' wheel
+	$(BIN)/python -m pip install -q --upgrade pip 'setuptools<81' wheel 'setuptools-scm<9'  # the last is what seqeval finds its version with
 	$(BIN)/python -m pip install -q -c constraints.txt torch
 	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
 	touch $@
