@@ -130,7 +130,7 @@ def bench_notebook(
     os.replace(tmp, folder/'bench.ipynb')
     return folder/'bench.ipynb'
 
-# %% ../nbs/api/70_cli.ipynb #602d5dad
+# %% ../nbs/api/70_cli.ipynb #1e5bfd7e
 def main(argv=None)->int:
     "The console command `privkd`"
     parser = argparse.ArgumentParser('privkd', description='Multilingual knowledge distillation: what are the initial weights worth?')
@@ -155,7 +155,9 @@ def main(argv=None)->int:
         if command == 'run': print(f"executed notebook: {run_notebook({k: v for k,v in args.items() if v is not None})}")
         if command == 'distil':
             from privkd_nb.job import distil
-            print(f"on record: {distil(RunConfig(**{k: v for k,v in args.items() if v is not None})).path}")
+            from privkd_nb.ranks import is_main
+            run = distil(RunConfig(**{k: v for k,v in args.items() if v is not None}))
+            if is_main(): print(f'on record: {run.path}')
         if command == 'study': print(make_study({k: v for k,v in args.items() if v is not None and k not in ('workers', 'together')}, args['workers'], args['together']))
         if command == 'bench': print(f"executed notebook: {bench_notebook({k: v for k,v in args.items() if v is not None and k != 'out'}, args['out'])}")
         if command == 'explore': explore(args['runs'], args['port'], not args['no_browser'])
