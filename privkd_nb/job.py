@@ -7,7 +7,7 @@ __all__ = ['TINY', 'WATCHED', 'load_data', 'default_lr', 'watched', 'base_path',
            'load_models', 'StoppedError', 'run_lock', 'clear_run', 'economy_of', 'make_trainer', 'stopped',
            'write_results', 'distil', 'early_stopping', 'first_metric', 'language_table', 'summary']
 
-# %% ../nbs/api/60_job.ipynb #c93c5010
+# %% ../nbs/api/60_job.ipynb #d97bf4eb
 import shutil, tempfile, time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -23,7 +23,7 @@ from .evaluation import block_influence, metric_rows, predict, score_predictions
 from .initialization import InitCard, init_student
 from .models import align_labels, load_encoder, load_tokenizer, part_of, weights_hash
 from .plots import SCORES
-from .ranks import folder_to_write, from_main, is_main, wait_for_all, world
+from .ranks import folder_to_write, from_main, is_main, main_first, wait_for_all, world
 from .record import Heartbeat, History, Run, describe_environment
 from .speed import speed_rows
 from .tasks import Task, load_task
@@ -63,13 +63,14 @@ def watched(
     "The validation texts scored while training"
     return task.validation.sample(frac=1, random_state=0).groupby('language').head(WATCHED).sort_index()
 
-# %% ../nbs/api/60_job.ipynb #f3c28423
+# %% ../nbs/api/60_job.ipynb #7142d61e
 def base_path(cfg:RunConfig)->str:
     "A name or folder of the pretrained model"
     name = cfg.base_name()
-    return str(playground_base(TINY_BASE) if cfg.tiny else playground_base()) if name == 'playground' else name
+    if name != 'playground': return name
+    with main_first(): return str(playground_base(TINY_BASE) if cfg.tiny else playground_base())
 
-# %% ../nbs/api/60_job.ipynb #24aef332
+# %% ../nbs/api/60_job.ipynb #b6890433
 def fit(
     trainer:DistillTrainer,
     folder:Path,       # Where its checkpoints lie
@@ -77,12 +78,12 @@ def fit(
 )->None:
     "Train, from the last checkpoint if there is one"
     kept = sorted(folder.glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
-    whole = [p for p in kept if all((p/f).exists() for f in ('trainer_state.json', 'model.safetensors', 'rows.json'))]
+    whole = from_main([str(p) for p in kept if all((p/f).exists() for f in ('trainer_state.json', 'model.safetensors', 'rows.json'))])
     if not whole:                           # the untrained student's scores, at step 0
         trainer.history.rewind(-1)
         trainer.evaluate()
         if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
-    trainer.train(resume_from_checkpoint=str(whole[-1]) if whole else None)
+    trainer.train(resume_from_checkpoint=whole[-1] if whole else None)
 
 # %% ../nbs/api/60_job.ipynb #35291fb2
 def fine_tune(

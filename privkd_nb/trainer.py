@@ -6,7 +6,7 @@
 __all__ = ['batch_totals', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'Economy', 'DistillTrainer',
            'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/34_trainer.ipynb #72d54ced
+# %% ../nbs/api/34_trainer.ipynb #24668d8f
 import math, os, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +22,7 @@ from .evaluation import evaluate_by_language, metric_rows, with_means
 from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, logit_kl, logit_mse
 from .packing import can_pack
 from .passes import forward, wants_of
-from .ranks import from_main, world
+from .ranks import from_main, on_cpu, world
 from .record import Heartbeat, History
 from .spec import PAPER, parse_losses
 from .taps import restore_kernel, use_eager
@@ -103,7 +103,7 @@ class Economy:
         check_choice('memory', self.memory, ['fixed', 'fit'])
         for k in ('packing', 'compile'): check_choice(k, getattr(self, k), ['auto', 'on', 'off'])
 
-# %% ../nbs/api/34_trainer.ipynb #277f920c
+# %% ../nbs/api/34_trainer.ipynb #25ef14b6
 class DistillTrainer(Trainer):
     "Train a student on gold labels and on its teacher's logits, hidden states and attention"
     loss_is_scaled_for_ga = True        # `compute_loss` divides by the counts of the whole update
@@ -127,6 +127,7 @@ class DistillTrainer(Trainer):
         if self.teacher is None and set(self.losses) != {'ce'}: raise InputError(f"losses={', '.join(self.losses)} needs a teacher; pass one, or use losses='ce'.")
         if self.teacher is not None: self.check_pair(student)
         super().__init__(model=student, data_collator=Collate(kw['processing_class'].pad_token_id), **kw)
+        if self.args.world_size != world(): raise InputError(f'{world()} processes were started, but these TrainingArguments know of {self.args.world_size}, and each process would train by itself; on CPUs, pass use_cpu=True.')
         self.model_accepts_loss_kwargs = True
         self.remove_callback(PrinterCallback)
         self.add_callback(Recorder(self))
@@ -361,7 +362,7 @@ def save_model(self:DistillTrainer, output_dir=None, _internal_call=False):
     finally:
         if projection is not None: model.distill_projection = projection
 
-# %% ../nbs/api/34_trainer.ipynb #348cfc13
+# %% ../nbs/api/34_trainer.ipynb #c88d6641
 def training_args(
     folder:str|Path,     # Checkpoints go here
     n_train:int,         # Training texts
@@ -383,7 +384,7 @@ def training_args(
         per_device_eval_batch_size=64, warmup_steps=math.ceil(.1*steps), lr_scheduler_type='linear', weight_decay=0., seed=seed, data_seed=seed, bf16=compute_setup()['bf16'],
         eval_strategy='steps', eval_steps=every, save_strategy='steps', save_steps=every, save_total_limit=2, load_best_model_at_end=patience > 0,
         metric_for_best_model=f'eval_{metric}', greater_is_better=True, logging_strategy='steps', logging_steps=5, logging_nan_inf_filter=False,
-        report_to=[], disable_tqdm=True, remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(),
+        report_to=[], disable_tqdm=True, use_cpu=on_cpu(), remove_unused_columns=False, dataloader_pin_memory=torch.cuda.is_available(),
         ddp_find_unused_parameters=False)|kw)       # every term reads the logits, if with weight zero
     args._n_gpu = min(args.n_gpu, 1)    # several GPUs work as several processes, under torchrun
     return args

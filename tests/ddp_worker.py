@@ -1,4 +1,4 @@
-"Trains a tiny student without dropout, on as many processes as it is started with, and writes its weights and history. Used by test_ddp.py."
+"Trains tiny students without dropout, one after the other, on as many processes as it is started with; writes their weights and histories. Used by test_ddp.py."
 import sys
 from pathlib import Path
 
@@ -12,20 +12,23 @@ from privkd_nb.testing import tiny_model
 from privkd_nb.tokenizer import train_tokenizer
 from privkd_nb.trainer import DistillTrainer, Economy, training_args
 
+CASES = dict(paper=dict(losses='paper'), kept_in_parts=dict(losses='ce,logits', keep=True, parts=2), narrow=dict(losses='hidden', config=dict(hidden_size=16, intermediate_size=32)))
 
-def main(folder, parts, losses, cache, narrow):
-    folder, off = Path(folder), dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+
+def main(folder, losses, parts=1, keep=False, config=None):
+    off = dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     task = load_task(languages='en,hi,sw', fraction=.1)
     tok = train_tokenizer(load_task(languages='en,hi,sw').train.text, 500)
     train, val = (encode(d, tok, task.labels, 64) for d in (task.train, task.validation))
     teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500, seed=1, **off)
-    student, card = init_student(InitSpec('scratch', config=dict(hidden_size=16, intermediate_size=32) if narrow else None), teacher)
-    args = training_args(folder/'checkpoints', len(train), 1, lr=1e-3, batch_size=8, parts=int(parts), evals=1, use_cpu=True)
+    student, card = init_student(InitSpec('scratch', config=config), teacher)
+    args = training_args(folder/'checkpoints', len(train), 1, lr=1e-3, batch_size=8, parts=parts, evals=1)
     trainer = DistillTrainer(student, teacher, losses, card.layers, history=History(folder/'history.jsonl' if is_main() else None), train_languages=task.train_languages,
-                             economy=Economy(cache=folder/'cache' if cache == 'cache' else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
+                             economy=Economy(cache=folder/'cache' if keep else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
     trainer.train()
     if is_main(): trainer.save_model(folder/'model')
     assert len(train) % 8 not in (0, 7), 'the last update must be a short one'
 
 
-if __name__ == '__main__': main(*sys.argv[1:])
+if __name__ == '__main__':
+    for name, case in CASES.items(): main(Path(sys.argv[1])/name, **case)
