@@ -29,5 +29,8 @@ rm -rf "$out"
 step examples in the pages
 nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run|^effect|^bench|^01_first'    # these are executed by papermill
 
-step tests
-python -m pytest -q tests
+step tests, two files at a time
+python -m pytest -q -n 2 --dist loadfile tests --ignore-glob '*_browser.py' --ignore tests/test_site.py
+
+step tests of the site and in a browser, one after the other, because some measure time
+python -m pytest -q tests/test_site.py tests/*_browser.py
