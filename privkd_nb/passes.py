@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Wants', 'wants_of', 'places_of', 'forward', 'first_layers']
 
-# %% ../nbs/api/32_passes.ipynb #20a5ae46
+# %% ../nbs/api/32_passes.ipynb #52332c08
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 import torch
 from torch import nn
-from .models import layer_stack
-from .packing import encoder_of, packed
+from .models import layers_name, layers_of
+from .packing import packed
 from .taps import AttentionTap, attention_of
 
 # %% ../nbs/api/32_passes.ipynb #60131f3a
@@ -60,16 +60,15 @@ def forward(
     scores = attention_of(tap, plain, wants.on, getattr(plain, 'layers_run', None)) if tap else []
     return dict(logits=out.logits, hidden={i: flat(out.hidden_states[i]) for i in wants.hidden}, attention={l: scores[l] for l in wants.attention})
 
-# %% ../nbs/api/32_passes.ipynb #14d0580b
+# %% ../nbs/api/32_passes.ipynb #7dfc978e
 @contextmanager
 def first_layers(
     model,   # A transformers encoder
     k:int,   # How many layers
 ):
     "Within the block, a model has its first `k` layers only"
-    encoder_of(model)                      # found while all layers are there
-    name, stack = layer_stack(model)
-    parent, _, child = name.rpartition('.')
+    stack = layers_of(model)
+    parent, _, child = layers_name(model).rpartition('.')
     setattr(model.get_submodule(parent), child, nn.ModuleList(stack[:k]))
     model.layers_run = k
     try: yield

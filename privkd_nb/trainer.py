@@ -6,7 +6,7 @@
 __all__ = ['batch_totals', 'distill_terms', 'DivergedError', 'stop_diverged', 'Recorder', 'Economy', 'DistillTrainer',
            'training_args', 'Progress', 'Watch']
 
-# %% ../nbs/api/34_trainer.ipynb #24668d8f
+# %% ../nbs/api/34_trainer.ipynb #8022b096
 import math, os, shutil, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from .compile import FasterOfTwo, compile_layers
 from .core import InputError, check_choice, compute_setup, content_key, give_back_memory, read_json, write_json
 from .evaluation import evaluate_by_language, metric_rows, with_means
 from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, logit_kl, logit_mse
+from .disentangled import is_disentangled
 from .packing import can_pack
 from .passes import forward, wants_of
 from .ranks import from_main, on_cpu, world
@@ -153,7 +154,7 @@ def check_pair(self:DistillTrainer, student):
             torch.manual_seed(0)
             student.distill_projection = nn.Linear(s.hidden_size, t.hidden_size)
 
-# %% ../nbs/api/34_trainer.ipynb #fdb8ffb6
+# %% ../nbs/api/34_trainer.ipynb #6c99ae3b
 @patch
 def prepare_teacher(self:DistillTrainer):
     "Make ready what answers for the teacher"
@@ -168,7 +169,9 @@ def prepare_teacher(self:DistillTrainer):
 def economize(self:DistillTrainer):
     "Cut the student's table to the rows in use, and leave pads out, as `economy` says"
     e, model, a, updates = self.economy, self.accelerator.unwrap_model(self.model), self.args, self.updates()
-    self.pads = e.packing == 'off' or not can_pack(model)
+    hooked = is_disentangled(model)         # its hooks would be compiled in
+    self.pads = e.packing == 'off' or e.compile == 'on' and hooked or not can_pack(model)
+    if self.pads and e.packing == 'on' and e.compile == 'on' and hooked: raise InputError(f"packing='on' and compile='on' do not go together in {type(model).__name__}; choose one of them.")
     if self.pads and e.packing == 'on': raise InputError(f"packing='on', but {type(model).__name__} with the {model.config._attn_implementation} kernel does not give the same logits without pads; use packing='auto', and batching='length' to pad less.")
     reason = why_whole(model, a.weight_decay, getattr(a.optim, 'value', a.optim)) if e.vocabulary != 'all' else "vocabulary='all'"
     if reason and e.vocabulary == 'used': raise InputError(f"vocabulary='used' would not be exact: {reason}; use vocabulary='all'.")
@@ -182,7 +185,7 @@ def economize(self:DistillTrainer):
         if self.teacher is not None and self.shared is None and not why_whole(self.teacher): self.teachers_vocabulary = Vocabulary(self.teacher, self.vocabulary.ids, aside)
         give_back_memory()
     if e.compile == 'on': compile_layers(model)
-    if e.compile == 'auto' and a.device.type == 'cuda' and self.shared is None: self.add_callback(FasterOfTwo(model))
+    if e.compile == 'auto' and a.device.type == 'cuda' and self.shared is None and (self.pads or not hooked): self.add_callback(FasterOfTwo(model))
     self.saved |= dict(rows=len(self.vocabulary.ids) if self.vocabulary else None, rows_note=reason, packed=not self.pads, padding_share=round(padding_share(self.train_dataset.lengths, updates.order()), 4), processes=a.world_size)
 
 @patch
