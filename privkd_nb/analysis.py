@@ -207,7 +207,7 @@ def arms(self:Study)->list[str]:
     "Arms, in the order of initializations and losses"
     return order_arms(self.scores.arm.unique())
 
-# %% ../nbs/api/42_analysis.ipynb #54a280cf
+# %% ../nbs/api/42_analysis.ipynb #23bc25f9
 def sample_path()->Path:
     "The study that comes with the package"
     import privkd_nb
@@ -219,6 +219,7 @@ def pack(
     points:int=200,     # Training losses are kept at about so many steps a run
 )->Path:
     "Write the tables of a study, without models, as one small folder"
+    if (study.path/PACKED).exists(): raise InputError(f'{study.path} is packed already; copy the folder as it is.')
     with replacing_folder(folder) as tmp:
         sets, texts, preds, teachers, configs = {}, [], [], {}, {}
         for r,c in study.configs.items():

@@ -78,7 +78,7 @@ def make_study(
     runs = run_study(grid(**given), workers, lambda s: print(s, flush=True), together)
     return f'{len(runs)} runs in {runs[0].path.parent}; look at them with: privkd explore {runs[0].path.parent}'
 
-# %% ../nbs/api/70_cli.ipynb #c2b945bc
+# %% ../nbs/api/70_cli.ipynb #b0d51f9f
 def explorer_notebook(
     runs:str,     # A folder of runs, a packed study, or 'sample'
     folder:Path,  # Where to write it
@@ -108,8 +108,9 @@ def explore(
     with tempfile.TemporaryDirectory() as tmp:
         cmd = [sys.executable, '-m', 'voila', str(explorer_notebook(runs, Path(tmp))), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.auto_token=True', f'--Voila.open_browser={browser}', '--template=privkd', '--show_tracebacks=True']
         paths = os.pathsep.join([str(Path(privkd_nb.__file__).parent/'jupyter'), *filter(None, [os.environ.get('JUPYTER_PATH')])])
-        try: subprocess.run(cmd, env=os.environ | dict(JUPYTER_PATH=paths), check=False)
-        except KeyboardInterrupt: pass
+        try: code = subprocess.run(cmd, env=os.environ | dict(JUPYTER_PATH=paths), check=False).returncode
+        except KeyboardInterrupt: return
+    if code: raise InputError(f'the server of the explorer ended with status {code}; what it said stands above.')
 
 # %% ../nbs/api/70_cli.ipynb #bd3efae2
 BENCH = dict(models='xlmr-base, mdeberta-base, tiny', lengths='massive, uner', losses="sets of terms: 'ce,logits;paper'", arms='ways to run it', steps='updates a round', warm='first updates that do not count',

@@ -102,7 +102,7 @@ def step_split(
         rows.append({'arm': arm} | {k: 1e3*v/(steps-warm) for k,v in (parts | dict(rest=total-sum(parts.values()), all=total)).items()})
     return pd.DataFrame(rows).set_index('arm')
 
-# %% ../nbs/api/66_growth.ipynb #78de8ce7
+# %% ../nbs/api/66_growth.ipynb #f3a0cd65
 def growth_with_data(
     shape:Shape,
     texts=(1000, 10_000, 100_000),
@@ -114,7 +114,7 @@ def growth_with_data(
             data = bench_data(shape, n)
             g = timed(shape, -(-n//shape.batch_size), Economy(cache=cache), data)
             rows.append(dict(texts=n, pieces=int(data.lengths.sum()), data_mb=(data.flat.nbytes+data.offsets.nbytes)/1e6, kept_mb=sum(p.stat().st_size for p in Path(cache).rglob('*') if p.is_file())/1e6,
-                             asking_s=g['setup_s'], training_s=g['train_s'], ms_per_text=1e3*(g['setup_s']+g['train_s'])/n))
+                             setup_s=g['setup_s'], training_s=g['train_s'], ms_per_text=1e3*(g['setup_s']+g['train_s'])/n))
     return pd.DataFrame(rows).set_index('texts')
 
 # %% ../nbs/api/66_growth.ipynb #01e6302e
@@ -148,7 +148,7 @@ def growth_with_students(
     t = pd.DataFrame(rows).set_index('students')
     return t.assign(one_by_one=t.seconds.iloc[0]/t.index[0]*t.index, share=lambda d: d.seconds/d.one_by_one)
 
-# %% ../nbs/api/66_growth.ipynb #eb10c27f
+# %% ../nbs/api/66_growth.ipynb #b93ccd96
 def three_epochs(
     shape:Shape,
     updates:int=6,  # An epoch
@@ -158,5 +158,5 @@ def three_epochs(
     with tempfile.TemporaryDirectory() as folder:
         for name,cache in (('asked every time', None), ('cold', folder), ('warm', folder)):
             g = timed(shape, 3*updates, Economy(cache=cache), data)
-            rows.append(dict(cache=name, asking_s=g['setup_s'], training_s=g['train_s'], seconds=g['setup_s']+g['train_s']))
+            rows.append(dict(cache=name, setup_s=g['setup_s'], training_s=g['train_s'], seconds=g['setup_s']+g['train_s']))
     return pd.DataFrame(rows).set_index('cache')

@@ -6,12 +6,13 @@
 __all__ = ['IN_NAME_ONLY', 'GIB', 'text_keys', 'about_teacher', 'rows_bytes', 'LiveTeacher', 'KeptTeacher', 'answers', 'kept',
            'Teacher']
 
-# %% ../nbs/api/33_teacher.ipynb #5f0d3bfd
-import hashlib, json, math, warnings
+# %% ../nbs/api/33_teacher.ipynb #64d67af7
+import hashlib, json, math, sys, warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
+from tqdm import tqdm
 from .batches import Collate, Encoded, by_length
 from .core import content_key
 from .models import weights_hash
@@ -100,12 +101,13 @@ class KeptTeacher:
                     hidden={i: rows(f'hidden{i}') for i in self.wants.hidden},
                     attention={l: rows(f'attention{l}', lambda s: (s[0], t, t)) for l in self.wants.attention})
 
-# %% ../nbs/api/33_teacher.ipynb #a064e2c6
+# %% ../nbs/api/33_teacher.ipynb #af46ad9c
 def answers(
     teacher:LiveTeacher,
     data:Encoded,
     positions,          # Of the texts to ask
     pad_id:int=1, batch_size:int=64,
+    tell=None,          # Called with a number of texts, when they have been asked
 )->dict[str,list]:      # By name, a row a text, as `RowStore.add` takes them
     "What the teacher says, text by text"
     rows, device = {}, next(teacher.model.parameters()).device
@@ -120,6 +122,7 @@ def answers(
             z = out['logits'].float().cpu().numpy()
             add('logits', [z[r,:n[r]] if z.ndim == 3 else z[r] for r in range(len(z))])
         for k,h in out['hidden'].items(): add(f'hidden{k}', np.split(h.float().cpu().numpy(), cuts))
+        if tell: tell(len(n))
         for l,a in out['attention'].items(): add(f'attention{l}', [x[:,:n[r],:n[r]] for r,x in enumerate(a.float().cpu().numpy())])
     back = np.argsort(np.argsort(-data.lengths[positions], kind='stable'))
     return {k: [v[j] for j in back] for k,v in rows.items()}
@@ -134,7 +137,8 @@ def kept(
     about = about_teacher(teacher.model, teacher.wants, teacher.bf16)
     name = '-'.join([about['weights'], about['precision'], 'logits' if about['logits'] else hashlib.sha256(str(sorted(about.items())).encode()).hexdigest()[:8]])
     store, keys = RowStore(Path(folder)/name, about), text_keys(data)
-    store.fill(keys, lambda positions: answers(teacher, data, positions, pad_id), batch=1024)
+    with tqdm(total=len(store.missing(keys)), desc='asking the teacher (once)', ncols=100, mininterval=1, delay=2, file=sys.stderr) as bar:
+        store.fill(keys, lambda positions: answers(teacher, data, positions, pad_id, tell=bar.update), batch=1024)
     return KeptTeacher(store, keys, teacher.wants)
 
 # %% ../nbs/api/33_teacher.ipynb #71714984

@@ -392,14 +392,14 @@ def training_args(
     args._n_gpu = min(args.n_gpu, 1)    # several GPUs work as several processes, under torchrun
     return args
 
-# %% ../nbs/api/34_trainer.ipynb #84999ccb
+# %% ../nbs/api/34_trainer.ipynb #986d69fa
 class Progress(TrainerCallback):
     "A plain progress bar with the loss and the last score"
     def __init__(self, name:str='training'): self.name, self.bar, self.shown = name, None, {}
     def on_train_begin(self, args, state, control, **kw):
         import sys
         from tqdm import tqdm
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, ncols=100, mininterval=1, file=sys.stderr)
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, ncols=100, mininterval=1, file=sys.stderr, disable=not state.is_world_process_zero)
     def on_step_end(self, args, state, control, **kw): self.bar.update(1)
     def on_log(self, args, state, control, logs=None, **kw):
         new = {k.removeprefix('eval_'): f'{v:.3f}' for k,v in (logs or {}).items() if k == 'loss' or k.startswith('eval_') and k in (args.metric_for_best_model,)}

@@ -123,3 +123,8 @@ def test_other_texts_are_not_compared(runs200, tmp_path):
     study = Study.open(folder)
     assert len(example_differences(study, [a], ['teacher'])) == 13
     with pytest.raises(InputError, match='predicted other test texts'): example_differences(study, [a], [b])
+
+
+def test_a_packed_study_is_not_packed_again(tmp_path):
+    with pytest.raises(InputError, match='is packed already'): pack(Study.open('sample'), tmp_path/'again')
+    assert not (tmp_path/'again').exists()
