@@ -7,9 +7,9 @@ __all__ = ['XLMR', 'MDEBERTA', 'MODELS', 'PERCENT', 'LENGTHS', 'TASKS', 'ARMS', 
            'config_of', 'build_pair', 'draw_lengths', 'bench_data', 'Setting', 'setting', 'peak_memory', 'forget_peak',
            'Meter', 'Ticks', 'bench_args', 'take', 'InOrder', 'arm_privkd', 'plain_pass', 'plain_loss', 'PlainTrainer',
            'PlainCollate', 'arm_plain', 'WithScores', 'brewer_matches', 'brewer_adaptor', 'arm_textbrewer',
-           'installed_arms', 'run_arm', 'attempt', 'main', 'in_process_of_its_own', 'measure', 'loss_difference',
-           'agreement', 'pass_flops', 'useful_flops', 'matmul_rate', 'share_of_floor', 'side_by_side', 'bench_figure',
-           'Report', 'shape_title', 'bench_report', 'machine', 'bench_inference']
+           'matmul_rate', 'installed_arms', 'run_arm', 'attempt', 'main', 'in_process_of_its_own', 'measure',
+           'loss_difference', 'agreement', 'pass_flops', 'useful_flops', 'share_of_floor', 'side_by_side',
+           'bench_figure', 'Report', 'shape_title', 'bench_report', 'machine', 'bench_inference']
 
 # %% ../nbs/api/65_bench.ipynb #7e73dcd1
 import json, os, platform, resource, subprocess, sys, tempfile, traceback
@@ -331,7 +331,26 @@ def arm_textbrewer(
         distiller.train(optimizer, loader, num_steps=steps, scheduler_class=schedule, scheduler_args={}, max_grad_norm=1., **extra)
     return curve, {}
 
-# %% ../nbs/api/65_bench.ipynb #faef78ce
+# %% ../nbs/api/65_bench.ipynb #3e925fca
+def matmul_rate(
+    bf16:bool=False, # In bfloat16
+    repeats:int=40,  # Products of each size
+)->float:           # GFLOP/s
+    "The rate at which this machine multiplies matrices, at best: the median of the better of two sizes"
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    kw = dict(device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
+    def rate(n, k, m):
+        x, w, t = torch.randn(n, k, **kw), torch.randn(m, k, **kw), []
+        for _ in range(repeats+3):
+            if device == 'cuda': torch.cuda.synchronize()
+            began = perf_counter()
+            torch.nn.functional.linear(x, w)
+            if device == 'cuda': torch.cuda.synchronize()
+            t.append(perf_counter()-began)
+        return 2*n*k*m/float(np.median(t[3:]))/1e9
+    return max(rate(384, 768, 3072), rate(1024, 1024, 1024))
+
+# %% ../nbs/api/65_bench.ipynb #24c56fa5
 ARMS = dict(privkd=arm_privkd, privkd_kept=partial(arm_privkd, kept=True), plain=arm_plain, textbrewer=arm_textbrewer, textbrewer_fused=partial(arm_textbrewer, fused=True))
 
 def installed_arms()->list[str]:
@@ -348,14 +367,14 @@ def run_arm(
     **options,    # Of the arm
 )->dict:          # What JSON can hold
     "Train a few steps in one way, and measure"
-    began = perf_counter()
+    began, before = perf_counter(), matmul_rate(shape.bf16)
     s = setting(shape, steps)
     meter, lengths = Meter(warm), s.data.lengths[np.concatenate(s.updates)]
     with tempfile.TemporaryDirectory() as folder: losses, note = ARMS[check_choice('arm', arm, ARMS)](shape, s, steps, meter, Path(folder), **options)
     got, updates = meter.report(), np.arange(len(lengths)).reshape(steps, -1)
     pads = 0. if note.get('packed') else padding_share(lengths, updates)
     return dict(arm=arm, texts_per_second=shape.batch_size*(steps-warm)/sum(got['seconds'][warm:]), **got, padding_share=pads, losses=losses, note=note,
-                build_s=meter.made-began, threads=torch.get_num_threads(), device=s.device, pieces=lengths.tolist())
+                build_s=meter.made-began, threads=torch.get_num_threads(), device=s.device, pieces=lengths.tolist(), gflops=max(before, matmul_rate(shape.bf16)))
 
 # %% ../nbs/api/65_bench.ipynb #04adfe34
 def attempt(
@@ -469,54 +488,34 @@ def useful_flops(
     asked = teacher and set(parse_losses(shape.losses)) != {'ce'}
     return (pass_flops(config_of(shape, shape.teacher_layers), pieces, kind) if asked else 0)+3*pass_flops(config_of(shape, shape.student_layers), pieces, kind)
 
-# %% ../nbs/api/65_bench.ipynb #20ed401d
-def matmul_rate(
-    bf16:bool=False, # In bfloat16
-    repeats:int=15,  # Products of each size
-)->float:           # GFLOP/s
-    "The rate at which this machine multiplies matrices, at best: the median of the better of two sizes"
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    kw = dict(device=device, dtype=torch.bfloat16 if bf16 else torch.float32)
-    def rate(n, k, m):
-        x, w, t = torch.randn(n, k, **kw), torch.randn(m, k, **kw), []
-        for _ in range(repeats+3):
-            if device == 'cuda': torch.cuda.synchronize()
-            began = perf_counter()
-            torch.nn.functional.linear(x, w)
-            if device == 'cuda': torch.cuda.synchronize()
-            t.append(perf_counter()-began)
-        return 2*n*k*m/float(np.median(t[3:]))/1e9
-    return max(rate(384, 768, 3072), rate(1024, 1024, 1024))
-
+# %% ../nbs/api/65_bench.ipynb #83a4d022
 def share_of_floor(
     frame:pd.DataFrame, # From `measure`
     shape:Shape,
-    rate:float,         # From `matmul_rate`
 )->pd.Series:           # By arm; 1: nothing but arithmetic
     "What part of the time unavoidable arithmetic would take alone"
     def share(r):
         first = r.warm*shape.batch_size
-        return useful_flops(shape, r.pieces[first:], r.note.get('teacher') != 'looked up')/rate/1e9/sum(r.seconds[r.warm:])
+        return useful_flops(shape, r.pieces[first:], r.note.get('teacher') != 'looked up')/r.gflops/1e9/sum(r.seconds[r.warm:])
     ok = frame[frame.error == '']
     return pd.Series([share(r) for r in ok.itertuples()], ok.arm, dtype=float).groupby(level=0).median()
 
-# %% ../nbs/api/65_bench.ipynb #9c73d53e
+# %% ../nbs/api/65_bench.ipynb #857812ff
 def side_by_side(
     frame:pd.DataFrame,      # From `measure`, of one shape
     shape:Shape,
-    rate:float|None=None,    # From `matmul_rate`; None: measured now
     base:str='plain',
 )->pd.DataFrame:             # By arm
     "Throughput, memory and agreement of the arms"
     ok = frame[frame.error == '']
     if ok.empty: return pd.DataFrame(dict(losses_differ=agreement(frame, base), error=frame.groupby('arm').error.first()))
     by = ok.groupby('arm')
-    mid, rate = by[['texts_per_second', 'peak_mib', 'steady_mib', 'padding_share', 'setup_s']].median(), rate or matmul_rate(shape.bf16)
+    mid = by[['texts_per_second', 'peak_mib', 'steady_mib', 'padding_share', 'setup_s']].median()
     t = pd.DataFrame(dict(texts_per_second=mid.texts_per_second, lowest=by.texts_per_second.min(), highest=by.texts_per_second.max()))
     t['times_base'] = t.texts_per_second/t.texts_per_second.get(base, np.nan)
     t['ms_per_update'] = 1000*shape.batch_size/t.texts_per_second
     t['peak_gib'], t['steady_gib'] = mid.peak_mib/1024, mid.steady_mib/1024
-    t['padding_share'], t['setup_s'], t['share_of_floor'] = mid.padding_share, mid.setup_s, share_of_floor(frame, shape, rate)
+    t['padding_share'], t['setup_s'], t['share_of_floor'] = mid.padding_share, mid.setup_s, share_of_floor(frame, shape)
     t = t.reindex(frame.arm.unique())
     t['losses_differ'] = agreement(frame, base)
     t['error'] = frame[frame.error != ''].groupby('arm').error.first()
@@ -541,12 +540,12 @@ def bench_figure(
         fig.add_trace(go.Bar(y=r.peak_gib.round(3).tolist(), showlegend=False, **look), row=1, col=2)
     return figure_layout(fig, height=380, hovermode='closest', barmode='group', bargap=.25)
 
-# %% ../nbs/api/65_bench.ipynb #088b1c45
+# %% ../nbs/api/65_bench.ipynb #8b3c878f
 class Report(NamedTuple):
     "What `bench_report` found"
     frame:pd.DataFrame  # A row a shape, arm and round
     tables:dict         # Title of a shape -> table from `side_by_side`
-    rates:dict          # Precision -> GFLOP/s, from `matmul_rate`
+    rates:dict          # Precision -> GFLOP/s, the lowest and the highest beside an arm
 
 def shape_title(shape:Shape)->str:
     "A short name of a shape"
@@ -558,12 +557,12 @@ def bench_report(
     **kw,                   # Of `measure`
 )->Report:
     "Measure several shapes"
-    def precision(s): return 'bfloat16' if s.bf16 else 'float32'
-    rates, frames, tables = {precision(s): matmul_rate(s.bf16) for s in {x.bf16: x for x in shapes}.values()}, [], {}
+    frames, tables = [], {}
     for s in shapes:
         frames.append(measure(s, **kw))
-        tables[shape_title(s)] = side_by_side(frames[-1], s, rates[precision(s)])
+        tables[shape_title(s)] = side_by_side(frames[-1], s)
     frame = pd.concat(frames, ignore_index=True)
+    rates = {'bfloat16' if k else 'float32': (float(g.min()), float(g.max())) for k,g in frame[frame.error == ''].groupby('bf16').gflops} if 'gflops' in frame else {}
     if out: write_json(Path(out)/'bench.json', dict(machine=machine(), gflops=rates, shapes=[asdict(s) for s in shapes], rows=json.loads(frame.to_json(orient='records'))))
     return Report(frame, tables, rates)
 
