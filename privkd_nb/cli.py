@@ -131,7 +131,7 @@ def bench_notebook(
     os.replace(tmp, folder/'bench.ipynb')
     return folder/'bench.ipynb'
 
-# %% ../nbs/api/70_cli.ipynb #1e5bfd7e
+# %% ../nbs/api/70_cli.ipynb #4820819a
 def main(argv=None)->int:
     "The console command `privkd`"
     parser = argparse.ArgumentParser('privkd', description='Multilingual knowledge distillation: what are the initial weights worth?')
@@ -168,7 +168,7 @@ def main(argv=None)->int:
     except InputError as e: print(f'privkd: {e}', file=sys.stderr); return 2
     except KeyboardInterrupt: print('privkd: interrupted; the same command goes on from the last checkpoint', file=sys.stderr); return 130
     except RuntimeError as e:
-        if type(e) is not RuntimeError: raise
+        if type(e) is not RuntimeError and not type(e).__module__.startswith('privkd_nb.'): raise    # ours are a sentence: stopped, diverged
         print(f'privkd: {e}', file=sys.stderr); return 1
     except Exception as e:
         # an error in the notebook: papermill has shown its traceback; the last line says what it was

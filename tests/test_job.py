@@ -65,6 +65,14 @@ def test_a_wrong_option_is_one_sentence_in_a_second(args, says):
     assert time.time()-start < 3                                           # on a busy machine; under one second on a quiet one
 
 
+def test_a_stopped_run_is_one_sentence(tmp_path, monkeypatch, capsys):
+    from privkd_nb import cli, job
+    def stopped(cfg): raise job.StoppedError('run x was stopped at step 3 of 9, at a checkpoint; start it again and it goes on from there.')
+    monkeypatch.setattr(job, 'distil', stopped)
+    assert cli.main(['distil', '--tiny', '--out_dir', str(tmp_path)]) == 1
+    assert capsys.readouterr().err == 'privkd: run x was stopped at step 3 of 9, at a checkpoint; start it again and it goes on from there.\n'
+
+
 def test_a_wrong_parameter_stops_papermill_at_the_first_cell(tmp_path):
     p = call('papermill', NOTEBOOK, tmp_path/'x.ipynb', '-p', 'init', 'copyft')
     assert p.returncode != 0 and "Did you mean 'copy_ft'?" in p.stderr
