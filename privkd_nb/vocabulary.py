@@ -7,6 +7,7 @@ __all__ = ['ROW_WISE', 'LARGE', 'RowsInUse', 'why_whole', 'Vocabulary', 'whole_t
 
 # %% ../nbs/api/25_vocabulary.ipynb #9741cbbb
 import uuid
+from contextlib import suppress
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from torch import nn
@@ -81,7 +82,7 @@ class Vocabulary:
     def fetch(self):
         "Have the whole table in memory"
         if self.file is None: return
-        w = torch.from_numpy(np.fromfile(self.file, np.uint8)).view(self.dtype).view(self.shape)
+        w = torch.from_numpy(np.asarray(np.memmap(self.file, np.uint8, 'c'))).view(self.dtype).view(self.shape)    # mapped: rows are read when they are used
         self.full.weight = nn.Parameter(w, requires_grad=self.full.weight.requires_grad)
 
 # %% ../nbs/api/25_vocabulary.ipynb #c890170e
@@ -105,5 +106,6 @@ def restore(
     "Give a model its whole table back for good"
     device = vocabulary.table.weight.device
     whole_table(vocabulary).__enter__()
-    if vocabulary.file is not None: vocabulary.file.unlink(missing_ok=True)
+    if vocabulary.file is not None:
+        with suppress(OSError): vocabulary.file.unlink()    # its content lives as long as the table; where a mapped file cannot be deleted, it goes with the checkpoints
     vocabulary.full.to(device)
