@@ -6,12 +6,12 @@
 __all__ = ['SAME_NUMBERS', 'typed_value', 'RunConfig']
 
 # %% ../nbs/api/15_config.ipynb #9e59f110
-import json, os
+import json, math, os
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from .catalog import CATALOG, SCENARIOS, check_languages, own_files, training_languages
-from .core import InputError, as_list, check_choice, files_hash
+from .core import InputError, as_list, check_choice, did_you_mean, files_hash
 from .depth import resolve_layers
 from .spec import BATCHING, InitSpec, parse_losses
 
@@ -25,8 +25,9 @@ def typed_value(
     if type_ is str: return ','.join(f'{k}={w}' for k,w in value.items()) if isinstance(value, dict) else ','.join(map(str, value)) if isinstance(value, (list, tuple)) else '' if value is None else str(value)
     if type_ is bool and isinstance(value, str): return check_choice(name, value.lower(), ['true', 'false']) == 'true'
     try: res = type_(value)
-    except (TypeError, ValueError): raise InputError(f"{name}={value!r} is not {dict(int='a whole number', float='a number', bool='true or false')[type_.__name__]}.") from None
+    except (TypeError, ValueError, OverflowError): raise InputError(f"{name}={value!r} is not {dict(int='a whole number', float='a number', bool='true or false')[type_.__name__]}.") from None
     if type_ is int and float(value) != res: raise InputError(f"{name}={value!r} is not a whole number.")
+    if type_ is float and not math.isfinite(res): raise InputError(f"{name}={value!r} is not a finite number.")
     return res
 
 # %% ../nbs/api/15_config.ipynb #3c1b1e9a
@@ -83,7 +84,7 @@ def check(self:RunConfig)->None:
         langs = check_languages(info, self.languages)
         check_languages(info, self.eval_languages, 'eval_languages')
         for s in (self.scenario, self.teacher_scenario or self.scenario): training_languages(info, s, langs)
-    elif not Path(self.dataset).exists(): raise InputError(f"dataset={self.dataset!r} is neither a known task ({', '.join(CATALOG)}) nor a file or folder that exists.")
+    elif not Path(self.dataset).exists(): raise InputError(f"dataset={self.dataset!r} is neither a known task ({', '.join(CATALOG)}) nor a file or folder that exists.{did_you_mean(self.dataset, CATALOG)}")
     else: own_files(self.dataset)
     for name in ('scenario', 'teacher_scenario'):
         if getattr(self, name): check_choice(name, getattr(self, name), SCENARIOS)
