@@ -441,10 +441,11 @@ AGREE = 1e-4 # Largest relative difference of two loss curves, in float32
 def loss_difference(
     curves:dict,       # Arm -> losses, step by step
     base:str='plain',  # What they are compared with
-)->dict[str,float]:    # nan: nothing to compare
+)->dict[str,float]:    # nan: nothing to compare with; inf: another number of losses
     "The largest relative difference of each loss curve from one of them"
     def far(c):
-        if base not in curves or len(c) != len(curves[base]) or not len(c): return float('nan')
+        if base not in curves: return float('nan')
+        if len(c) != len(curves[base]) or not len(c): return float('inf')
         b = np.asarray(curves[base])
         return float(np.max(np.abs(np.asarray(c)-b)/np.abs(b)))
     return {a: far(c) for a,c in curves.items()}
@@ -461,10 +462,10 @@ def agreement(
         if frame.dropout.any(): return 'dropout: not comparable'
         if frame.bf16.any(): return f'bfloat16, not judged: {d:.1e}'
         return f'FAILED: {d:.1e}' if d > AGREE else 'cannot be compared' if np.isnan(d) else f'{d:.1e}'
-    worst = {a: 0. for a in frame.arm.unique()}
+    found = {a: [np.nan] for a in frame.arm.unique()}
     for _,rows in frame[frame.error == ''].groupby('round'):
-        for a,d in loss_difference(dict(zip(rows.arm, rows.losses)), base).items(): worst[a] = max(worst[a], d) if d == d else d
-    return pd.Series({a: word(a, d) for a,d in worst.items()})
+        for a,d in loss_difference(dict(zip(rows.arm, rows.losses)), base).items(): found[a].append(d)
+    return pd.Series({a: word(a, np.fmax.reduce(ds)) for a,ds in found.items()})      # the largest; a round without a base does not hide it
 
 # %% ../nbs/api/65_bench.ipynb #b5e13544
 def pass_flops(
@@ -506,9 +507,12 @@ def side_by_side(
     shape:Shape,
     base:str='plain',
 )->pd.DataFrame:             # By arm
-    "Throughput, memory and agreement of the arms"
+    "Throughput, memory and agreement of the arms; one that computes something else has no figures, but an error"
+    same = agreement(frame, base)
+    failed = frame.arm.map(same).where(lambda w: w.str.startswith('FAILED'), '')
+    frame = frame.assign(error=frame.error.where(frame.error != '', failed.map(lambda w: w and f'other losses than {base}: {w}')))
     ok = frame[frame.error == '']
-    if ok.empty: return pd.DataFrame(dict(losses_differ=agreement(frame, base), error=frame.groupby('arm').error.first()))
+    if ok.empty: return pd.DataFrame(dict(losses_differ=same, error=frame.groupby('arm').error.first()))
     by = ok.groupby('arm')
     mid = by[['texts_per_second', 'peak_mib', 'steady_mib', 'padding_share', 'setup_s']].median()
     t = pd.DataFrame(dict(texts_per_second=mid.texts_per_second, lowest=by.texts_per_second.min(), highest=by.texts_per_second.max()))
@@ -517,7 +521,7 @@ def side_by_side(
     t['peak_gib'], t['steady_gib'] = mid.peak_mib/1024, mid.steady_mib/1024
     t['padding_share'], t['setup_s'], t['share_of_floor'] = mid.padding_share, mid.setup_s, share_of_floor(frame, shape)
     t = t.reindex(frame.arm.unique())
-    t['losses_differ'] = agreement(frame, base)
+    t['losses_differ'] = same
     t['error'] = frame[frame.error != ''].groupby('arm').error.first()
     return t.assign(error=t.error.fillna(''))
 
@@ -574,7 +578,8 @@ def bench_report(
         tables[shape_title(s)] = side_by_side(frames[-1], s)
     frame = pd.concat(frames, ignore_index=True)
     rates = {'bfloat16' if k else 'float32': (float(g.min()), float(g.max())) for k,g in frame[frame.error == ''].groupby('bf16').gflops} if 'gflops' in frame else {}
-    if out: write_json(Path(out)/'bench.json', dict(machine=machine(), gflops=rates, shapes=[asdict(s) for s in shapes], rows=json.loads(frame.to_json(orient='records'))))
+    failed = [f'{NAMES.get(a, a)} on {title}: {w}' for title,t in tables.items() for a,w in t.losses_differ.items() if w.startswith('FAILED')]
+    if out: write_json(Path(out)/'bench.json', dict(machine=machine(), gflops=rates, failed=failed, shapes=[asdict(s) for s in shapes], rows=json.loads(frame.to_json(orient='records'))))
     return Report(frame, tables, rates)
 
 def machine()->dict:

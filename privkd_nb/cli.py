@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 import privkd_nb
 from .config import RunConfig
-from .core import InputError
+from .core import InputError, read_json
 
 # %% ../nbs/api/70_cli.ipynb #10192eef
 def notebook_path(
@@ -144,6 +144,7 @@ def bench_notebook(
     tmp = folder/'bench.unfinished.ipynb'
     execute(notebook_path('bench.ipynb'), tmp, given|dict(out=str(folder)))
     os.replace(tmp, folder/'bench.ipynb')
+    if failed := read_json(folder/'bench.json')['failed']: raise RuntimeError(f"{folder/'bench.ipynb'} has no result for {'; '.join(failed)}.")
     return folder/'bench.ipynb'
 
 # %% ../nbs/api/70_cli.ipynb #4820819a

@@ -166,3 +166,13 @@ def test_layers_in_several_lists_are_refused():
     from transformers import XLMConfig, XLMForSequenceClassification
     for n in (2, 6):
         with pytest.raises(InputError, match='spreads its layers over 4 lists'): layer_stack(XLMForSequenceClassification(XLMConfig(emb_dim=16, n_layers=n, n_heads=2, n_words=50)))
+
+
+def test_a_bench_that_found_other_losses_ends_in_failure(tmp_path, monkeypatch, capsys):
+    from privkd_nb import cli
+    def executed(notebook, to, given):
+        to.write_text('{}')
+        (to.parent/'bench.json').write_text(json.dumps(dict(failed=['this package, later epochs on tiny: FAILED: 1.0e-01'])))
+    monkeypatch.setattr(cli, 'execute', executed)
+    assert cli.main(['bench', '--tiny', '--out', str(tmp_path)]) == 1
+    assert 'has no result for this package, later epochs on tiny: FAILED: 1.0e-01' in capsys.readouterr().err and (tmp_path/'bench.ipynb').exists()
