@@ -82,3 +82,11 @@ def test_a_failed_run_does_not_end_the_study(settings, tmp_path):
     good, bad = grid(**settings | dict(epochs=1), losses='ce', out_dir=str(tmp_path)), grid(tiny=True, teacher='no/such', out_dir=str(tmp_path))
     with pytest.raises(RuntimeError, match='1 of 2 runs failed: .*no/such'): run_study(bad+good, say=lambda s: None)
     assert Run.named(tmp_path, good[0].identity()).finished
+
+
+def test_each_group_is_made_together_by_one_worker(tmp_path):
+    configs, lines = grid(seed=[0, 1], init=['scratch', 'copy_ft'], losses='ce,logits', cache='off', tiny=True, out_dir=str(tmp_path)), []
+    runs = run_study(configs, workers=2, together=True, say=lines.append)
+    assert all(r.finished for r in runs)
+    made = [l for l in lines if 'with 1 more)' in l]
+    assert sorted(l.split()[0] for l in made) == ['1/4', '2/4', '3/4', '4/4'], lines        # each once: no worker waited for the other's
