@@ -27,6 +27,7 @@ from .ranks import folder_to_write, from_main, is_main, main_first, wait_for_all
 from .record import Heartbeat, History, Run, describe_environment
 from .speed import speed_rows
 from .tasks import Task, load_task
+from .taps import usual_kernel
 from .updates import Updates
 from .trainer import DistillTrainer, Economy, Progress, Watch, training_args
 
@@ -225,7 +226,7 @@ def write_results(
     run.write('history', trainer.history.frame())
     run.write('metrics', pd.concat([metric_rows(s, who, 'test', trainer.state.global_step) for who,s in scores.items()], ignore_index=True))
     run.write('predictions', pd.concat([p.assign(model=who, split='test') for who,p in preds.items()], ignore_index=True))
-    run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, models.tokenizer.pad_token_id, **(dict(seconds=0, texts=4) if cfg.tiny else dict(budget=6))))
+    with usual_kernel(models.teacher, trainer.model): run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, models.tokenizer.pad_token_id, **(dict(seconds=0, texts=4) if cfg.tiny else dict(budget=6))))
     run.write('texts', task.test.assign(text=task.test.text if task.kind == 'sequence' else task.test.tokens.map(' '.join))[['id', 'language', 'text']])
     trainer.save_model(run.path/'model')
     models.tokenizer.save_pretrained(run.path/'model')
