@@ -7,7 +7,7 @@ __all__ = ['compile_layers', 'FasterOfTwo']
 
 # %% ../nbs/api/28_compile.ipynb #bc931d60
 import time
-import torch
+import torch, torch._dynamo
 from transformers import TrainerCallback
 from .models import layer_stack
 
@@ -30,7 +30,7 @@ class FasterOfTwo(TrainerCallback):
         n:int=10,        # Updates timed of each
         warm:int=5,      # Updates not timed before each
         worth:int=300,   # Updates that must be left, or nothing is tried
-    ): self.model, self.switch, self.n, self.warm, self.worth, self.seen, self.times, self.chosen = model, switch, n, warm, worth, 0, {'plain': [], 'compiled': []}, 'plain'
+    ): self.model, self.switch, self.n, self.warm, self.worth, self.seen, self.times, self.chosen, self.strict = model, switch, n, warm, worth, 0, {'plain': [], 'compiled': []}, 'plain', None
 
     def on_train_begin(self, args, state, control, **kw): self.trying = state.max_steps-state.global_step >= self.worth
     def on_step_begin(self, args, state, control, **kw):
@@ -43,8 +43,15 @@ class FasterOfTwo(TrainerCallback):
         if torch.cuda.is_available(): torch.cuda.synchronize()
         each, self.seen = self.n+self.warm, self.seen+1
         if (self.seen-1)%each >= self.warm: self.times['plain' if self.seen <= each else 'compiled'].append(time.perf_counter()-self.start)
-        if self.seen == each: self.switch(self.model, True)
+        if self.seen == each:
+            # where nothing can be compiled, torch goes on plain instead of ending the run
+            self.strict, torch._dynamo.config.suppress_errors = not torch._dynamo.config.suppress_errors, True
+            self.switch(self.model, True)
         if self.seen == 2*each:
             self.trying, mid = False, {k: sorted(v)[len(v)//2] for k,v in self.times.items()}
             self.chosen = min(mid, key=mid.get)
             if self.chosen == 'plain': self.switch(self.model, False)
+
+    def finish(self):
+        "After training: what torch cannot compile is an error again"
+        if self.strict: torch._dynamo.config.suppress_errors = False

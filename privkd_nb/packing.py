@@ -22,8 +22,7 @@ from .models import encoder_of
 class _Batch:
     "The batch that is being packed"
     places:torch.Tensor
-    b:int
-    t:int
+    like:torch.Tensor    # (b,t); sizes are read from a tensor, because a compiled layer takes plain numbers for constants
     mask:torch.Tensor|None = None
 
 _now = threading.local()
@@ -34,7 +33,7 @@ def _packed(kernel):
     def attention(module, query, key, value, attention_mask, **kw):
         at, run = getattr(_now, 'batch', None), kernel or _eager(module)
         if at is None: return run(module, query, key, value, attention_mask, **kw)
-        def rows(x): return unpack(x.transpose(1, 2), at.places, at.b, at.t).transpose(1, 2)   # (1,h,n,d) -> (b,h,t,d)
+        def rows(x): return unpack(x.transpose(1, 2), at.places, *at.like.shape).transpose(1, 2)   # (1,h,n,d) -> (b,h,t,d)
         out, weights = run(module, rows(query), rows(key), rows(value), at.mask, **kw)         # (b,t,h,d)
         return pack(out, at.places), weights
     return attention
@@ -53,7 +52,7 @@ def packed_encoder(
     b:int, t:int,        # The padded batch
 ):
     "Within the block, `model` computes a batch without its pads; hidden states are (1,n,d)"
-    encoder, kernel, at = encoder_of(model), model.config._attn_implementation, _Batch(places, b, t)
+    encoder, kernel, at = encoder_of(model), model.config._attn_implementation, _Batch(places, places.new_empty(b, t))
     def enter(module, args, kw):
         at.mask = kw.pop('attention_mask', None) if 'attention_mask' in kw else args[1] if len(args) > 1 else None
         x = args[0] if args else kw.pop('hidden_states')
