@@ -18,7 +18,7 @@ def masked_mean(
     "The mean of `x` over the valid places"
     if mask is not None: x = torch.where(mask.bool(), x, 0.)
     if total is None: total = x.numel() if mask is None else mask.sum()
-    return x.sum()/torch.as_tensor(total, device=x.device).clamp(min=1)
+    return x.sum()/(total.clamp(min=1) if torch.is_tensor(total) else max(total, 1))
 
 # %% ../nbs/api/30_losses.ipynb #22686149
 def cross_entropy(
