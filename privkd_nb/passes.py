@@ -25,7 +25,7 @@ class Wants:
 
     def depth(self, n_layers:int)->int: # How many layers a pass needs
         "How deep a model must be run"
-        return n_layers if self.logits else max([0, *self.hidden, *(l+1 for l in self.attention)])
+        return n_layers if self.logits else max([1, *self.hidden, *(l+1 for l in self.attention)])    # without any layer, models fail
 
 def wants_of(
     losses,          # The names of the terms

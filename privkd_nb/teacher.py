@@ -67,7 +67,9 @@ class LiveTeacher:
         if k >= self.model.config.num_hidden_layers: return False
         batch, inner = probe(self.model), replace(self.wants, attention=())
         whole = forward(self.model, batch, inner)
-        with first_layers(self.model, k): cut = forward(self.model, batch, inner)
+        try:
+            with first_layers(self.model, k): cut = forward(self.model, batch, inner)
+        except (AttributeError, TypeError, RuntimeError, IndexError, KeyError): return False
         return all(torch.allclose(whole['hidden'][i], cut['hidden'][i], atol=1e-6) for i in inner.hidden)
 
     @torch.inference_mode()
@@ -89,7 +91,9 @@ class KeptTeacher:
         "What the teacher said of a batch from `Collate`"
         keys = [self.keys[max(i, 0)] for i in batch['index'].tolist()]
         device, (b, t) = batch['input_ids'].device, batch['input_ids'].shape
-        def tensor(x): return torch.from_numpy(np.array(x)).to(device, non_blocking=True)       # a copy: the rows are read-only
+        def tensor(x):
+            x = torch.from_numpy(np.array(x))       # a copy: the rows are read-only
+            return (x.pin_memory() if device.type == 'cuda' else x).to(device, non_blocking=True)
         def rows(name, fill=None):
             got = self.store.get(keys, name)
             if fill is None: return tensor(np.concatenate(got))
