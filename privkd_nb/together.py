@@ -23,15 +23,21 @@ class SharedTeacher:
     "Remembers answers until every student has asked for them"
     def __init__(self,
         students:int, # How many ask
-    ): self.teacher, self.wants, self.answers, self.students, self.asked = None, None, {}, students, 0
+    ): self.teacher, self.wants, self.answers, self.students, self.asked, self.room = None, None, {}, students, 0, AT_ONCE
+
+    def make_room(self, parts:int):
+        "Remember the answers of two updates at least"
+        self.room = max(self.room, 2*parts)
 
     def adopt(self,
         make,   # Makes a `Teacher`
         wants,  # What is read of it
+        parts:int=1, # Parts of an update
     ):
         "Use one teacher for all; the first student's"
         if self.teacher is None: self.teacher, self.wants = make(), wants
         if wants != self.wants: raise InputError(f'students that are trained together must be compared with the same layers of the teacher; one reads {wants}, another {self.wants}.')
+        self.make_room(parts)
         return self
 
     def __getattr__(self, name): return getattr(self.teacher, name)     # kept, live, note
@@ -43,7 +49,7 @@ class SharedTeacher:
         answer, left = self.answers[which]
         if left > 1: self.answers[which][1] -= 1
         else: del self.answers[which]
-        while len(self.answers) > AT_ONCE: del self.answers[next(iter(self.answers))]      # a student has ended, or goes on from elsewhere
+        while len(self.answers) > self.room: del self.answers[next(iter(self.answers))]      # a student has ended, or goes on from elsewhere
         return answer
 
 # %% ../nbs/api/63_together.ipynb #93da3e36

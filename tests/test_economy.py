@@ -1,13 +1,16 @@
 "What is saved changes no number: each economy is compared with the plain way, on whole trainings."
-import shutil
+import copy, shutil
 
 import pytest, torch
+from transformers import TrainerCallback, TrainingArguments
 
 from privkd_nb.batches import encode
+from privkd_nb.compile import FasterOfTwo
 from privkd_nb.config import RunConfig
 from privkd_nb.core import InputError
 from privkd_nb.initialization import init_student
 from privkd_nb.job import distil
+from privkd_nb.models import layers_of
 from privkd_nb.record import History
 from privkd_nb.spec import InitSpec
 from privkd_nb.store import StoreFullError
@@ -27,15 +30,15 @@ def data():
     return task, tok, *(encode(d, tok, task.labels, 64) for d in (task.train, task.validation))
 
 
-def trained(data, folder, arch='xlmr', losses='ce,logits', dropout=0., steps=20, spec=InitSpec('scratch'), resume=None, **kw):
+def trained(data, folder, arch='xlmr', losses='ce,logits', dropout=0., steps=20, spec=InitSpec('scratch'), resume=None, batch_size=8, callbacks=(), **kw):
     "20 updates; the history's losses, the trainer and its student's weights"
     task, tok, train, val = data
     economy = Economy(**PLAIN | {k: kw.pop(k) for k in list(kw) if k in Economy.__dataclass_fields__})
     off = {} if arch == 'modernbert' else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     t = tiny_model(arch, 4, task.labels, vocab_size=2000, seed=1, **off)
     student, card = init_student(spec, t)
-    args = training_args(folder, len(train), 2, lr=1e-3, batch_size=8, use_cpu=True, max_steps=steps, **dict(eval_strategy='no', save_strategy='no') | kw)
-    tr = DistillTrainer(student, t, losses, card.layers, history=History(), economy=economy, args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
+    args = training_args(folder, len(train), 2, lr=1e-3, batch_size=batch_size, use_cpu=True, max_steps=steps, **dict(eval_strategy='no', save_strategy='no') | kw)
+    tr = DistillTrainer(student, t, losses, card.layers, history=History(), economy=economy, args=args, train_dataset=train, eval_dataset=val, processing_class=tok, callbacks=list(callbacks))
     tr.train(resume_from_checkpoint=resume)
     h = tr.history.frame()
     return h[h.metric == 'loss'].value.to_numpy(), tr, student.state_dict()
@@ -127,11 +130,105 @@ def test_short_of_memory_an_update_is_made_in_parts(data, tmp_path, monkeypatch,
     same(x, y, 2e-4)
 
 
-@pytest.mark.skipif(shutil.which('g++') is None and shutil.which('c++') is None, reason='skipped: no C++ compiler for torch.compile')
-def test_compiled_layers_compute_the_same(data, tmp_path):
-    (a, _, x), (b, _, y) = (trained(data, tmp_path, compile=c, steps=6) for c in ('off', 'on'))
+@pytest.mark.parametrize('batch_size,most,parts', [(9, 4, 4), (10, 4, 4), (7, 7, 1)])
+def test_parts_need_not_be_equal(data, tmp_path, monkeypatch, batch_size, most, parts):
+    a, _, x = trained(data, tmp_path, batch_size=batch_size, steps=6)
+    prepare = DistillTrainer.economize
+    def short(self):
+        prepare(self)
+        def hook(module, args, kw):
+            if module.training and len(kw['input_ids']) > most: raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: pretended")
+        self.model.register_forward_pre_hook(hook, with_kwargs=True)
+    monkeypatch.setattr(DistillTrainer, 'economize', short)
+    b, tr, y = trained(data, tmp_path, batch_size=batch_size, steps=6, memory='fit')
+    assert tr.saved.get('parts', 1) == parts and not tr.saved.get('checkpointing')
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
+
+
+@pytest.mark.skipif(shutil.which('g++') is None and shutil.which('c++') is None, reason='skipped: no C++ compiler for torch.compile')
+def test_compiled_layers_compute_the_same_and_are_compiled_once(data, tmp_path):
+    from torch._dynamo.utils import counters
+    torch._dynamo.reset(); counters.clear()
+    a, plain, x = trained(data, tmp_path, packing='auto')
+    assert not counters['stats']
+    b, tr, y = trained(data, tmp_path, packing='auto', compile='on')
+    shapes = {(data[2].lengths[u].sum(), data[2].lengths[u].max()) for u in tr.updates().order()}
+    assert tr.saved['packed'] and len(shapes) > 12 and 0 < counters['stats']['unique_graphs'] <= 3, (shapes, counters)
+    assert abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+
+
+def test_what_cannot_be_compiled_stays_plain(data, tmp_path):
+    def broken(graph, inputs): raise NotImplementedError('no compiler here')
+    def switch(model, on):
+        for layer in layers_of(model):
+            if on: layer.compile(backend=broken)
+            else: layer._compiled_call_impl = None
+    torch._dynamo.reset()
+    a, _, x = trained(data, tmp_path)
+    class Late(FasterOfTwo):
+        def on_train_begin(self, args, state, control, model=None, **kw): self.model, self.trying = model, True
+    b, tr, y = trained(data, tmp_path, callbacks=[Late(None, switch, n=2, warm=1)])
+    assert (a == b).all() and tr.saved['layers'] in ('plain', 'compiled') and not torch._dynamo.config.suppress_errors
+    same(x, y)
+
+
+@pytest.mark.parametrize('arch', ['xlmr', 'deberta'])
+@pytest.mark.parametrize('losses', ['embedding', 'ce,logits,embedding', 'ce,hidden'])
+def test_a_teacher_is_run_as_deep_as_is_read(data, tmp_path, arch, losses):
+    (a, live, x), (b, kept, y) = (trained(data, tmp_path, arch, losses, steps=4, spec=InitSpec('scratch', 'first'), cache=c) for c in (None, tmp_path/'cache'))
+    assert live.ask.sources[0].depth == dict(embedding=1).get(losses, 4 if 'logits' in losses else 2)
+    assert live.ask.sources[0].wants.logits is ('logits' in losses) and not kept.ask.live
+    assert abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+
+
+def test_an_optimizer_of_ones_own_is_used_with_the_whole_table(data, tmp_path, monkeypatch):
+    init = DistillTrainer.__init__
+    def given(self, student, *a, **kw):
+        opt = torch.optim.SGD(student.parameters(), lr=1e-2)
+        init(self, student, *a, optimizers=(opt, torch.optim.lr_scheduler.ConstantLR(opt, 1., 1)), **kw)
+    monkeypatch.setattr(DistillTrainer, '__init__', given)
+    (a, _, x), (b, tr, y) = (trained(data, tmp_path, vocabulary=v, steps=4) for v in ('all', 'auto'))
+    assert (a == b).all() and tr.saved['rows'] is None and 'its optimizer was made before' in tr.saved['rows_note']
+    same(x, y)
+    with pytest.raises(InputError, match="vocabulary='used' would not be exact: its optimizer was made before"): trained(data, tmp_path, vocabulary='used', steps=4)
+
+
+@pytest.mark.parametrize('losses,name', [('ce,logits', 'gradient_checkpointing'), ('paper', 'activation_checkpointing')])
+@pytest.mark.filterwarnings('ignore:.*is deprecated and will be removed:FutureWarning')
+def test_with_checkpointed_activations_pads_are_computed(data, tmp_path, losses, name):
+    if not hasattr(TrainingArguments, name): pytest.skip(f'skipped: this transformers has no {name}')
+    a, _, x = trained(data, tmp_path, losses=losses, steps=6)
+    b, tr, y = trained(data, tmp_path, losses=losses, steps=6, packing='auto', **{name: True})
+    assert tr.saved['packed'] is False and abs(a/b-1).max() < 1e-4
+    same(x, y, 2e-4)
+    with pytest.raises(InputError, match="packing='on' and gradient checkpointing do not go together"): trained(data, tmp_path, packing='on', **{name: True})
+    with pytest.raises(InputError, match='use_reentrant=True'): trained(data, tmp_path, **{name: True, f'{name}_kwargs': dict(use_reentrant=True)})
+
+
+def test_two_trainings_with_one_folder_keep_their_tables_apart(data, tmp_path, monkeypatch):
+    monkeypatch.setattr('privkd_nb.vocabulary.LARGE', 0)
+    made = []
+    def other(args, state, control, **kw):
+        if not made: made.append(trained(data, tmp_path, steps=2, vocabulary='used'))
+    class Between(TrainerCallback): on_step_end = staticmethod(other)
+    a, _, x = trained(data, tmp_path, vocabulary='all', steps=4)
+    b, _, y = trained(data, tmp_path, vocabulary='used', steps=4, callbacks=[Between()])
+    assert made and (a == b).all() and not list(tmp_path.glob('tables-*'))
+    same(x, y)
+
+
+def test_a_padding_piece_that_the_model_does_not_know_of_is_in_use(data, tmp_path):
+    task, tok, train, val = data
+    free = next(i for i in range(1999, 0, -1) if i not in train.flat and i not in val.flat)
+    other = copy.deepcopy(tok)
+    other.pad_token = tok.convert_ids_to_tokens(free)
+    assert other.pad_token_id == free
+    (a, _, x), (b, _, y) = (trained((task, other, train, val), tmp_path, vocabulary=v, steps=4) for v in ('all', 'used'))
+    assert (a == b).all()
+    same(x, y, 1e-5)
 
 
 def test_memory_that_runs_out_later_goes_on_from_the_last_checkpoint(data, tmp_path, monkeypatch):
