@@ -12,7 +12,7 @@ from typing import NamedTuple
 from fastcore.basics import patch
 import pandas as pd, plotly.graph_objects as go
 from .analysis import MEANS, SCENE, Study, by_language, choose, disagreements, example_differences, groups_of, order_arms, overall, runs_of, teacher_scores, training_band
-from .comparisons import fraction_figure, heatmap_figure, scores_figure, training_figure
+from .comparisons import arm_styles, fraction_figure, heatmap_figure, scores_figure, training_figure
 from .core import InputError, check_choice
 from .layermap import layermap_figure
 from .plots import SCORES
@@ -66,7 +66,9 @@ class Views:
     "Six questions to a study"
     def __init__(self,
         study, # As `Study.open` takes it
-    ): self.study, self._kept = Study.open(study), {}
+    ):
+        self.study, self._kept = Study.open(study), {}
+        self.styles = arm_styles(self.study.arms)
     def _keep(self, key, f):
         if key not in self._kept: self._kept[key] = f()
         return self._kept[key]
@@ -99,7 +101,7 @@ def _order(self:Views, c, frame): return dict(by=c.sort_by if c.sort_by in set(f
 def scores(self:Views, c:Choice)->Answer:
     "Score by language and arm, with intervals"
     frame, teacher = self._languages(c)
-    return Answer(scores_figure(frame, teacher, c.metric, **self._order(c, frame)), frame)
+    return Answer(scores_figure(frame, teacher, c.metric, **self._order(c, frame), styles=self.styles), frame)
 
 @patch
 def gap(self:Views, c:Choice)->Answer:
@@ -119,7 +121,7 @@ def training(self:Views, c:Choice)->Answer:
     arms = order_arms(choose(d[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)
     what = {'loss': 'training loss', 'ce': 'cross entropy', 'score': f"validation {SCORES.get(c.metric, c.metric)}, {c.language or 'mean of languages'}"}.get(c.curve, c.curve)
     band = choose(band, arm=arms)
-    return Answer(training_figure(band, what, log=c.curve != 'score' and c.curve != 'ce'), band)
+    return Answer(training_figure(band, what, log=c.curve != 'score' and c.curve != 'ce', styles=self.styles), band)
 
 @patch
 def data(self:Views, c:Choice)->Answer:
@@ -134,7 +136,7 @@ def data(self:Views, c:Choice)->Answer:
     frame = choose(frame, arm=order_arms(choose(self.study.scores[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)) if len(frame) else frame
     t = choose(self.study.scores, dataset=c.dataset, scenario=c.scenario, model='teacher', metric=c.metric)
     t = t[t.language.isin(c.languages)] if c.languages else t[t.language=='mean']
-    return Answer(fraction_figure(frame, c.statistic, c.metric, float(t.value.mean()) if len(t) and len(set(frame.languages)) == 1 else None), frame)
+    return Answer(fraction_figure(frame, c.statistic, c.metric, float(t.value.mean()) if len(t) and len(set(frame.languages)) == 1 else None, self.styles), frame)
 
 # %% ../nbs/api/56_views.ipynb #c6a67377
 @patch
