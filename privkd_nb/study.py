@@ -6,7 +6,7 @@
 __all__ = ['grid', 'work', 'make', 'mine', 'groups', 'is_free', 'run_study', 'main']
 
 # %% ../nbs/api/64_study.ipynb #f15aab7e
-import os, subprocess, sys, time, traceback
+import os, platform, subprocess, sys, time, traceback
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import product
@@ -122,9 +122,10 @@ def run_study(
         for c in {(c.dataset, c.scenario, c.teacher_scenario, c.base, c.teacher, c.tiny, c.languages, c.teacher_fraction, c.teacher_epochs, c.lr, c.batch_size, c.max_length): c for c in todo if c.teacher == 'auto'}.values(): teacher_path(c, base_path(c))
         out = Path(configs[0].out_dir)
         out.mkdir(parents=True, exist_ok=True)
-        write_json(request := out/'.study.json', dict(together=together, configs=[asdict(c) for c in configs]))
+        request, log_file = (out/f'.study-{platform.node()}-{os.getpid()}.{k}' for k in ('json', 'log'))     # a second terminal has its own
+        write_json(request, dict(together=together, configs=[asdict(c) for c in configs]))
         env = os.environ | dict(OMP_NUM_THREADS=str(max(1, (os.cpu_count() or 1)//workers)), TOKENIZERS_PARALLELISM='false')
-        log = (out/'.study.log').open('w')
+        log = log_file.open('w')
         ps = [subprocess.Popen([sys.executable, '-m', 'privkd_nb.study', str(request)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True, env=env) for _ in range(workers)]
         import threading
         def relay(p):
@@ -139,7 +140,9 @@ def run_study(
         for p in ps: p.wait()
         log.close()
         failed = [f'{r.path.name}: unfinished' for r in runs if not r.finished]
-        if failed: say((out/'.study.log').read_text(encoding='utf-8', errors='replace')[-2000:])
+        request.unlink(missing_ok=True)
+        if failed: say(f"{log_file} ends with:\n{log_file.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+        else: log_file.unlink(missing_ok=True)
     failed += [f'{r.path.name}: in the hands of another worker, or unfinished' for r in runs if not r.finished] if workers == 1 and not failed else []
     if failed: raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed: "+'; '.join(failed))
     return runs

@@ -74,6 +74,7 @@ def test_two_workers_share_a_study(settings, tmp_path):
     runs = run_study(configs, workers=2, say=lines.append)
     assert all(r.finished for r in runs) and len({r.path for r in runs}) == 4
     assert lines[0] == '4 runs, 0 of them on record' and len(lines) == 5
+    assert not list(tmp_path.glob('.study*'))
     from privkd_nb.analysis import Study
     assert len(Study.open(tmp_path)) == 4
 
