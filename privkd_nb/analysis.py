@@ -220,6 +220,8 @@ def pack(
 )->Path:
     "Write the tables of a study, without models, as one small folder"
     if (study.path/PACKED).exists(): raise InputError(f'{study.path} is packed already; copy the folder as it is.')
+    to = Path(folder)
+    if to.is_dir() and any(to.iterdir()) and not (to/PACKED).exists(): raise InputError(f'{folder} holds something else than a packed study, which would be lost; name a new folder.')
     with replacing_folder(folder) as tmp:
         sets, texts, preds, teachers, configs = {}, [], [], {}, {}
         for r,c in study.configs.items():

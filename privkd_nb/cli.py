@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BENCH', 'notebook_path', 'add_run_options', 'kernel_settings', 'execute', 'run_notebook', 'add_study_options',
-           'make_study', 'explorer_notebook', 'explore', 'bench_notebook', 'main']
+           'make_study', 'explorer_notebook', 'explore', 'check_bench', 'bench_notebook', 'main']
 
 # %% ../nbs/api/70_cli.ipynb #bba43b13
 import argparse, os, sys
@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 import privkd_nb
 from .config import RunConfig
-from .core import InputError, read_json
+from .core import InputError, ResultError, as_list, check_choice, read_json
 
 # %% ../nbs/api/70_cli.ipynb #10192eef
 def notebook_path(
@@ -129,8 +129,22 @@ def explore(
     if code: raise InputError(f'the server of the explorer ended with status {code}; what it said stands above.')
 
 # %% ../nbs/api/70_cli.ipynb #bd3efae2
-BENCH = dict(models='xlmr-base, mdeberta-base, tiny', lengths='massive, uner', losses="sets of terms: 'ce,logits;paper'", arms='ways to run it', steps='updates a round', warm='first updates that do not count',
+BENCH = dict(models='xlmr-base, mdeberta-base, tiny, tiny-deberta', lengths='massive, uner', losses="sets of terms: 'ce,logits;paper'", arms='ways to run it: privkd, privkd_kept, plain, textbrewer, textbrewer_fused', steps='updates a round', warm='first updates that do not count',
              rounds='rounds', batch_size='texts an update', threads='threads; 0: as many as torch takes', limit='seconds an arm and round', bf16='true: autocast to bfloat16', growth='false: leave out how a job grows', tiny='true: seconds on a tiny model')
+
+def check_bench(
+    given:dict, # Parameters of bench.ipynb, brought to their types
+)->None:
+    "Refuse what cannot be measured, before a kernel is started"
+    from privkd_nb.bench import ARMS, LENGTHS, MODELS
+    from privkd_nb.spec import parse_losses
+    for name,least in dict(rounds=1, steps=1, batch_size=1, limit=1, warm=0, threads=0).items():
+        if given.get(name, least) < least: raise InputError(f'{name}={given[name]} must be at least {least}.')
+    if given.get('warm', 2) >= given.get('steps', 12): raise InputError(f"warm={given.get('warm', 2)} leaves nothing of steps={given.get('steps', 12)} to time.")
+    for name,choices in dict(models=MODELS, lengths=LENGTHS, arms=ARMS).items():
+        for v in as_list(given.get(name, '')): check_choice(name, v, choices)
+    for terms in given.get('losses', 'ce').split(';'): parse_losses(terms.strip())
+    if given.get('tiny') and (own := sorted({'models', 'losses', 'steps', 'warm', 'rounds', 'batch_size'} & set(given))): raise InputError(f"tiny brings its own {', '.join(own)}; leave out either.")
 
 def bench_notebook(
     given:dict,         # Parameters of bench.ipynb
@@ -140,11 +154,13 @@ def bench_notebook(
     from privkd_nb.config import typed_value
     kinds = dict.fromkeys(('steps', 'warm', 'rounds', 'batch_size', 'threads', 'limit'), int)|dict.fromkeys(('bf16', 'growth', 'tiny'), bool)
     given, folder = {k: typed_value(k, v, kinds.get(k, str)) for k,v in given.items()}, Path(out)
+    check_bench(given)
+    if folder.exists() and not folder.is_dir(): raise InputError(f'out={out!r} is a file; name a folder.')
     folder.mkdir(parents=True, exist_ok=True)
     tmp = folder/'bench.unfinished.ipynb'
     execute(notebook_path('bench.ipynb'), tmp, given|dict(out=str(folder)))
     os.replace(tmp, folder/'bench.ipynb')
-    if failed := read_json(folder/'bench.json')['failed']: raise RuntimeError(f"{folder/'bench.ipynb'} has no result for {'; '.join(failed)}.")
+    if failed := read_json(folder/'bench.json')['failed']: raise ResultError(f"{folder/'bench.ipynb'} has no result for {'; '.join(failed)}.")
     return folder/'bench.ipynb'
 
 # %% ../nbs/api/70_cli.ipynb #4820819a
@@ -165,18 +181,20 @@ def main(argv=None)->int:
     p.add_argument('to', help='the folder to make or replace')
     p = sub.add_parser('bench', help='speed and memory beside other tools, in one executed notebook')
     p.add_argument('--out', default='bench', help='folder for the notebook and its numbers (default: bench)')
-    for k,text in BENCH.items(): p.add_argument(f'--{k}', nargs='?', const='true', help=text)
+    for k,text in BENCH.items(): p.add_argument(f'--{k}', **dict(nargs='?', const='true') if text.startswith(('true:', 'false:')) else {}, help=text)
     args = vars(parser.parse_args(argv))
     command = args.pop('command')
     try:
         if command == 'run': print(f"executed notebook: {run_notebook({k: v for k,v in args.items() if v is not None})}")
         if command == 'distil':
+            cfg = RunConfig(**{k: v for k,v in args.items() if v is not None})      # refuses what is wrong before anything is loaded
             from privkd_nb.job import distil
-            from privkd_nb.ranks import is_main
             from privkd_nb.models import quietly
-            cfg = RunConfig(**{k: v for k,v in args.items() if v is not None})
+            from privkd_nb.ranks import is_main
+            from privkd_nb.record import Run
+            known = Run.named(cfg.out_dir, cfg.identity()).finished and not cfg.redo
             with quietly(): run = distil(cfg)
-            if is_main(): print(f'on record: {run.path}')
+            if is_main(): print(f"{'already on record (--redo runs it again)' if known else 'on record'}: {run.path}")
         if command == 'study': print(make_study({k: v for k,v in args.items() if v is not None and k not in ('workers', 'together')}, args['workers'], args['together']))
         if command == 'bench': print(f"executed notebook: {bench_notebook({k: v for k,v in args.items() if v is not None and k != 'out'}, args['out'])}")
         if command == 'explore': explore(args['runs'], args['port'], not args['no_browser'])
@@ -186,7 +204,7 @@ def main(argv=None)->int:
     except InputError as e: print(f'privkd: {e}', file=sys.stderr); return 2
     except KeyboardInterrupt: print('privkd: interrupted; the same command goes on from the last checkpoint', file=sys.stderr); return 130
     except RuntimeError as e:
-        if type(e) is not RuntimeError and not type(e).__module__.startswith('privkd_nb.'): raise    # ours are a sentence: stopped, diverged
+        if not type(e).__module__.startswith('privkd_nb.'): raise    # ours are a sentence: stopped, diverged, without a result
         print(f'privkd: {e}', file=sys.stderr); return 1
     except Exception as e:
         # an error in the notebook: papermill has shown its traceback; the last line says what it was

@@ -15,7 +15,7 @@ from typing import Iterator
 from filelock import FileLock, Timeout
 from .analysis import arm_names
 from .config import RunConfig
-from .core import InputError, content_key, read_json, write_json
+from .core import InputError, ResultError, content_key, read_json, write_json
 from .job import distil, first_metric, run_lock
 from .ranks import world
 from .record import Run
@@ -144,7 +144,7 @@ def run_study(
         if failed: say(f"{log_file} ends with:\n{log_file.read_text(encoding='utf-8', errors='replace')[-2000:]}")
         else: log_file.unlink(missing_ok=True)
     failed += [f'{r.path.name}: in the hands of another worker, or unfinished' for r in runs if not r.finished] if workers == 1 and not failed else []
-    if failed: raise RuntimeError(f"{len(failed)} of {len(runs)} runs failed: "+'; '.join(failed))
+    if failed: raise ResultError(f"{len(failed)} of {len(runs)} runs failed: "+'; '.join(failed))
     return runs
 
 def main(argv=None)->int:
