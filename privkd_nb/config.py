@@ -26,7 +26,7 @@ def typed_value(
     if type_ is bool and isinstance(value, str): return check_choice(name, value.lower(), ['true', 'false']) == 'true'
     try: res = type_(value)
     except (TypeError, ValueError, OverflowError): raise InputError(f"{name}={value!r} is not {dict(int='a whole number', float='a number', bool='true or false')[type_.__name__]}.") from None
-    if type_ is int and float(value) != res: raise InputError(f"{name}={value!r} is not a whole number.")
+    if type_ is int and not isinstance(value, str) and float(value) != res: raise InputError(f"{name}={value!r} is not a whole number.")
     if type_ is float and not math.isfinite(res): raise InputError(f"{name}={value!r} is not a finite number.")
     return res
 
@@ -94,6 +94,8 @@ def check(self:RunConfig)->None:
         if getattr(self, name) < 1: raise InputError(f"{name}={getattr(self, name)} must be at least 1.")
     for name in ('layers', 'lr', 'patience', 'seed', 'pieces', 'budget'):
         if getattr(self, name) < 0: raise InputError(f"{name}={getattr(self, name)} must not be negative.")
+    if self.seed >= 2**32: raise InputError(f"seed={self.seed} must be at most {2**32-1}.")
+    if Path(self.out_dir).is_file(): raise InputError(f"out_dir={self.out_dir!r} is a file; name a folder.")
     if self.data_dir and not Path(self.data_dir).is_dir(): raise InputError(f"data_dir={self.data_dir!r} is not a folder; leave it empty to take the data from the hub.")
     for name, choices in dict(batching=BATCHING, vocabulary=['auto', 'used', 'all'], packing=['auto', 'on', 'off'], compile=['auto', 'on', 'off'], memory=['fixed', 'fit'], cache=['auto', 'off']).items(): check_choice(name, getattr(self, name), choices)
     parse_losses(self.losses)

@@ -206,7 +206,7 @@ def economize(self:DistillTrainer):
         give_back_memory()
     if e.compile == 'on': compile_layers(model)
     if e.compile == 'auto' and a.device.type == 'cuda' and self.shared is None and (self.pads or not hooked): self.add_callback(FasterOfTwo(model))
-    self.saved |= dict(rows=len(self.vocabulary.ids) if self.vocabulary else None, rows_note=reason, packed=not self.pads, padding_share=round(padding_share(self.train_dataset.lengths, updates.order()), 4), processes=a.world_size)
+    self.saved |= dict(rows=len(self.vocabulary.ids) if self.vocabulary else None, rows_note=reason, packed=not self.pads, layers='compiled' if e.compile == 'on' else 'plain', padding_share=round(padding_share(self.train_dataset.lengths, updates.order()), 4), processes=a.world_size)
 
 @patch
 def updates(self:DistillTrainer)->Updates:

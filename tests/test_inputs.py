@@ -176,3 +176,40 @@ def test_a_bench_that_found_other_losses_ends_in_failure(tmp_path, monkeypatch, 
     monkeypatch.setattr(cli, 'execute', executed)
     assert cli.main(['bench', '--tiny', '--out', str(tmp_path)]) == 1
     assert 'has no result for this package, later epochs on tiny: FAILED: 1.0e-01' in capsys.readouterr().err and (tmp_path/'bench.ipynb').exists()
+
+
+@pytest.mark.parametrize('args,says', [(['--rounds', '0'], 'rounds=0 must be at least 1'), (['--threads', '-2'], 'threads=-2 must be at least 0'), (['--batch_size', '0'], 'batch_size=0 must be at least 1'), (['--steps', '2'], 'warm=2 leaves nothing of steps=2'),
+                                       (['--models', 'xlmr-bse'], "Did you mean 'xlmr-base'"), (['--lengths', 'masive'], "Did you mean 'massive'"), (['--losses', 'ce,lgits'], "Did you mean 'logits'"), (['--tiny', '--rounds', '3'], 'tiny brings its own rounds')])
+def test_a_bench_that_cannot_be_measured_is_refused_at_once(tmp_path, capsys, monkeypatch, args, says):
+    from privkd_nb import cli
+    monkeypatch.setattr(cli, 'execute', lambda *a: pytest.fail('a kernel was started'))
+    assert cli.main(['bench', *args, '--out', str(tmp_path/'b')]) == 2
+    assert says in capsys.readouterr().err and not (tmp_path/'b').exists()
+
+
+def test_pack_takes_no_place_but_a_packed_study_s(tmp_path, capsys):
+    from many_runs import make_runs
+    from privkd_nb.cli import main
+    make_runs(tmp_path/'runs', 2)
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.txt').write_text('years of work'); (tmp_path/'note').write_text('a note')
+    assert main(['pack', str(tmp_path/'runs'), str(tmp_path/'mine')]) == 2 and 'holds something else than a packed study' in capsys.readouterr().err
+    assert main(['pack', str(tmp_path/'runs'), str(tmp_path/'note')]) == 2 and 'is a file' in capsys.readouterr().err
+    assert (tmp_path/'mine'/'thesis.txt').read_text() == 'years of work' and (tmp_path/'note').read_text() == 'a note'
+    for _ in range(2): assert main(['pack', str(tmp_path/'runs'), str(tmp_path/'new')]) == 0
+
+
+def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch):
+    from privkd_nb import cli, job
+    def broken(cfg): raise RuntimeError('index 66 is out of bounds')
+    monkeypatch.setattr(job, 'distil', broken)
+    with pytest.raises(RuntimeError, match='index 66'): cli.main(['distil', '--tiny'])
+
+
+def test_texts_longer_than_a_model_has_positions_are_refused(tmp_path):
+    from privkd_nb.job import distil
+    folder = tmp_path/'long'
+    folder.mkdir()
+    for split in ('train', 'test'): pd.DataFrame(dict(text=['word '*700, 'short']*8, label=['a', 'b']*8, language='en')).to_csv(folder/f'{split}.csv', index=False)
+    with pytest.raises(InputError, match=r'max_length=1000 allows a text of \d+ pieces, but .* has positions for 64; use max_length=64 or less'):
+        distil(RunConfig(dataset=str(folder), tiny=True, max_length=1000, fraction=1, out_dir=str(tmp_path/'runs')))
+    assert distil(RunConfig(dataset=str(folder), tiny=True, max_length=64, fraction=1, out_dir=str(tmp_path/'runs'))).finished
