@@ -9,8 +9,8 @@ from importlib import import_module
 _WHERE = {
     'RunConfig': 'config', 'distil': 'job', 'language_table': 'job', 'summary': 'job',
     'load_task': 'tasks', 'Task': 'tasks', 'Run': 'record', 'InputError': 'core',
-    'InitSpec': 'spec', 'parse_losses': 'spec', 'resolve_layers': 'depth', 'init_student': 'initialization', 'InitCard': 'initialization',
-    'load_encoder': 'models', 'load_tokenizer': 'models', 'playground_base': 'base', 'encode': 'batches',
+    'InitSpec': 'spec', 'parse_losses': 'terms', 'resolve_layers': 'depth', 'init_student': 'initialization', 'InitCard': 'initialization',
+    'load_encoder': 'loading', 'load_tokenizer': 'loading', 'playground_base': 'base', 'encode': 'batches',
     'DistillTrainer': 'trainer', 'training_args': 'trainer', 'evaluate_by_language': 'evaluation',
     'curves_figure': 'plots', 'languages_figure': 'plots', 'load_data': 'job', 'load_models': 'job', 'BackgroundRun': 'background',
     'Study': 'analysis', 'load_runs': 'analysis', 'overall': 'analysis', 'differences': 'analysis', 'Explorer': 'explorer', 'Monitor': 'monitor',

@@ -13,7 +13,7 @@ from typing import Iterator
 import numpy as np, torch
 from .batches import Collate
 from .core import build_once, cache_dir, content_key
-from .models import quietly
+from .hub import quietly
 from .playground import playground_key, playground_sentences
 from .tokenizer import train_tokenizer
 

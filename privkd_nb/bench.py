@@ -30,11 +30,12 @@ from .losses import attention_mse, cross_entropy, embedding_mse, hidden_mse, log
 from .models import set_labels
 from .plots import figure_layout
 from .record import History
-from .spec import InitSpec, parse_losses
+from .spec import InitSpec
+from .terms import parse_losses
 from .speed import speed_rows
 from .taps import AttentionTap, use_eager
 from .trainer import DistillTrainer, Economy, training_args
-from .updates import padding_share, update_order
+from .order import padding_share, update_order
 
 # %% ../nbs/api/65_bench.ipynb #3ce80a6b
 def _base(**kw): return dict(hidden_size=768, num_attention_heads=12, intermediate_size=3072, initializer_range=.05)|kw

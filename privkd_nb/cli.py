@@ -137,7 +137,7 @@ def check_bench(
 )->None:
     "Refuse what cannot be measured, before a kernel is started"
     from privkd_nb.bench import ARMS, LENGTHS, MODELS
-    from privkd_nb.spec import parse_losses
+    from privkd_nb.terms import parse_losses
     for name,least in dict(rounds=1, steps=1, batch_size=1, limit=1, warm=0, threads=0).items():
         if given.get(name, least) < least: raise InputError(f'{name}={given[name]} must be at least {least}.')
     if given.get('warm', 2) >= given.get('steps', 12): raise InputError(f"warm={given.get('warm', 2)} leaves nothing of steps={given.get('steps', 12)} to time.")
@@ -189,7 +189,7 @@ def main(argv=None)->int:
         if command == 'distil':
             cfg = RunConfig(**{k: v for k,v in args.items() if v is not None})      # refuses what is wrong before anything is loaded
             from privkd_nb.job import distil
-            from privkd_nb.models import quietly
+            from privkd_nb.hub import quietly
             from privkd_nb.ranks import is_main
             from privkd_nb.record import Run
             known = Run.named(cfg.out_dir, cfg.identity()).finished and not cfg.redo

@@ -9,9 +9,11 @@ __all__ = ['FREE', 'SHAPES', 'arm_styles', 'seeds_note', 'sorted_languages', 'sc
 # %% ../nbs/api/51_comparisons.ipynb #0ea791a0
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from .analysis import MEANS, SCENE, order_arms
+from .analysis import MEANS
+from .arms import SCENE, order_arms
 from .core import check_choice
-from .plots import COLORS, SCORES, figure_layout
+from .plots import COLORS, figure_layout
+from .record import SCORES
 
 # %% ../nbs/api/51_comparisons.ipynb #030e09cf
 FREE = ['#56B4E9', '#CC79A7', '#D55E00', '#882255', '#44AA99', '#332288', '#AA4499', '#117733', '#DDCC77', '#F0E442'] # For arms that the palette does not name

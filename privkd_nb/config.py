@@ -13,7 +13,9 @@ from fastcore.basics import patch
 from .catalog import CATALOG, SCENARIOS, check_languages, own_files, training_languages
 from .core import InputError, as_list, check_choice, did_you_mean, files_hash
 from .depth import resolve_layers
-from .spec import BATCHING, InitSpec, parse_losses
+from .order import BATCHING
+from .spec import InitSpec
+from .terms import parse_losses
 
 # %% ../nbs/api/15_config.ipynb #8447b02d
 def typed_value(

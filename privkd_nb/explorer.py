@@ -10,10 +10,11 @@ import base64, html, tempfile, warnings
 from pathlib import Path
 from fastcore.basics import patch
 import ipywidgets as W, pandas as pd, plotly.graph_objects as go
-from .analysis import MEANS, Study, order_arms
+from .analysis import MEANS, Study
+from .arms import order_arms
 from .core import InputError, check_choice, replacing
 from .exports import figure_data, save_figure
-from .plots import SCORES
+from .record import SCORES
 from .views import VIEWS, Answer, Choice, Views, examples_html
 from .widgets import PlotView, static_bundle
 

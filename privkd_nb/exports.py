@@ -9,9 +9,9 @@ __all__ = ['FORMATS', 'results_table', 'to_latex', 'escape_latex', 'figure_data'
 import base64
 from pathlib import Path
 import numpy as np, pandas as pd, plotly.graph_objects as go
-from .analysis import order_arms
+from .arms import order_arms
 from .core import InputError, replacing
-from .plots import SCORES
+from .record import SCORES
 
 # %% ../nbs/api/53_exports.ipynb #517d06a0
 def results_table(

@@ -12,8 +12,9 @@ from pathlib import Path
 import pandas as pd, torch
 from .core import InputError, read_json, seed_for, write_json
 from .depth import resolve_layers
-from .models import layer_stack, model_labels, parameter_table, part_of, set_labels, weights_hash
-from .spec import PARTS, SOURCES, InitSpec
+from .models import layer_stack, model_labels, parameter_table, set_labels, weights_hash
+from .parts import PARTS, part_of
+from .spec import SOURCES, InitSpec
 
 # %% ../nbs/api/22_initialization.ipynb #f8c703c7
 def per_layer(

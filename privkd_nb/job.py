@@ -22,10 +22,11 @@ from .config import RunConfig
 from .core import InputError, build_once, cache_dir, compute_setup, content_key, replacing_folder, seed_for, write_json
 from .evaluation import block_influence, metric_rows, predict, score_predictions
 from .initialization import InitCard, init_student
-from .models import align_labels, load_encoder, load_tokenizer, part_of, places, weights_hash
-from .plots import SCORES
+from .models import align_labels, places, weights_hash
+from .loading import load_encoder, load_tokenizer
+from .parts import part_of
+from .record import SCORES, Heartbeat, History, Run, describe_environment
 from .ranks import folder_to_write, from_main, is_main, main_first, wait_for_all, world
-from .record import Heartbeat, History, Run, describe_environment
 from .speed import speed_rows
 from .tasks import Task, load_task
 from .taps import usual_kernel

@@ -17,8 +17,8 @@ from plotly.subplots import make_subplots
 
 # %% ../nbs/api/55_monitor.ipynb #8c141a90
 from .core import InputError, read_json
-from .plots import COLORS, SCORES
-from .record import DONE, HISTORY, PROGRESS, Run, alive
+from .plots import COLORS
+from .record import DONE, HISTORY, PROGRESS, SCORES, Run, alive
 from .widgets import PlotView, static_bundle
 
 # %% ../nbs/api/55_monitor.ipynb #a52aaa8d

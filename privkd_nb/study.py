@@ -13,7 +13,7 @@ from itertools import product
 from pathlib import Path
 from typing import Iterator
 from filelock import FileLock, Timeout
-from .analysis import arm_names
+from .arms import arm_names
 from .config import RunConfig
 from .core import InputError, ResultError, content_key, read_json, write_json
 from .job import base_path, distil, first_metric, run_lock, teacher_path

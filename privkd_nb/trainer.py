@@ -25,10 +25,11 @@ from .packing import can_pack
 from .passes import forward, wants_of
 from .ranks import from_main, on_cpu, world
 from .record import Heartbeat, History
-from .spec import PAPER, parse_losses
+from .terms import PAPER, parse_losses
 from .taps import restore_kernel, use_eager
 from .teacher import Teacher
-from .updates import UpdateLoader, Updates, padding_share
+from .updates import UpdateLoader, Updates
+from .order import padding_share
 from .vocabulary import Vocabulary, folder_aside, restore, whole_table, why_whole
 
 # %% ../nbs/api/34_trainer.ipynb #399e6494

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from fastcore.basics import patch
 import pandas as pd, plotly.graph_objects as go
-from .analysis import MEANS, SCENE, Study, by_language, choose, disagreements, example_differences, groups_of, order_arms, overall, runs_of, teacher_scores, training_band
+from .analysis import MEANS, Study, by_language, choose, disagreements, example_differences, groups_of, overall, runs_of, teacher_scores, training_band
+from .arms import SCENE, order_arms
 from .comparisons import arm_styles, fraction_figure, heatmap_figure, scores_figure, training_figure
 from .core import InputError, check_choice
 from .layermap import layermap_figure
-from .plots import SCORES
+from .record import SCORES
 
 # %% ../nbs/api/56_views.ipynb #10c7f446
 def examples_html(

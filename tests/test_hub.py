@@ -124,7 +124,7 @@ def test_entities(hub, tmp_path):
 def test_a_model(hub, tmp_path):
     from privkd_nb.models import weights_hash
     from privkd_nb.testing import tiny_model
-    p = client("from privkd_nb.models import load_encoder, weights_hash; print(weights_hash(load_encoder('someone/tiny')))", hub, tmp_path)
+    p = client("from privkd_nb.loading import load_encoder; from privkd_nb.models import weights_hash; print(weights_hash(load_encoder('someone/tiny')))", hub, tmp_path)
     assert p.stdout.strip() == weights_hash(tiny_model(labels=['no', 'yes'], seed=4)), p.stderr[-1500:]
 
 

@@ -5,7 +5,9 @@ import pytest, torch
 
 from privkd_nb.core import InputError
 from privkd_nb.initialization import init_student
-from privkd_nb.models import layer_stack, load_encoder, part_of, weights_hash
+from privkd_nb.models import layer_stack, weights_hash
+from privkd_nb.loading import load_encoder
+from privkd_nb.parts import part_of
 from privkd_nb.spec import InitSpec
 from privkd_nb.testing import ARCHITECTURES, tiny_batch, tiny_model
 

@@ -107,7 +107,8 @@ def test_your_own_files(tmp_path):
 
 def test_a_given_teacher_is_put_in_the_datas_order_or_refused(tmp_path):
     from privkd_nb.job import load_data, load_models, teacher_path, base_path
-    from privkd_nb.models import load_encoder, load_tokenizer, set_labels
+    from privkd_nb.loading import load_encoder, load_tokenizer
+    from privkd_nb.models import set_labels
     cfg = RunConfig(tiny=True, languages='en,de', out_dir=str(tmp_path))
     path, task = teacher_path(cfg, base_path(cfg)), load_data(cfg)
     model, tok = load_encoder(path), load_tokenizer(path)

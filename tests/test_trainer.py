@@ -6,7 +6,8 @@ from privkd_nb.core import InputError
 from privkd_nb.initialization import init_student
 from privkd_nb.passes import forward, wants_of
 from privkd_nb.record import History
-from privkd_nb.spec import PAPER, InitSpec
+from privkd_nb.terms import PAPER
+from privkd_nb.spec import InitSpec
 from privkd_nb.taps import use_eager
 from privkd_nb.testing import tiny_batch, tiny_model
 from privkd_nb.tokenizer import train_tokenizer
