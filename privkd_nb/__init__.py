@@ -7,13 +7,13 @@ __version__ = "0.1.0"
 from importlib import import_module
 
 _WHERE = {
-    'RunConfig': 'config', 'distil': 'job', 'language_table': 'job', 'summary': 'job',
-    'load_task': 'tasks', 'Task': 'tasks', 'Run': 'record', 'InputError': 'core',
-    'InitSpec': 'spec', 'parse_losses': 'terms', 'resolve_layers': 'depth', 'init_student': 'initialization', 'InitCard': 'initialization',
-    'load_encoder': 'loading', 'load_tokenizer': 'loading', 'playground_base': 'base', 'encode': 'batches',
-    'DistillTrainer': 'trainer', 'training_args': 'trainer', 'evaluate_by_language': 'evaluation',
-    'curves_figure': 'plots', 'languages_figure': 'plots', 'load_data': 'job', 'load_models': 'job', 'BackgroundRun': 'background',
-    'Study': 'analysis', 'load_runs': 'analysis', 'overall': 'analysis', 'differences': 'analysis', 'Explorer': 'explorer', 'Monitor': 'monitor',
+    'RunConfig': 'jobs.config', 'distil': 'jobs.distil', 'language_table': 'jobs.distil', 'summary': 'jobs.distil',
+    'load_task': 'data.tasks', 'Task': 'data.tasks', 'Run': 'record', 'InputError': 'core',
+    'InitSpec': 'init.spec', 'parse_losses': 'losses.terms', 'resolve_layers': 'init.depth', 'init_student': 'init.student', 'InitCard': 'init.student',
+    'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'encode': 'data.encoding',
+    'DistillTrainer': 'train.trainer', 'training_args': 'train.trainer', 'evaluate_by_language': 'evaluation.scores',
+    'curves_figure': 'figures.style', 'languages_figure': 'figures.style', 'load_data': 'jobs.distil', 'load_models': 'jobs.distil', 'BackgroundRun': 'jobs.background',
+    'Study': 'analysis.load', 'load_runs': 'analysis.load', 'overall': 'analysis.load', 'differences': 'analysis.load', 'Explorer': 'apps.explorer', 'Monitor': 'apps.monitor',
 }
 __all__ = sorted(_WHERE)
 

@@ -15,7 +15,7 @@ step nbdev_export changes nothing; unchanged nbdev_export
 step README.md is what nbs/index.ipynb gives; python tools/readme.py --check
 
 step the playground base, made once for what follows
-OMP_NUM_THREADS=2 python -c 'from privkd_nb.base import playground_base; print(playground_base())'
+OMP_NUM_THREADS=2 python -c 'from privkd_nb.models.playground_base import playground_base; print(playground_base())'
 
 step the main job, tiny, by papermill
 out=$(mktemp -d)

@@ -2,15 +2,15 @@
 import sys
 from pathlib import Path
 
-from privkd_nb.batches import encode
-from privkd_nb.initialization import init_student
-from privkd_nb.ranks import is_main
+from privkd_nb.data.encoding import encode
+from privkd_nb.init.student import init_student
+from privkd_nb.distributed import is_main
 from privkd_nb.record import History
-from privkd_nb.spec import InitSpec
-from privkd_nb.tasks import load_task
-from privkd_nb.testing import tiny_model
-from privkd_nb.tokenizer import train_tokenizer
-from privkd_nb.trainer import DistillTrainer, Economy, training_args
+from privkd_nb.init.spec import InitSpec
+from privkd_nb.data.tasks import load_task
+from privkd_nb.models.tiny import tiny_model
+from privkd_nb.models.tokenizer import train_tokenizer
+from privkd_nb.train.trainer import DistillTrainer, Economy, training_args
 
 CASES = dict(paper=dict(losses='paper'), kept_in_parts=dict(losses='ce,logits', keep=True, parts=2), narrow=dict(losses='hidden', config=dict(hidden_size=16, intermediate_size=32)))
 

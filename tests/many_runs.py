@@ -2,7 +2,7 @@
 import json
 from pathlib import Path
 
-from privkd_nb.analysis import Study
+from privkd_nb.analysis.load import Study
 from privkd_nb.core import content_key
 from privkd_nb.record import HISTORY, METRICS
 

@@ -5,15 +5,15 @@ from pathlib import Path
 from transformers import TrainerCallback
 from transformers.utils import logging
 
-from privkd_nb.batches import encode
-from privkd_nb.initialization import init_student
-from privkd_nb.job import fit
+from privkd_nb.data.encoding import encode
+from privkd_nb.init.student import init_student
+from privkd_nb.jobs.distil import fit
 from privkd_nb.record import History
-from privkd_nb.spec import InitSpec
-from privkd_nb.tasks import load_task
-from privkd_nb.testing import tiny_model
-from privkd_nb.tokenizer import train_tokenizer
-from privkd_nb.trainer import DistillTrainer, training_args
+from privkd_nb.init.spec import InitSpec
+from privkd_nb.data.tasks import load_task
+from privkd_nb.models.tiny import tiny_model
+from privkd_nb.models.tokenizer import train_tokenizer
+from privkd_nb.train.trainer import DistillTrainer, training_args
 
 logging.set_verbosity_error()
 folder, slow = Path(sys.argv[1]), len(sys.argv) > 2

@@ -4,10 +4,10 @@ import json, shutil, time, warnings
 import numpy as np, pandas as pd, pytest
 
 from many_runs import make_runs
-from privkd_nb.analysis import RUNS, Study, by_language, choose, differences, load_runs, overall, pack
+from privkd_nb.analysis.load import RUNS, Study, by_language, choose, differences, load_runs, overall, pack
 from privkd_nb.core import InputError
-from privkd_nb.exports import results_table
-from privkd_nb.stats import bootstrap, iqm, mean
+from privkd_nb.figures.save import results_table
+from privkd_nb.analysis.stats import bootstrap, iqm, mean
 
 
 @pytest.fixture(scope='module')
@@ -79,7 +79,7 @@ def test_one_seed_has_no_interval():
     o = overall(s)
     assert o.low.isna().all() and o.high.isna().all() and (o.seeds == 1).all()
     assert not results_table(o).iloc[:, 0].str.contains(r'\[').any()
-    from privkd_nb.comparisons import scores_figure
+    from privkd_nb.figures.comparisons import scores_figure
     fig = scores_figure(by_language(s))
     assert 'one seed: no interval' in fig.layout.title.text and not any(t.error_x.array for t in fig.data if t.type == 'scatter')
 
@@ -114,7 +114,7 @@ def test_two_runs_of_one_arm_and_seed_are_not_averaged(runs200):
 
 
 def test_other_texts_are_not_compared(runs200, tmp_path):
-    from privkd_nb.analysis import example_differences
+    from privkd_nb.analysis.load import example_differences
     folder = tmp_path/'runs'
     for p in list(runs200.iterdir())[:2]: shutil.copytree(p, folder/p.name)
     a, b = sorted(p.name for p in folder.iterdir())

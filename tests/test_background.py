@@ -6,12 +6,12 @@ import pandas as pd, pytest, torch
 from filelock import Timeout
 from safetensors.torch import load_file
 
-from privkd_nb.background import BackgroundRun, FailedError
-from privkd_nb.base import TINY_BASE, playground_base
-from privkd_nb.config import RunConfig
-from privkd_nb.job import StoppedError, distil, run_lock
+from privkd_nb.jobs.background import BackgroundRun, FailedError
+from privkd_nb.models.playground_base import TINY_BASE, playground_base
+from privkd_nb.jobs.config import RunConfig
+from privkd_nb.jobs.distil import StoppedError, distil, run_lock
 from privkd_nb.record import Run
-from privkd_nb.study import grid, run_study
+from privkd_nb.jobs.study import grid, run_study
 
 
 @pytest.fixture(scope='module')
@@ -75,7 +75,7 @@ def test_two_workers_share_a_study(settings, tmp_path):
     assert all(r.finished for r in runs) and len({r.path for r in runs}) == 4
     assert lines[0] == '4 runs, 0 of them on record' and len(lines) == 5
     assert not list(tmp_path.glob('.study*'))
-    from privkd_nb.analysis import Study
+    from privkd_nb.analysis.load import Study
     assert len(Study.open(tmp_path)) == 4
 
 

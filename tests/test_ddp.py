@@ -54,5 +54,5 @@ def test_a_whole_run_on_two_processes(tmp_path):
 def test_processes_that_would_train_apart_are_refused(tmp_path, monkeypatch):
     from ddp_worker import main
     from privkd_nb.core import InputError
-    monkeypatch.setenv('WORLD_SIZE', '2'); monkeypatch.setattr('privkd_nb.trainer.on_cpu', lambda: False)
+    monkeypatch.setenv('WORLD_SIZE', '2'); monkeypatch.setattr('privkd_nb.train.trainer.on_cpu', lambda: False)
     with pytest.raises(InputError, match='2 processes were started.* know of 1'): main(tmp_path, 'ce')

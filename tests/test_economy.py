@@ -4,21 +4,21 @@ import copy, shutil
 import pytest, torch
 from transformers import TrainerCallback, TrainingArguments
 
-from privkd_nb.batches import encode
-from privkd_nb.compile import FasterOfTwo
-from privkd_nb.config import RunConfig
+from privkd_nb.data.encoding import encode
+from privkd_nb.compute.compile import FasterOfTwo
+from privkd_nb.jobs.config import RunConfig
 from privkd_nb.core import InputError
-from privkd_nb.initialization import init_student
-from privkd_nb.job import distil
-from privkd_nb.models import layers_of
+from privkd_nb.init.student import init_student
+from privkd_nb.jobs.distil import distil
+from privkd_nb.models.encoders import layers_of
 from privkd_nb.record import History
-from privkd_nb.spec import InitSpec
-from privkd_nb.store import StoreFullError
-from privkd_nb.tasks import load_task
-from privkd_nb.testing import tiny_model
-from privkd_nb.tokenizer import train_tokenizer
-from privkd_nb.together import SharedTeacher, distil_together, take_turns
-from privkd_nb.trainer import DistillTrainer, Economy, training_args
+from privkd_nb.init.spec import InitSpec
+from privkd_nb.train.store import StoreFullError
+from privkd_nb.data.tasks import load_task
+from privkd_nb.models.tiny import tiny_model
+from privkd_nb.models.tokenizer import train_tokenizer
+from privkd_nb.jobs.joint import SharedTeacher, distil_together, take_turns
+from privkd_nb.train.trainer import DistillTrainer, Economy, training_args
 
 PLAIN = dict(vocabulary='all', packing='off', compile='off')
 
@@ -108,7 +108,7 @@ def test_a_damaged_cache_is_named_and_made_again(data, tmp_path):
 def test_a_full_disk_does_not_stop_a_run(data, tmp_path, monkeypatch):
     a, _, _ = trained(data, tmp_path)
     def full(*a, **kw): raise StoreFullError('There is no room for 9 more bytes')
-    monkeypatch.setattr('privkd_nb.store.write_segment', full)
+    monkeypatch.setattr('privkd_nb.train.store.write_segment', full)
     with pytest.warns(UserWarning, match='the teacher is asked at every step'): b, tr, _ = trained(data, tmp_path, cache=tmp_path/'full')
     assert abs(a/b-1).max() < 1e-4 and 'no room' in tr.saved['teacher_note']
 
@@ -209,7 +209,7 @@ def test_with_checkpointed_activations_pads_are_computed(data, tmp_path, losses,
 
 
 def test_two_trainings_with_one_folder_keep_their_tables_apart(data, tmp_path, monkeypatch):
-    monkeypatch.setattr('privkd_nb.vocabulary.LARGE', 0)
+    monkeypatch.setattr('privkd_nb.compute.embedding_rows.LARGE', 0)
     made = []
     def other(args, state, control, **kw):
         if not made: made.append(trained(data, tmp_path, steps=2, vocabulary='used'))
@@ -264,7 +264,7 @@ def test_together_the_teacher_is_asked_once_a_batch(tmp_path, monkeypatch):
 
 
 def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
-    from privkd_nb import job
+    from privkd_nb.jobs import distil as job
     init = job.init_student
     def broken(spec, *a): 
         if spec.source == 'copy_base': raise RuntimeError('broken on purpose')

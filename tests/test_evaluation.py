@@ -3,7 +3,7 @@ import random
 
 import numpy as np
 
-from privkd_nb.evaluation import entity_scores, text_scores
+from privkd_nb.evaluation.scores import entity_scores, text_scores
 
 
 def spans(tags):

@@ -39,7 +39,7 @@ def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp('lab')
     shutil.copy(ROOT/'nbs'/'explore.ipynb', folder/'explore.ipynb')
     make_runs(folder/'runs', 200)
-    write_notebook(folder/'many.ipynb', 'from privkd_nb.explorer import Explorer', "Explorer('runs')")
+    write_notebook(folder/'many.ipynb', 'from privkd_nb.apps.explorer import Explorer', "Explorer('runs')")
     with jupyter_lab(folder) as server: yield server
 
 

@@ -12,7 +12,7 @@ SHA = '0123456789abcdef0123456789abcdef01234567'
 def make_repositories(root: Path):
     "Made-up rows in the layout of the real repositories: (kind, name) -> folder"
     from datasets import ClassLabel, Dataset, Features, Sequence, Value
-    from privkd_nb.testing import tiny_model
+    from privkd_nb.models.tiny import tiny_model
     massive, tsm, uner, model = root/'massive', root/'tsm', root/'uner', root/'tiny'
     feats = Features(dict(id=Value('string'), locale=Value('string'), partition=Value('string'), scenario=ClassLabel(names=['a', 'b']), intent=ClassLabel(names=['set', 'ask']), utt=Value('string')))
     for lang, split in [(l, s) for l in ('en-US', 'sw-KE') for s in ('train', 'validation', 'test')]:
@@ -102,7 +102,7 @@ def client(code, endpoint, home):
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, env=env)
 
 
-MASSIVE = "from privkd_nb.tasks import load_task; t = load_task('massive', languages='en-US,sw-KE'); print(t.labels, sorted(set(t.train.language)), t.test.text[0], t.test.label[1], len(t.train))"
+MASSIVE = "from privkd_nb.data.tasks import load_task; t = load_task('massive', languages='en-US,sw-KE'); print(t.labels, sorted(set(t.train.language)), t.test.text[0], t.test.label[1], len(t.train))"
 
 
 def test_massive_and_then_without_the_hub(hub, tmp_path):
@@ -112,23 +112,23 @@ def test_massive_and_then_without_the_hub(hub, tmp_path):
 
 
 def test_tweets(hub, tmp_path):
-    p = client("from privkd_nb.tasks import load_task; t = load_task('tsm', languages='es'); print(t.labels, t.train.label.tolist())", hub, tmp_path)
+    p = client("from privkd_nb.data.tasks import load_task; t = load_task('tsm', languages='es'); print(t.labels, t.train.label.tolist())", hub, tmp_path)
     assert p.stdout.strip() == "['negative', 'neutral', 'positive'] ['negative', 'neutral', 'positive']", p.stderr[-1500:]
 
 
 def test_entities(hub, tmp_path):
-    p = client("from privkd_nb.tasks import load_task; t = load_task('uner', languages='da'); print(list(t.train.tokens[0]), list(t.train.ner_tags[0]), t.labels[:2])", hub, tmp_path)
+    p = client("from privkd_nb.data.tasks import load_task; t = load_task('uner', languages='da'); print(list(t.train.tokens[0]), list(t.train.ner_tags[0]), t.labels[:2])", hub, tmp_path)
     assert p.stdout.strip() == "['Anna', 'i', 'Aarhus'] ['B-PER', 'O', 'B-LOC'] ['O', 'B-LOC']", p.stderr[-1500:]
 
 
 def test_a_model(hub, tmp_path):
-    from privkd_nb.models import weights_hash
-    from privkd_nb.testing import tiny_model
-    p = client("from privkd_nb.loading import load_encoder; from privkd_nb.models import weights_hash; print(weights_hash(load_encoder('someone/tiny')))", hub, tmp_path)
+    from privkd_nb.models.encoders import weights_hash
+    from privkd_nb.models.tiny import tiny_model
+    p = client("from privkd_nb.models.loading import load_encoder; from privkd_nb.models.encoders import weights_hash; print(weights_hash(load_encoder('someone/tiny')))", hub, tmp_path)
     assert p.stdout.strip() == weights_hash(tiny_model(labels=['no', 'yes'], seed=4)), p.stderr[-1500:]
 
 
-@pytest.mark.parametrize('code', ["from privkd_nb.tasks import load_task; load_task('massive', languages='en-US')", "from privkd_nb.models import load_encoder; load_encoder('no/model')"])
+@pytest.mark.parametrize('code', ["from privkd_nb.data.tasks import load_task; load_task('massive', languages='en-US')", "from privkd_nb.models.loading import load_encoder; load_encoder('no/model')"])
 def test_without_a_network_it_fails_within_seconds_and_says_what_to_do(code, tmp_path):
     start = time.time()
     p = client(code, 'http://127.0.0.1:9', tmp_path)

@@ -4,12 +4,12 @@ import copy
 import pytest, torch
 
 from privkd_nb.core import InputError
-from privkd_nb.initialization import init_student
-from privkd_nb.models import layer_stack, weights_hash
-from privkd_nb.loading import load_encoder
-from privkd_nb.parts import part_of
-from privkd_nb.spec import InitSpec
-from privkd_nb.testing import ARCHITECTURES, tiny_batch, tiny_model
+from privkd_nb.init.student import init_student
+from privkd_nb.models.encoders import layer_stack, weights_hash
+from privkd_nb.models.loading import load_encoder
+from privkd_nb.models.parts import part_of
+from privkd_nb.init.spec import InitSpec
+from privkd_nb.models.tiny import ARCHITECTURES, tiny_batch, tiny_model
 
 pytestmark = pytest.mark.parametrize('arch', list(ARCHITECTURES))
 

@@ -5,13 +5,13 @@ from collections import Counter
 import pandas as pd, pytest
 
 from privkd_nb import core
-from privkd_nb.catalog import CATALOG, TaskInfo, own_files
-from privkd_nb.config import RunConfig
+from privkd_nb.data.catalog import CATALOG, TaskInfo, own_files
+from privkd_nb.jobs.config import RunConfig
 from privkd_nb.core import InputError, file_hash, files_hash
-from privkd_nb.models import layer_stack
+from privkd_nb.models.encoders import layer_stack
 from privkd_nb.record import Run
-from privkd_nb.sources import read_own
-from privkd_nb.tasks import hold_out, load_task
+from privkd_nb.data.sources import read_own
+from privkd_nb.data.tasks import hold_out, load_task
 
 ROWS = [dict(text=f'{w} {i}', label=l, language=g, split='test' if i > 11 else 'train') for g, w in dict(de='Frage', en='query').items() for l in ('ask', 'tell') for i in range(14)]
 
@@ -136,7 +136,7 @@ def test_an_unchanged_file_is_hashed_once(tmp_path, monkeypatch):
 
 
 def test_hashing_loads_nothing_heavy(tmp_path):
-    code = f"import sys; from privkd_nb.config import RunConfig; RunConfig(dataset={str(write(tmp_path))!r}).identity(); print([m for m in ('torch', 'pandas', 'pyarrow') if m in sys.modules])"
+    code = f"import sys; from privkd_nb.jobs.config import RunConfig; RunConfig(dataset={str(write(tmp_path))!r}).identity(); print([m for m in ('torch', 'pandas', 'pyarrow') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.strip() == '[]'
 
 
@@ -199,14 +199,15 @@ def test_pack_takes_no_place_but_a_packed_study_s(tmp_path, capsys):
 
 
 def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch):
-    from privkd_nb import cli, job
+    from privkd_nb import cli
+    from privkd_nb.jobs import distil as job
     def broken(cfg): raise RuntimeError('index 66 is out of bounds')
     monkeypatch.setattr(job, 'distil', broken)
     with pytest.raises(RuntimeError, match='index 66'): cli.main(['distil', '--tiny'])
 
 
 def test_texts_longer_than_a_model_has_positions_are_refused(tmp_path):
-    from privkd_nb.job import distil
+    from privkd_nb.jobs.distil import distil
     folder = tmp_path/'long'
     folder.mkdir()
     for split in ('train', 'test'): pd.DataFrame(dict(text=['word '*700, 'short']*8, label=['a', 'b']*8, language='en')).to_csv(folder/f'{split}.csv', index=False)

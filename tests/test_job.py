@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd, pytest, torch
 
-from privkd_nb.config import RunConfig
+from privkd_nb.jobs.config import RunConfig
 from privkd_nb.core import InputError
-from privkd_nb.job import distil
+from privkd_nb.jobs.distil import distil
 from privkd_nb.record import Run
 
 ROOT = Path(__file__).parent.parent
@@ -66,7 +66,8 @@ def test_a_wrong_option_is_one_sentence_in_a_second(args, says):
 
 
 def test_a_stopped_run_is_one_sentence(tmp_path, monkeypatch, capsys):
-    from privkd_nb import cli, job
+    from privkd_nb import cli
+    from privkd_nb.jobs import distil as job
     def stopped(cfg): raise job.StoppedError('run x was stopped at step 3 of 9, at a checkpoint; start it again and it goes on from there.')
     monkeypatch.setattr(job, 'distil', stopped)
     assert cli.main(['distil', '--tiny', '--out_dir', str(tmp_path)]) == 1
@@ -96,7 +97,7 @@ def test_an_unfinished_run_is_redone_and_a_finished_one_is_not(tmp_path):
 
 
 def test_your_own_files(tmp_path):
-    from privkd_nb.sources import read_split
+    from privkd_nb.data.sources import read_split
     for split in ('train', 'test'):
         df = read_split('playground', split, ['en', 'hi'])[['text', 'label', 'language']]
         df.to_csv(tmp_path/f'{split}.csv', index=False) if split == 'train' else df.to_json(tmp_path/f'{split}.jsonl', orient='records', lines=True, force_ascii=False)
@@ -106,9 +107,9 @@ def test_your_own_files(tmp_path):
 
 
 def test_a_given_teacher_is_put_in_the_datas_order_or_refused(tmp_path):
-    from privkd_nb.job import load_data, load_models, teacher_path, base_path
-    from privkd_nb.loading import load_encoder, load_tokenizer
-    from privkd_nb.models import set_labels
+    from privkd_nb.jobs.distil import load_data, load_models, teacher_path, base_path
+    from privkd_nb.models.loading import load_encoder, load_tokenizer
+    from privkd_nb.models.encoders import set_labels
     cfg = RunConfig(tiny=True, languages='en,de', out_dir=str(tmp_path))
     path, task = teacher_path(cfg, base_path(cfg)), load_data(cfg)
     model, tok = load_encoder(path), load_tokenizer(path)

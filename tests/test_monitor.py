@@ -4,7 +4,7 @@ import json, os, platform, time
 import numpy as np, pytest
 
 from privkd_nb.core import InputError
-from privkd_nb.monitor import HistoryTail, Monitor, describe, downsample, monitor_figure
+from privkd_nb.apps.monitor import HistoryTail, Monitor, describe, downsample, monitor_figure
 from privkd_nb.record import Heartbeat, History, Run
 
 

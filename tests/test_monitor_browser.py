@@ -16,7 +16,7 @@ STATE = "() => document.querySelector('.jp-OutputArea-output progress')?.parentE
 @pytest.fixture(scope='module')
 def lab(tmp_path_factory):
     folder = tmp_path_factory.mktemp('lab')
-    write_notebook(folder/'watch.ipynb', 'from privkd_nb.background import BackgroundRun\nfrom privkd_nb.base import TINY_BASE, playground_base\nfrom privkd_nb.config import RunConfig\nfrom privkd_nb.monitor import Monitor\nimport time', TRAIN,
+    write_notebook(folder/'watch.ipynb', 'from privkd_nb.jobs.background import BackgroundRun\nfrom privkd_nb.models.playground_base import TINY_BASE, playground_base\nfrom privkd_nb.jobs.config import RunConfig\nfrom privkd_nb.apps.monitor import Monitor\nimport time', TRAIN,
                    "until = time.time()+90\nwhile time.time() < until and run.progress.get('step', 0) < 600: time.sleep(.1)\n'the kernel was busy'")
     with jupyter_lab(folder) as server: yield folder, server
     for run in (folder/'runs').glob('*/'): (run/'stop').touch()                 # a failed test leaves no training behind

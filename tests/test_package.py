@@ -23,12 +23,12 @@ def test_every_promised_name_exists():
 
 
 def test_checking_a_configuration_loads_nothing_heavy():
-    p = python("import sys; from privkd_nb.config import RunConfig; RunConfig(); print([m for m in ('torch', 'transformers', 'pandas', 'datasets') if m in sys.modules])")
+    p = python("import sys; from privkd_nb.jobs.config import RunConfig; RunConfig(); print([m for m in ('torch', 'transformers', 'pandas', 'datasets') if m in sys.modules])")
     assert p.stdout.strip() == '[]', p
 
 
 def test_the_notebook_has_the_configurations_parameters():
-    from privkd_nb.config import RunConfig
+    from privkd_nb.jobs.config import RunConfig
     cells = json.loads((ROOT/'nbs'/'run.ipynb').read_text(encoding='utf-8'))['cells']
     lines = next(c['source'] for c in cells if 'parameters' in c['metadata'].get('tags', []))
     for line, f in zip(lines, fields(RunConfig), strict=True):
@@ -40,7 +40,7 @@ def test_the_notebook_has_the_configurations_parameters():
 
 def test_papermill_understands_every_parameter():
     from papermill import inspect_notebook
-    from privkd_nb.config import RunConfig
+    from privkd_nb.jobs.config import RunConfig
     found = inspect_notebook(str(ROOT/'nbs'/'run.ipynb'))
     assert list(found) == [f.name for f in fields(RunConfig)]
     assert all(v['help'] and v['inferred_type_name'] in ('str', 'int', 'float', 'bool') for v in found.values())
@@ -58,7 +58,7 @@ def test_a_wheel_works_outside_the_checkout(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     assert {'privkd_nb/py.typed', 'privkd_nb/notebooks/run.ipynb', 'privkd_nb/notebooks/bench.ipynb', 'privkd_nb/playground/sw.json', 'privkd_nb/plot_view.js', 'privkd_nb/sample/study.json', 'privkd_nb/sample/scores.parquet', 'privkd_nb/jupyter/voila/templates/privkd/index.html.j2'} <= set(names)
     subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(tmp_path/'site'), str(wheel)], check=True, timeout=300)
-    code = "import privkd_nb; from privkd_nb.cli import notebook_path; from privkd_nb.tasks import load_task; from privkd_nb.explorer import Explorer; print(privkd_nb.__file__, notebook_path(), len(load_task().train), len(Explorer('sample').study))"
+    code = "import privkd_nb; from privkd_nb.cli import notebook_path; from privkd_nb.data.tasks import load_task; from privkd_nb.apps.explorer import Explorer; print(privkd_nb.__file__, notebook_path(), len(load_task().train), len(Explorer('sample').study))"
     p = python(code, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path/'site')})
     assert p.returncode == 0, p.stderr
     assert p.stdout.startswith(str(tmp_path/'site')) and p.stdout.split()[1].endswith('notebooks/run.ipynb')

@@ -39,13 +39,13 @@ def test_nothing_is_fetched_from_other_hosts(docs, site):
 
 
 def test_figures_are_drawn_by_the_sites_own_plotly(site):
-    text = (site/'api'/'plots.html').read_text()
-    assert 'data-figure=' in text and 'src="../assets/plotly.min.js"' in text
+    text = (site/'api'/'figures'/'style.html').read_text()
+    assert 'data-figure=' in text and 'src="../../assets/plotly.min.js"' in text
     assert (site/'assets'/'plotly.min.js').stat().st_size > 1e6
 
 
 def test_formulas_are_mathml(site):
-    text = (site/'api'/'losses.html').read_text()
+    text = (site/'api'/'losses'/'logits.html').read_text()
     assert text.count('<math') > 5 and '$$' not in text and '\\frac' not in text
 
 

@@ -63,6 +63,6 @@ def test_search_finds_and_figures_live(served):
 def test_no_page_is_wider_than_the_window(served, width):
     url, _ = served
     with chromium(width) as page:
-        for name in ('index', 'explore', 'api/losses', 'api/comparisons'):
+        for name in ('index', 'explore', 'api/losses/logits', 'api/figures/comparisons'):
             page.goto(f'{url}/{name}.html')
             assert page.evaluate('document.documentElement.scrollWidth') <= width+1, name

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np, pytest
 from privkd_nb.core import InputError
-from privkd_nb.store import RowStore, StoreFullError
+from privkd_nb.train.store import RowStore, StoreFullError
 
 ME = dict(weights='b5bb9d80', precision='float32')
 

@@ -1,17 +1,17 @@
 "What must hold of whole training steps, whatever the architecture and the task."
 import pandas as pd, pytest, torch
 
-from privkd_nb.batches import encode
+from privkd_nb.data.encoding import encode
 from privkd_nb.core import InputError
-from privkd_nb.initialization import init_student
-from privkd_nb.passes import forward, wants_of
+from privkd_nb.init.student import init_student
+from privkd_nb.compute.forward import forward, wants_of
 from privkd_nb.record import History
-from privkd_nb.terms import PAPER
-from privkd_nb.spec import InitSpec
-from privkd_nb.taps import use_eager
-from privkd_nb.testing import tiny_batch, tiny_model
-from privkd_nb.tokenizer import train_tokenizer
-from privkd_nb.trainer import DistillTrainer, DivergedError, batch_totals, distill_terms, training_args
+from privkd_nb.losses.terms import PAPER
+from privkd_nb.init.spec import InitSpec
+from privkd_nb.compute.attention import use_eager
+from privkd_nb.models.tiny import tiny_batch, tiny_model
+from privkd_nb.models.tokenizer import train_tokenizer
+from privkd_nb.train.trainer import DistillTrainer, DivergedError, batch_totals, distill_terms, training_args
 
 ALL = [*PAPER, 'kl']
 

@@ -7,9 +7,9 @@ Drawing needs kaleido (`pip install kaleido`) and a Chrome or Chromium, which ka
 import argparse
 from pathlib import Path
 
-from privkd_nb.analysis import Study, choose, overall
-from privkd_nb.comparisons import fraction_figure
-from privkd_nb.exports import save_figure
+from privkd_nb.analysis.load import Study, choose, overall
+from privkd_nb.figures.comparisons import fraction_figure
+from privkd_nb.figures.save import save_figure
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -23,7 +23,7 @@ EXTENSIONS = ['attr_list', 'md_in_html', 'tables', 'footnotes', 'def_list', 'adm
 
 def sidebar(pages):
     "`[(title, page or [(title, page), ...]), ...]` from the sidebar in `_quarto.yml`; patterns that match nothing are left out"
-    def matching(pattern): return [p for p in pages if fnmatch.fnmatch(p.path.as_posix(), pattern)]
+    def matching(pattern): return [p for p in pages if p.path.parent.as_posix() == (Path(pattern).parent.as_posix()) and fnmatch.fnmatch(p.path.name, Path(pattern).name)]
     def entries(item):
         if isinstance(item, list): return [e for i in item for e in entries(i)]
         if isinstance(item, str): return [(p.title, p) for p in matching(item)]
@@ -32,10 +32,12 @@ def sidebar(pages):
     return entries(yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))['website']['sidebar']['contents'])
 
 
-def sections(nav):
-    "The sidebar with single pages gathered under one section, for lists: `[(title, pages), ...]`"
-    alone = [p for _, p in nav if isinstance(p, Page)]
-    return [('Start', alone)] + [(t, [p for _, p in inside]) for t, inside in nav if not isinstance(inside, Page)]
+def sections(nav, title='Start'):
+    "The sidebar with single pages gathered under one section, for lists: `[(title, pages), ...]`; a section within a section is 'Reference: Data'"
+    found = [(title, [p for _, p in nav if isinstance(p, Page)])]
+    for t, inside in nav:
+        if not isinstance(inside, Page): found += sections(inside, t if title == 'Start' else f'{title}: {t}')
+    return [(t, ps) for t, ps in found if ps]
 
 
 # ---- pages for zensical
