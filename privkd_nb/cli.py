@@ -80,18 +80,18 @@ def add_study_options(
     for f in fields(RunConfig):
         parser.add_argument(f'--{f.name}', nargs='*', metavar=f.type.__name__.upper(), help=f"{f.metadata['help']} (default: {f.default!r})")
     parser.add_argument('--workers', type=int, default=1, help='processes (default: 1)')
-    parser.add_argument('--together', action='store_true', help='students that differ in their initial weights alone share one pass of the teacher')
+    parser.add_argument('--share_teacher', action='store_true', help='students that differ in their initial weights alone share one pass of the teacher')
     return parser
 
 def make_study(
     given:dict,    # Parameter -> list of values
     workers:int=1,
-    together:bool=False, # As in `run_study`
+    share_teacher:bool=False, # As in `run_study`
 )->str:            # What to do next
     "Make all runs of a grid"
     from privkd_nb.jobs.study import grid, run_study
     given = {k: ([True] if k in ('tiny', 'redo') and not v else v) for k,v in given.items()}
-    runs = run_study(grid(**given), workers, lambda s: print(s, flush=True), together)
+    runs = run_study(grid(**given), workers, lambda s: print(s, flush=True), share_teacher)
     return f'{len(runs)} runs in {runs[0].path.parent}; look at them with: privkd explore {runs[0].path.parent}'
 
 # %% ../nbs/api/99_cli.ipynb #b0d51f9f
@@ -129,8 +129,8 @@ def explore(
     if code: raise InputError(f'the server of the explorer ended with status {code}; what it said stands above.')
 
 # %% ../nbs/api/99_cli.ipynb #bd3efae2
-BENCH = dict(models='xlmr-base, mdeberta-base, tiny, tiny-deberta', lengths='massive, uner', losses="sets of terms: 'ce,logits;paper'", arms='ways to run it: privkd, privkd_kept, plain, textbrewer, textbrewer_fused', steps='updates a round', warm='first updates that do not count',
-             rounds='rounds', batch_size='texts an update', threads='threads; 0: as many as torch takes', limit='seconds an arm and round', bf16='true: autocast to bfloat16', growth='false: leave out how a job grows', tiny='true: seconds on a tiny model')
+BENCH = dict(models='xlmr-base, mdeberta-base, tiny, tiny-deberta', lengths='massive, uner', losses="sets of terms: 'ce,logits;paper'", arms='ways to run it: privkd, privkd_cached, plain, textbrewer, textbrewer_fused', steps='updates a round', warm='first updates that do not count',
+             rounds='rounds', batch_size='texts an update', threads='threads; 0: as many as torch takes', limit='seconds an arm and round', bf16='true: autocast to bfloat16', scaling='false: leave out how a job grows', tiny='true: seconds on a tiny model')
 
 def check_bench(
     given:dict, # Parameters of bench.ipynb, brought to their types
@@ -152,7 +152,7 @@ def bench_notebook(
 )->Path:                # The executed notebook
     "Execute `bench.ipynb` with papermill"
     from privkd_nb.jobs.config import typed_value
-    kinds = dict.fromkeys(('steps', 'warm', 'rounds', 'batch_size', 'threads', 'limit'), int)|dict.fromkeys(('bf16', 'growth', 'tiny'), bool)
+    kinds = dict.fromkeys(('steps', 'warm', 'rounds', 'batch_size', 'threads', 'limit'), int)|dict.fromkeys(('bf16', 'scaling', 'tiny'), bool)
     given, folder = {k: typed_value(k, v, kinds.get(k, str)) for k,v in given.items()}, Path(out)
     check_bench(given)
     if folder.exists() and not folder.is_dir(): raise InputError(f'out={out!r} is a file; name a folder.')
@@ -195,7 +195,7 @@ def main(argv=None)->int:
             known = Run.named(cfg.out_dir, cfg.identity()).finished and not cfg.redo
             with quietly(): run = distil(cfg)
             if is_main(): print(f"{'already on record (--redo runs it again)' if known else 'on record'}: {run.path}")
-        if command == 'study': print(make_study({k: v for k,v in args.items() if v is not None and k not in ('workers', 'together')}, args['workers'], args['together']))
+        if command == 'study': print(make_study({k: v for k,v in args.items() if v is not None and k not in ('workers', 'share_teacher')}, args['workers'], args['share_teacher']))
         if command == 'bench': print(f"executed notebook: {bench_notebook({k: v for k,v in args.items() if v is not None and k != 'out'}, args['out'])}")
         if command == 'explore': explore(args['runs'], args['port'], not args['no_browser'])
         if command == 'pack':

@@ -10,7 +10,7 @@ from privkd_nb.init.spec import InitSpec
 from privkd_nb.data.tasks import load_task
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
-from privkd_nb.train.trainer import DistillTrainer, Economy, training_args
+from privkd_nb.train.trainer import DistillTrainer, Efficiency, training_args
 
 CASES = dict(paper=dict(losses='paper'), kept_in_parts=dict(losses='ce,logits', keep=True, parts=2), narrow=dict(losses='hidden', config=dict(hidden_size=16, intermediate_size=32)))
 
@@ -24,7 +24,7 @@ def main(folder, losses, parts=1, keep=False, config=None):
     student, card = init_student(InitSpec('scratch', config=config), teacher)
     args = training_args(folder/'checkpoints', len(train), 1, lr=1e-3, batch_size=8, parts=parts, evals=1)
     trainer = DistillTrainer(student, teacher, losses, card.layers, history=History(folder/'history.jsonl' if is_main() else None), train_languages=task.train_languages,
-                             economy=Economy(cache=folder/'cache' if keep else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
+                             efficiency=Efficiency(cache=folder/'cache' if keep else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
     trainer.train()
     if is_main(): trainer.save_model(folder/'model')
     assert len(train) % 8 not in (0, 7), 'the last update must be a short one'

@@ -87,7 +87,7 @@ def test_a_failed_run_does_not_end_the_study(settings, tmp_path):
 
 def test_each_group_is_made_together_by_one_worker(tmp_path):
     configs, lines = grid(seed=[0, 1], init=['scratch', 'copy_ft'], losses='ce,logits', cache='off', tiny=True, out_dir=str(tmp_path)), []
-    runs = run_study(configs, workers=2, together=True, say=lines.append)
+    runs = run_study(configs, workers=2, share_teacher=True, say=lines.append)
     assert all(r.finished for r in runs)
     made = [l for l in lines if 'with 1 more)' in l]
     assert sorted(l.split()[0] for l in made) == ['1/4', '2/4', '3/4', '4/4'], lines        # each once: no worker waited for the other's

@@ -46,7 +46,7 @@ def test_a_whole_run_on_two_processes(tmp_path):
     out = launch(2, '-m', 'privkd_nb.cli', 'distil', '--tiny', '--out_dir', tmp_path/'runs', '--losses', 'ce,logits', PRIVKD_CACHE=str(tmp_path/'cache'))
     assert out.stdout.count('on record: ') == 1
     run = Run.load(out.stdout.split('on record: ')[1].splitlines()[0].strip())
-    assert run.environment['economy']['processes'] == 2
+    assert run.environment['efficiency']['processes'] == 2
     assert run.history.query("metric == 'loss'").step.is_unique
     assert not run.read('speed').empty and not (run.path/'checkpoints').exists()
 

@@ -211,6 +211,6 @@ def test_texts_longer_than_a_model_has_positions_are_refused(tmp_path):
     folder = tmp_path/'long'
     folder.mkdir()
     for split in ('train', 'test'): pd.DataFrame(dict(text=['word '*700, 'short']*8, label=['a', 'b']*8, language='en')).to_csv(folder/f'{split}.csv', index=False)
-    with pytest.raises(InputError, match=r'max_length=1000 allows a text of \d+ pieces, but .* has positions for 64; use max_length=64 or less'):
+    with pytest.raises(InputError, match=r'max_length=1000 allows a text of \d+ tokens, but .* has positions for 64; use max_length=64 or less'):
         distil(RunConfig(dataset=str(folder), tiny=True, max_length=1000, fraction=1, out_dir=str(tmp_path/'runs')))
     assert distil(RunConfig(dataset=str(folder), tiny=True, max_length=64, fraction=1, out_dir=str(tmp_path/'runs'))).finished

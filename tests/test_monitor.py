@@ -5,7 +5,7 @@ import numpy as np, pytest
 
 from privkd_nb.core import InputError
 from privkd_nb.apps.monitor import HistoryTail, Monitor, describe, downsample, monitor_figure
-from privkd_nb.record import Heartbeat, History, Run
+from privkd_nb.record import StatusFile, History, Run
 
 
 def rows(steps, **values): return ''.join(json.dumps(dict(step=s, split='train', language='all', metric=k, value=f(s)))+'\n' for s in steps for k, f in values.items())
@@ -16,7 +16,7 @@ def test_fifty_thousand_steps_stay_fluid(tmp_path):
     run.path.mkdir()
     spike = dict(loss=lambda s: 1/s, ce=lambda s: 9. if s == 31_234 else 1/s, learning_rate=lambda s: 1e-3)
     (run.path/'history.jsonl').write_text(rows(range(1, 50_001), **spike))
-    Heartbeat(run.path).beat(50_000, 60_000)
+    StatusFile(run.path).step(50_000, 60_000)
     m = Monitor(run, start=False)
     m.look()
     lines = [t for t in m.view.figure.data if t.type == 'scatter' and t.x is not None and len(t.x) > 100]
@@ -81,7 +81,7 @@ def test_silence_is_told_from_work_that_takes_long():
 
 def test_an_error_is_shown_and_does_not_end_the_watch(tmp_path):
     run = Run(tmp_path/'r')
-    Heartbeat(run.path).say('training')
+    StatusFile(run.path).write('training')
     m = Monitor(run, start=False)
     def fail(): raise OSError('the share is gone')
     m.look = fail
@@ -96,12 +96,12 @@ def test_an_error_is_shown_and_does_not_end_the_watch(tmp_path):
 
 def test_the_thread_ends_with_its_run_and_leaves_a_plain_figure(tmp_path):
     run = Run(tmp_path/'r')
-    heart, h = Heartbeat(run.path, every=0), History(run.path/'history.jsonl')
-    heart.beat(1, 2)
+    status, h = StatusFile(run.path, every=0), History(run.path/'history.jsonl')
+    status.step(1, 2)
     m, kept = Monitor(run), []
     m._handles.append(type('Handle', (), dict(update=lambda self, bundle, raw: kept.append(bundle)))())
     h.add(2, dict(ce=float('nan')))
-    heart.say('finished')
+    status.write('finished')
     m.thread.join(10)
     assert not m.thread.is_alive() and 'application/vnd.jupyter.widget-view+json' not in kept[-1] and 'finished' in kept[-1]['text/html']
     monitor_figure(run.history, run.progress).to_json()                                           # a line of NaN only

@@ -4,7 +4,7 @@ import pandas as pd, pytest, torch
 from privkd_nb.data.encoding import encode
 from privkd_nb.core import InputError
 from privkd_nb.init.student import init_student
-from privkd_nb.compute.forward import forward, wants_of
+from privkd_nb.compute.forward import forward, required_outputs
 from privkd_nb.record import History
 from privkd_nb.losses.terms import PAPER
 from privkd_nb.init.spec import InitSpec
@@ -18,8 +18,8 @@ ALL = [*PAPER, 'kl']
 
 def terms(student, teacher, layers, batch, grad=False):
     with torch.set_grad_enabled(grad):
-        s = forward(student, batch, wants_of(ALL, range(student.config.num_hidden_layers)))
-    with torch.no_grad(): t = forward(teacher, batch, wants_of(ALL, layers))
+        s = forward(student, batch, required_outputs(ALL, range(student.config.num_hidden_layers)))
+    with torch.no_grad(): t = forward(teacher, batch, required_outputs(ALL, layers))
     return distill_terms(ALL, s, t, batch, layers, batch_totals([batch]))
 
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RUNS', 'PACKED', 'MEANS', 'run_folders', 'read_parts', 'warn_left_out', 'load_runs', 'Study', 'sample_path', 'pack',
            'choose', 'score_arrays', 'seen_languages', 'groups_of', 'by_language', 'overall', 'teacher_scores',
-           'differences', 'outcome', 'example_differences', 'runs_of', 'disagreements', 'training_band']
+           'differences', 'outcome', 'example_differences', 'runs_by_seed', 'disagreements', 'training_band']
 
 # %% ../../nbs/api/analysis/02_load.ipynb #1c666e8a
 import warnings
@@ -345,7 +345,7 @@ def example_differences(
     if base_runs != ['teacher'] and len(base_runs) != len(runs): raise InputError(f"{len(runs)} runs cannot be paired with {len(base_runs)}; give as many of each arm, of the same seeds.")
     return pd.DataFrame([dict(language=l, score=v.point, low=v.low, high=v.high, n=v.n) for l,v in paired_ratio(a, b, first.language.values, reps, level).items()])
 
-def runs_of(
+def runs_by_seed(
     study:Study,
     **which, # e.g. arm='copy_ft · paper', fraction=.1
 )->dict[int,str]: # Run by seed

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from fastcore.basics import patch
 import pandas as pd, plotly.graph_objects as go
-from ..analysis.load import MEANS, Study, by_language, choose, disagreements, example_differences, groups_of, overall, runs_of, teacher_scores, training_band
+from ..analysis.load import MEANS, Study, by_language, choose, disagreements, example_differences, groups_of, overall, runs_by_seed, teacher_scores, training_band
 from ..analysis.arms import SCENE, order_arms
 from ..figures.comparisons import arm_styles, fraction_figure, heatmap_figure, scores_figure, training_figure
 from ..core import InputError, check_choice
@@ -143,7 +143,7 @@ def data(self:Views, c:Choice)->Answer:
 @patch
 def run(self:Views, c:Choice, arm:str)->str:
     "The run of an arm and a seed"
-    runs = runs_of(self.study, arm=check_choice('arm', arm, self.study.arms), **self._here(c))
+    runs = runs_by_seed(self.study, arm=check_choice('arm', arm, self.study.arms), **self._here(c))
     if c.seed not in runs: raise InputError(f"{arm} has no run with seed {c.seed} on {c.dataset}, {c.scenario}, {c.fraction:g}; its seeds are {', '.join(map(str, runs)) or 'none'}.")
     return runs[c.seed]
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUIET', 'NAMES', 'ENDED', 'LIMIT', 'HistoryTail', 'Curves', 'downsample', 'in_words', 'time_left', 'describe',
-           'monitor_figure', 'runs_of', 'run_labels', 'progress_of', 'Monitor']
+           'monitor_figure', 'watched_runs', 'run_labels', 'progress_of', 'Monitor']
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #298f85b1
 import json, math, os, platform, threading, time
@@ -215,11 +215,11 @@ def monitor_figure(
     return fig
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #2da8feee
-def runs_of(
+def watched_runs(
     what, # A `Run`, a folder, a list of these, or a folder of runs
 )->list[Path]: # The folders; one that holds nothing yet is taken for a run that has not begun
     "The run folders meant"
-    if isinstance(what, (list, tuple)): return list(dict.fromkeys(p for w in what for p in runs_of(w)))
+    if isinstance(what, (list, tuple)): return list(dict.fromkeys(p for w in what for p in watched_runs(w)))
     if not isinstance(what, (Run, str, Path)): raise InputError(f"{what!r} cannot be watched; give a Run, the path of a run's folder, a list of these, or a folder of runs.")
     path = what.path if isinstance(what, Run) else Path(what)
     if path.is_file(): raise InputError(f"{path} is a file; give the folder that it lies in.")
@@ -265,7 +265,7 @@ class Monitor:
         self._lock, self._wake, self._stopped, self._looked = threading.RLock(), threading.Event(), False, 0.
         self._began = time.monotonic()
         self.pick.observe(self._picked, 'value')
-        runs_of(what)                           # a wrong `what` is an error here, not in the thread
+        watched_runs(what)                           # a wrong `what` is an error here, not in the thread
         self.look()
         self.thread = threading.Thread(target=self._watch, daemon=True, name='privkd monitor')
         if start: self.thread.start()
@@ -314,7 +314,7 @@ def look(self:Monitor)->None:
     with self._lock:
         if time.monotonic()-self._looked > 2 or len(self.paths) == 1:
             self._looked = time.monotonic()
-            self._find(runs_of(self.what))
+            self._find(watched_runs(self.what))
             for p in self.paths: self._hear(p)
             self._tabulate()
         else: self._hear(self.shown)

@@ -33,9 +33,9 @@ from ..record import History
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses
 from ..evaluation.latency import speed_rows
-from ..compute.attention import AttentionTap, use_eager
-from ..train.trainer import DistillTrainer, Economy, training_args
-from ..data.order import padding_share, update_order
+from ..compute.attention import AttentionCapture, use_eager
+from ..train.trainer import DistillTrainer, Efficiency, training_args
+from ..data.order import padding_share, epoch_batches
 
 # %% ../../nbs/api/bench/03_report.ipynb #3ce80a6b
 def _base(**kw): return dict(hidden_size=768, num_attention_heads=12, intermediate_size=3072, initializer_range=.05)|kw
@@ -52,7 +52,7 @@ MODELS = {
 
 # %% ../../nbs/api/bench/03_report.ipynb #007b5a68
 PERCENT = [0, 10, 20, 30, 40, 50, 60, 70, 80, 90, 95, 99, 99.9, 100]
-LENGTHS = dict( # Pieces at each percentile
+LENGTHS = dict( # Tokens at each percentile
     massive=[3, 6.5, 7.8, 8.9, 9.9, 10.8, 11.9, 13.2, 14.8, 17.6, 20.2, 26.4, 36.4, 83.7],
     uner=[3.5, 9.5, 14, 18.5, 21.5, 26, 30.5, 36.5, 42.5, 53, 65, 90.5, 128, 128])
 TASKS = dict(massive=('sequence', 60), uner=('token', 7)) # Kind of task, and labels
@@ -64,7 +64,7 @@ class Shape:
     lengths:str='massive'    # 'massive' (one label a text, 60 of them) or 'uner' (one label a word, 7)
     losses:str='ce,logits'   # As in `parse_losses`, without 'kl'
     batch_size:int=32        # Texts an update
-    rows_in_use:int=0        # Distinct pieces that occur; 0: 20,000, or 1,000 in a tiny model
+    rows_in_use:int=0        # Distinct tokens that occur; 0: 20,000, or 1,000 in a tiny model
     teacher_layers:int=0     # 0: 12, or 4 in a tiny model
     student_layers:int=0     # 0: half of the teacher's
     n_texts:int=0            # Training texts; 0: 20,000, or 400 for a tiny model
@@ -107,7 +107,7 @@ def build_pair(
 def draw_lengths(
     name:str, n:int,        # One of `LENGTHS`; how many
     rng:np.random.Generator,
-)->np.ndarray:              # Pieces a text
+)->np.ndarray:              # Tokens a text
     "Lengths distributed as in a real data set"
     return np.rint(np.interp(100*rng.random(n), PERCENT, LENGTHS[name])).astype(int)
 
@@ -115,18 +115,18 @@ def bench_data(
     shape:Shape,
     n:int=0,    # Texts; 0: as many as the shape says
 )->Encoded:
-    "Texts of random pieces"
+    "Texts of random tokens"
     rng, n, cfg = np.random.default_rng([shape.seed, 1]), n or shape.n_texts, config_of(shape, 1)
     lengths, first, last = draw_lengths(shape.lengths, n, rng), *((0, 2) if cfg.pad_token_id else (1, 2))
     inner, rows = int(lengths.sum())-2*n, rng.choice(np.arange(5, cfg.vocab_size), shape.rows_in_use-2, replace=False)
-    if inner < len(rows): raise InputError(f"{n} texts have {inner} pieces, too few for rows_in_use={shape.rows_in_use}; raise n_texts.")
+    if inner < len(rows): raise InputError(f"{n} texts have {inner} tokens, too few for rows_in_use={shape.rows_in_use}; raise n_texts.")
     often = 1/(np.arange(len(rows))+2.7)            # Zipf's law, as Mandelbrot has it
-    pieces = rng.choice(rows, inner, p=often/often.sum())
-    pieces[rng.choice(inner, len(rows), replace=False)] = rows
-    texts = [np.r_[first, t, last] for t in np.split(pieces, (lengths-2).cumsum()[:-1])]
+    tokens = rng.choice(rows, inner, p=often/often.sum())
+    tokens[rng.choice(inner, len(rows), replace=False)] = rows
+    texts = [np.r_[first, t, last] for t in np.split(tokens, (lengths-2).cumsum()[:-1])]
     kind, labels = TASKS[shape.lengths]
     if kind == 'sequence': return Encoded(texts, rng.integers(labels, size=n), ['any']*n, range(n))
-    def words(k):                                   # a word has 1.5 pieces
+    def words(k):                                   # a word has 1.5 tokens
         begins = rng.random(k-2) < 2/3
         begins[0] = True
         return np.r_[-1, np.where(begins, begins.cumsum()-1, -1), -1]
@@ -144,7 +144,7 @@ class Setting(NamedTuple):
 def setting(shape:Shape, steps:int)->Setting:
     "Models, texts and their order"
     data, device = bench_data(shape), 'cuda' if torch.cuda.is_available() else 'cpu'
-    updates = update_order(data.lengths, shape.batch_size, shape.seed, 0)[:steps]
+    updates = epoch_batches(data.lengths, shape.batch_size, shape.seed, 0)[:steps]
     if len(updates) < steps or len(updates[-1]) < shape.batch_size: raise InputError(f"n_texts={len(data)} are not enough for {steps} full updates of {shape.batch_size}; raise n_texts.")
     teacher, student, layers = build_pair(shape)
     return Setting(teacher.to(device).requires_grad_(False), student.to(device), layers, data, updates, teacher.config.pad_token_id, device)
@@ -166,7 +166,7 @@ def forget_peak()->bool: # Whether it could be done
 class Meter:
     "Times of updates, and memory, of one training"
     def __init__(self,
-        warm:int=2, # Updates that do not count
+        warm:int=2, # Optimizer steps that do not count
     ): self.warm, self.made, self.marks, self.peaks, self.steady = warm, perf_counter(), [], [], False
 
     def now(self):
@@ -218,13 +218,13 @@ class InOrder(DistillTrainer):
 
 def arm_privkd(
     shape:Shape, s:Setting, steps:int, meter:Meter, folder:Path,
-    kept:bool=False, # Are the teacher's answers there already?
-    **economy,       # Of `Economy`
+    cached:bool=False, # Are the teacher's outputs there already?
+    **efficiency,       # Of `Efficiency`
 )->tuple[list[float],dict]: # The losses, and what it saved
     "This package"
     history = History(folder/'history.jsonl')
-    if kept: economy = dict(cache=folder/'answers', budget=100.)|economy
-    trainer = InOrder(s.student, s.teacher, shape.losses, s.layers, history=history, economy=Economy(**economy), args=bench_args(shape, steps, folder),
+    if cached: efficiency = dict(cache=folder/'teacher_outputs', budget=100.)|efficiency
+    trainer = InOrder(s.student, s.teacher, shape.losses, s.layers, history=history, efficiency=Efficiency(**efficiency), args=bench_args(shape, steps, folder),
                       train_dataset=take(s.data, np.concatenate(s.updates)), eval_dataset=s.data, processing_class=SimpleNamespace(pad_token_id=s.pad_id), callbacks=[Ticks(meter)])
     trainer.train()
     return history.frame().query("split == 'train' and metric == 'loss'").value.tolist(), trainer.saved
@@ -232,9 +232,9 @@ def arm_privkd(
 # %% ../../nbs/api/bench/03_report.ipynb #6e428d54
 def plain_pass(model, batch:dict, losses):
     "A model's outputs, and its attention scores if they are wanted"
-    with AttentionTap(on='scores') if 'attention' in losses else nullcontext() as tap:
+    with AttentionCapture(on='scores') if 'attention' in losses else nullcontext() as capture:
         out = model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], output_hidden_states=bool({'hidden', 'embedding'} & set(losses)))
-    return out, tap.scores if tap else []
+    return out, capture.scores if capture else []
 
 def plain_loss(student, teacher, batch:dict, losses:dict, layers:list[int])->torch.Tensor:
     "The weighted sum of the terms, as one would write it"
@@ -284,8 +284,8 @@ class WithScores(torch.nn.Module):
         use_eager(model)
         self.model = model
     def forward(self, **kw):
-        with AttentionTap(on='scores') as tap: out = self.model(**kw)
-        out['attentions'] = tuple(tap.scores)
+        with AttentionCapture(on='scores') as capture: out = self.model(**kw)
+        out['attentions'] = tuple(capture.scores)
         return out
 
 def brewer_matches(losses:dict, layers:list[int])->list[dict]:
@@ -352,7 +352,7 @@ def matmul_rate(
     return max(rate(384, 768, 3072), rate(1024, 1024, 1024))
 
 # %% ../../nbs/api/bench/03_report.ipynb #24c56fa5
-ARMS = dict(privkd=arm_privkd, privkd_kept=partial(arm_privkd, kept=True), plain=arm_plain, textbrewer=arm_textbrewer, textbrewer_fused=partial(arm_textbrewer, fused=True))
+ARMS = dict(privkd=arm_privkd, privkd_cached=partial(arm_privkd, cached=True), plain=arm_plain, textbrewer=arm_textbrewer, textbrewer_fused=partial(arm_textbrewer, fused=True))
 
 def installed_arms()->list[str]:
     "The arms whose packages are here"
@@ -373,9 +373,9 @@ def run_arm(
     meter, lengths = Meter(warm), s.data.lengths[np.concatenate(s.updates)]
     with tempfile.TemporaryDirectory() as folder: losses, note = ARMS[check_choice('arm', arm, ARMS)](shape, s, steps, meter, Path(folder), **options)
     got, updates = meter.report(), np.arange(len(lengths)).reshape(steps, -1)
-    pads = 0. if note.get('packed') else padding_share(lengths, updates)
+    pads = 0. if note.get('unpadded') else padding_share(lengths, updates)
     return dict(arm=arm, texts_per_second=shape.batch_size*(steps-warm)/sum(got['seconds'][warm:]), **got, padding_share=pads, losses=losses, note=note,
-                build_s=meter.made-began, threads=torch.get_num_threads(), device=s.device, pieces=lengths.tolist(), gflops=max(before, matmul_rate(shape.bf16)))
+                build_s=meter.made-began, threads=torch.get_num_threads(), device=s.device, tokens=lengths.tolist(), gflops=max(before, matmul_rate(shape.bf16)))
 
 # %% ../../nbs/api/bench/03_report.ipynb #04adfe34
 def attempt(
@@ -414,8 +414,8 @@ def in_process_of_its_own(
 
 def measure(
     shape:Shape,
-    arms=('privkd', 'privkd_kept', 'plain', 'textbrewer'), # Of `ARMS`
-    steps:int=12, rounds:int=3, # Updates a round, and rounds
+    arms=('privkd', 'privkd_cached', 'plain', 'textbrewer'), # Of `ARMS`
+    steps:int=12, rounds:int=3, # Optimizer steps a round, and rounds
     warm:int=2,                 # First updates of a round that do not count
     threads:int=0,              # 0: as many as torch takes
     limit:float=1800.,          # Seconds an arm and round
@@ -471,24 +471,24 @@ def agreement(
 # %% ../../nbs/api/bench/03_report.ipynb #b5e13544
 def pass_flops(
     cfg,           # A transformers configuration
-    pieces,        # Pieces of each text
+    tokens,        # Tokens of each text
     kind:str='sequence',
 )->float:
     "The floating-point operations of a forward pass in its matrix products, without pads"
-    d, f, n, pairs = cfg.hidden_size, cfg.intermediate_size, float(np.sum(pieces)), float(np.sum(np.square(np.asarray(pieces, float))))
+    d, f, n, pairs = cfg.hidden_size, cfg.intermediate_size, float(np.sum(tokens)), float(np.sum(np.square(np.asarray(tokens, float))))
     relative = 4*pairs*d if getattr(cfg, 'relative_attention', False) else 0
-    head = 2*len(pieces)*d*(d+cfg.num_labels) if kind == 'sequence' else 2*n*d*cfg.num_labels
+    head = 2*len(tokens)*d*(d+cfg.num_labels) if kind == 'sequence' else 2*n*d*cfg.num_labels
     return cfg.num_hidden_layers*(2*n*(4*d*d+2*d*f)+4*pairs*d+relative)+head
 
 def useful_flops(
     shape:Shape,
-    pieces,             # Pieces of each text
+    tokens,             # Tokens of each text
     teacher:bool=True,  # Does the teacher run?
 )->float:
     "The floating-point operations that training on some texts cannot do without"
     kind = TASKS[shape.lengths][0]
     asked = teacher and set(parse_losses(shape.losses)) != {'ce'}
-    return (pass_flops(config_of(shape, shape.teacher_layers), pieces, kind) if asked else 0)+3*pass_flops(config_of(shape, shape.student_layers), pieces, kind)
+    return (pass_flops(config_of(shape, shape.teacher_layers), tokens, kind) if asked else 0)+3*pass_flops(config_of(shape, shape.student_layers), tokens, kind)
 
 # %% ../../nbs/api/bench/03_report.ipynb #83a4d022
 def share_of_floor(
@@ -498,7 +498,7 @@ def share_of_floor(
     "What part of the time unavoidable arithmetic would take alone"
     def share(r):
         first = r.warm*shape.batch_size
-        return useful_flops(shape, r.pieces[first:], r.note.get('teacher') != 'looked up')/r.gflops/1e9/sum(r.seconds[r.warm:])
+        return useful_flops(shape, r.tokens[first:], r.note.get('teacher') != 'looked up')/r.gflops/1e9/sum(r.seconds[r.warm:])
     ok = frame[frame.error == '']
     return pd.Series([share(r) for r in ok.itertuples()], ok.arm, dtype=float).groupby(level=0).median()
 
@@ -527,8 +527,8 @@ def side_by_side(
     return t.assign(error=t.error.fillna(''))
 
 # %% ../../nbs/api/bench/03_report.ipynb #1777dd84
-NAMES = dict(privkd='this package, first epoch', privkd_kept='this package, later epochs', plain='transformers.Trainer', textbrewer='TextBrewer', textbrewer_fused='TextBrewer, fused AdamW')
-ARM_COLORS = dict(privkd='#56B4E9', privkd_kept='#0072B2', plain='#999999', textbrewer='#E69F00', textbrewer_fused='#D55E00')
+NAMES = dict(privkd='this package, first epoch', privkd_cached='this package, later epochs', plain='transformers.Trainer', textbrewer='TextBrewer', textbrewer_fused='TextBrewer, fused AdamW')
+ARM_COLORS = dict(privkd='#56B4E9', privkd_cached='#0072B2', plain='#999999', textbrewer='#E69F00', textbrewer_fused='#D55E00')
 
 def bench_figure(
     tables:dict, # Title of a shape -> its table from `side_by_side`

@@ -27,9 +27,9 @@ class FasterOfTwo(TrainerCallback):
     def __init__(self,
         model,           # The student
         switch=compile_layers, # Called with the model and True or False
-        n:int=10,        # Updates timed of each
-        warm:int=5,      # Updates not timed before each
-        worth:int=300,   # Updates that must be left, or nothing is tried
+        n:int=10,        # Optimizer steps timed of each
+        warm:int=5,      # Optimizer steps not timed before each
+        worth:int=300,   # Optimizer steps that must be left, or nothing is tried
     ): self.model, self.switch, self.n, self.warm, self.worth, self.seen, self.times, self.chosen, self.strict = model, switch, n, warm, worth, 0, {'plain': [], 'compiled': []}, 'plain', None
 
     def on_train_begin(self, args, state, control, **kw): self.trying = state.max_steps-state.global_step >= self.worth

@@ -17,7 +17,7 @@ from ..record import METRICS
 def predict(
     model,              # With a classification head
     data:Encoded,       # From `encode`
-    pad_id:int=1,       # The tokenizer's padding piece
+    pad_id:int=1,       # The tokenizer's padding token
     batch_size:int=64,
 )->pd.DataFrame:        # 'id', 'language', 'gold', 'predicted'; for texts 'probability' of the prediction, and 'loss'
     "Predict every row of `data`"
@@ -98,7 +98,7 @@ def metric_rows(
     scores:pd.DataFrame, # From `evaluate_by_language`
     model:str,           # 'student' or 'teacher'
     split:str,           # 'validation' or 'test'
-    step:int,            # Updates done
+    step:int,            # Optimizer steps done
 )->pd.DataFrame:         # Columns as in the record's `metrics`
     "Scores in long form, with their means"
     long = with_means(scores).reset_index().melt(id_vars=['language', 'seen'], var_name='metric', value_name='value')

@@ -13,9 +13,9 @@ from torch import Tensor
 def masked_mean(
     x:Tensor,               # Values, any shape
     mask:Tensor|None=None,  # True or 1 where a value counts, same shape; None: everywhere
-    total:Tensor|float|None=None, # Divide by this instead of the number of valid places
+    total:Tensor|float|None=None, # Divide by this instead of the number of valid token_index
 )->Tensor:                  # Scalar; 0 if nothing counts
-    "The mean of `x` over the valid places"
+    "The mean of `x` over the valid token_index"
     if mask is not None: x = torch.where(mask.bool(), x, 0.)
     if total is None: total = x.numel() if mask is None else mask.sum()
     return x.sum()/(total.clamp(min=1) if torch.is_tensor(total) else max(total, 1))
@@ -33,7 +33,7 @@ def cross_entropy(
 # %% ../../nbs/api/losses/00_logits.ipynb #2b667813
 def logit_mse(
     s:Tensor, t:Tensor,     # Student and teacher logits, (b,c) or (b,t,c)
-    mask:Tensor|None=None,  # (b,) or (b,t) valid places
+    mask:Tensor|None=None,  # (b,) or (b,t) valid token_index
     total:Tensor|float|None=None, # See `masked_mean`
 )->Tensor:
     "Mean squared difference of the logits"
@@ -42,7 +42,7 @@ def logit_mse(
 # %% ../../nbs/api/losses/00_logits.ipynb #aed9c078
 def logit_kl(
     s:Tensor, t:Tensor,     # Student and teacher logits, (b,c) or (b,t,c)
-    mask:Tensor|None=None,  # (b,) or (b,t) valid places
+    mask:Tensor|None=None,  # (b,) or (b,t) valid token_index
     total:Tensor|float|None=None, # See `masked_mean`
     temp:float=2.,          # Softens both sides
 )->Tensor:                  # Nats a valid place, times temp²
@@ -74,7 +74,7 @@ def attention_mse(
     mask:Tensor|None=None,  # (b,t) attention mask
     total:Tensor|float|None=None, # Divide by this instead of the sum of squared lengths
 )->Tensor:
-    "Mean squared difference of one layer's attention, over pairs of valid pieces"
+    "Mean squared difference of one layer's attention, over pairs of valid tokens"
     pair = torch.ones_like(s[:,0]) if mask is None else mask[:,:,None]*mask[:,None,:]
     both = pair[:,None].bool()
     diff = torch.where(both, s.float(), 0.)-torch.where(both, t.float(), 0.)   # masked scores are infinite

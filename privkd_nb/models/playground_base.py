@@ -25,12 +25,12 @@ class BaseSpec:
     hidden:int=128    # Width
     heads:int=4       # Attention heads
     ffn:int=512       # Feed-forward width
-    vocab:int=6000    # Pieces
-    max_length:int=64 # The most pieces of a text, or of a pair of translations
-    steps:int=400     # Updates of masked language modelling
+    vocab:int=6000    # Tokens
+    max_length:int=64 # The most tokens of a text, or of a pair of translations
+    steps:int=400     # Optimizer steps of masked language modelling
     batch_size:int=48 # Texts an update
     lr:float=5e-4     # Peak learning rate, after 10 % of warm-up, then linear decay
-    masked:float=.2   # Share of pieces to guess
+    masked:float=.2   # Share of tokens to guess
     pairs:float=.5    # Share of examples that are a sentence with its translation
     sentences:int=14  # Fillings a sentence template
     init:float=.02    # Standard deviation of the random start, kept in the configuration
@@ -41,7 +41,7 @@ TINY_BASE = BaseSpec(layers=4, hidden=32, heads=2, ffn=64, vocab=1500, steps=30,
 
 # %% ../../nbs/api/models/05_playground_base.ipynb #ddceaa45
 def pretraining_batches(
-    ids:dict[str,list[list[int]]], # Sentence id -> its pieces in each language, framed by <s> and </s>
+    ids:dict[str,list[list[int]]], # Sentence id -> its tokens in each language, framed by <s> and </s>
     spec:BaseSpec,
     rng:np.random.Generator,
 )->Iterator[list[list[int]]]:      # `spec.steps` batches
@@ -59,19 +59,19 @@ def pretraining_batches(
 
 # %% ../../nbs/api/models/05_playground_base.ipynb #631abb7d
 def piece_vectors(
-    ids:dict[str,list[list[int]]], # Sentence id -> its pieces in each language
-    vocab:int,  # Pieces
+    ids:dict[str,list[list[int]]], # Sentence id -> its tokens in each language
+    vocab:int,  # Tokens
     dim:int,    # Width
-)->np.ndarray:  # (vocab, dim), rows of length 1; zero for pieces that never occur
+)->np.ndarray:  # (vocab, dim), rows of length 1; zero for tokens that never occur
     "Latent semantic analysis of a parallel corpus"
     from scipy.sparse import coo_matrix, diags
     doc = np.concatenate([np.full(sum(map(len, g)), d) for d,g in enumerate(ids.values())])
-    piece = np.concatenate([p for g in ids.values() for p in g])
-    counts = coo_matrix((np.ones(len(doc)), (piece, doc)), (vocab, len(ids))).tocsr()
+    token = np.concatenate([p for g in ids.values() for p in g])
+    counts = coo_matrix((np.ones(len(doc)), (token, doc)), (vocab, len(ids))).tocsr()
     counts.data = np.log1p(counts.data)
     spread = np.asarray((counts > 0).sum(1)).ravel()
     tfidf = diags(np.log(len(ids)/np.maximum(spread, 1))) @ counts
-    s2, right = np.linalg.eigh((tfidf.T @ tfidf).toarray())        # there are fewer sentences than pieces
+    s2, right = np.linalg.eigh((tfidf.T @ tfidf).toarray())        # there are fewer sentences than tokens
     top = np.argsort(-s2)[:dim]
     v = np.zeros((vocab, dim)); v[:, :len(top)] = (tfidf @ right[:, top])/np.maximum(s2[top], 1e-9)**.25
     return v/np.maximum(np.linalg.norm(v, axis=1, keepdims=True), 1e-9)
@@ -79,12 +79,12 @@ def piece_vectors(
 # %% ../../nbs/api/models/05_playground_base.ipynb #1eefad75
 def mask_pieces(
     ids:torch.Tensor,   # (b,t)
-    special:torch.Tensor, # (b,t) True where a piece may not be hidden
+    special:torch.Tensor, # (b,t) True where a token may not be hidden
     mask_id:int, vocab:int,
-    share:float,        # Of the other pieces
+    share:float,        # Of the other tokens
     gen:torch.Generator,
 )->tuple[torch.Tensor,torch.Tensor]: # What the model reads, and True where it has to guess
-    "Hide pieces for masked language modelling"
+    "Hide tokens for masked language modelling"
     guess = (torch.rand(ids.shape, generator=gen) < share) & ~special
     how, other = torch.rand(ids.shape, generator=gen), torch.randint(5, vocab, ids.shape, generator=gen)
     return torch.where(guess & (how < .8), mask_id, torch.where(guess & (how >= .9), other, ids)), guess
@@ -102,8 +102,8 @@ def pretrain(
     rows = playground_sentences(languages, spec.sentences, spec.seed)
     tok = train_tokenizer([r['text'] for r in rows], spec.vocab, spec.max_length)
     rng, gen = np.random.default_rng(spec.seed), torch.Generator().manual_seed(spec.seed)
-    pieces, by_id = tok([r['text'] for r in rows], truncation=True)['input_ids'], {}
-    for r,p in zip(rows, pieces): by_id.setdefault(r['id'], []).append(p)
+    tokens, by_id = tok([r['text'] for r in rows], truncation=True)['input_ids'], {}
+    for r,p in zip(rows, tokens): by_id.setdefault(r['id'], []).append(p)
     pad = Collate(tok.pad_token_id)
     with torch.random.fork_rng():
         torch.manual_seed(spec.seed)

@@ -47,7 +47,7 @@ def tiny_model(
 
 # %% ../../nbs/api/models/03_tiny.ipynb #a033e89f
 def tiny_batch(
-    b:int=3, t:int=9,        # Texts and pieces
+    b:int=3, t:int=9,        # Texts and tokens
     kind:str='sequence',     # 'sequence' or 'token'
     n_labels:int=3,
     pads:int=2,              # Padded places of the last text

@@ -15,8 +15,8 @@ SPECIALS = dict(bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token=
 
 def train_tokenizer(
     texts:Iterable[str],     # Sentences in all languages
-    vocab_size:int=6000,     # Pieces, the special ones included
-    max_length:int=64,       # The most pieces the model takes
+    vocab_size:int=6000,     # Tokens, the special ones included
+    max_length:int=64,       # The most tokens the model takes
 )->'PreTrainedTokenizerFast':
     "Train a byte-pair tokenizer in the shape of XLM-R's"
     from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers

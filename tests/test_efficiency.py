@@ -1,4 +1,4 @@
-"What is saved changes no number: each economy is compared with the plain way, on whole trainings."
+"What is left out changes no number: each optimization is compared with the plain way, on whole trainings."
 import copy, shutil
 
 import pytest, torch
@@ -17,10 +17,10 @@ from privkd_nb.train.store import StoreFullError
 from privkd_nb.data.tasks import load_task
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
-from privkd_nb.jobs.joint import SharedTeacher, distil_together, take_turns
-from privkd_nb.train.trainer import DistillTrainer, Economy, training_args
+from privkd_nb.jobs.joint import SharedTeacher, distil_jointly, take_turns
+from privkd_nb.train.trainer import DistillTrainer, Efficiency, training_args
 
-PLAIN = dict(vocabulary='all', packing='off', compile='off')
+PLAIN = dict(embedding_rows='all', unpadding='off', compile='off')
 
 
 @pytest.fixture(scope='module')
@@ -33,12 +33,12 @@ def data():
 def trained(data, folder, arch='xlmr', losses='ce,logits', dropout=0., steps=20, spec=InitSpec('scratch'), resume=None, batch_size=8, callbacks=(), **kw):
     "20 updates; the history's losses, the trainer and its student's weights"
     task, tok, train, val = data
-    economy = Economy(**PLAIN | {k: kw.pop(k) for k in list(kw) if k in Economy.__dataclass_fields__})
+    efficiency = Efficiency(**PLAIN | {k: kw.pop(k) for k in list(kw) if k in Efficiency.__dataclass_fields__})
     off = {} if arch == 'modernbert' else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     t = tiny_model(arch, 4, task.labels, vocab_size=2000, seed=1, **off)
     student, card = init_student(spec, t)
     args = training_args(folder, len(train), 2, lr=1e-3, batch_size=batch_size, use_cpu=True, max_steps=steps, **dict(eval_strategy='no', save_strategy='no') | kw)
-    tr = DistillTrainer(student, t, losses, card.layers, history=History(), economy=economy, args=args, train_dataset=train, eval_dataset=val, processing_class=tok, callbacks=list(callbacks))
+    tr = DistillTrainer(student, t, losses, card.layers, history=History(), efficiency=efficiency, args=args, train_dataset=train, eval_dataset=val, processing_class=tok, callbacks=list(callbacks))
     tr.train(resume_from_checkpoint=resume)
     h = tr.history.frame()
     return h[h.metric == 'loss'].value.to_numpy(), tr, student.state_dict()
@@ -53,44 +53,44 @@ def same(a, b, tol=0.):
 class TestRowsInUse:
     def test_twenty_updates_end_with_the_same_bits(self, data, tmp_path, arch):
         _, _, whole = trained(data, tmp_path, arch, dropout=.1, max_grad_norm=0.)
-        _, tr, cut = trained(data, tmp_path, arch, dropout=.1, max_grad_norm=0., vocabulary='used')
+        _, tr, cut = trained(data, tmp_path, arch, dropout=.1, max_grad_norm=0., embedding_rows='used')
         assert tr.saved['rows'] < 1500 and whole[next(k for k in whole if 'word_emb' in k or 'tok_emb' in k)].shape[0] == 2000
         same(whole, cut)
 
     def test_with_clipping_too_up_to_rounding(self, data, tmp_path, arch):
         # the norm of a longer gradient, mostly zeros, is summed in another order
-        (_, _, whole), (_, _, cut) = (trained(data, tmp_path, arch, max_grad_norm=.1, vocabulary=v) for v in ('all', 'used'))
+        (_, _, whole), (_, _, cut) = (trained(data, tmp_path, arch, max_grad_norm=.1, embedding_rows=v) for v in ('all', 'used'))
         same(whole, cut, 1e-5)
 
 
 def test_where_rows_in_use_are_not_exact_it_is_said(data, tmp_path):
-    with pytest.raises(InputError, match=r"vocabulary='used' would not be exact: weight_decay=0.1 moves rows"): trained(data, tmp_path, vocabulary='used', weight_decay=.1)
-    _, tr, _ = trained(data, tmp_path, vocabulary='auto', weight_decay=.1, steps=2)
+    with pytest.raises(InputError, match=r"embedding_rows='used' would not be exact: weight_decay=0.1 moves rows"): trained(data, tmp_path, embedding_rows='used', weight_decay=.1)
+    _, tr, _ = trained(data, tmp_path, embedding_rows='auto', weight_decay=.1, steps=2)
     assert tr.saved['rows'] is None and 'weight_decay' in tr.saved['rows_note']
 
 
 @pytest.mark.parametrize('arch,losses', [('xlmr', 'ce,logits'), ('xlmr', 'paper'), ('xlmr', 'ce,kl'), ('deberta', 'ce,logits'), ('deberta', 'paper')])
 def test_without_pads_the_losses_are_the_same(data, tmp_path, arch, losses):
-    (a, _, x), (b, tr, y) = (trained(data, tmp_path, arch, losses, packing=p) for p in ('off', 'on'))
-    assert tr.saved['packed'] and tr.saved['padding_share'] > .1
+    (a, _, x), (b, tr, y) = (trained(data, tmp_path, arch, losses, unpadding=p) for p in ('off', 'on'))
+    assert tr.saved['unpadded'] and tr.saved['padding_share'] > .1
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
 
 def test_what_cannot_be_packed_is_refused_or_left(data, tmp_path):
-    with pytest.raises(InputError, match="packing='on', but"): trained(data, tmp_path, 'modernbert', packing='on')
-    assert trained(data, tmp_path, 'modernbert', packing='auto', steps=1)[1].saved['packed'] is False
+    with pytest.raises(InputError, match="unpadding='on', but"): trained(data, tmp_path, 'modernbert', unpadding='on')
+    assert trained(data, tmp_path, 'modernbert', unpadding='auto', steps=1)[1].saved['unpadded'] is False
 
 
 def test_hooks_are_not_compiled(data, tmp_path):
-    with pytest.raises(InputError, match="packing='on' and compile='on' do not go together"): trained(data, tmp_path, 'deberta', packing='on', compile='on')
+    with pytest.raises(InputError, match="unpadding='on' and compile='on' do not go together"): trained(data, tmp_path, 'deberta', unpadding='on', compile='on')
 
 
 @pytest.mark.parametrize('losses', ['ce,logits', 'paper'])
-@pytest.mark.parametrize('packing', ['off', 'auto'])
-def test_looked_up_is_asked(data, tmp_path, losses, packing):
-    a, live, x = trained(data, tmp_path, losses=losses, packing=packing)
-    b, kept, y = trained(data, tmp_path, losses=losses, packing=packing, cache=tmp_path/'cache')
+@pytest.mark.parametrize('unpadding', ['off', 'auto'])
+def test_looked_up_is_asked(data, tmp_path, losses, unpadding):
+    a, live, x = trained(data, tmp_path, losses=losses, unpadding=unpadding)
+    b, kept, y = trained(data, tmp_path, losses=losses, unpadding=unpadding, cache=tmp_path/'cache')
     assert live.ask.live and not kept.ask.live
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
@@ -150,11 +150,11 @@ def test_parts_need_not_be_equal(data, tmp_path, monkeypatch, batch_size, most, 
 def test_compiled_layers_compute_the_same_and_are_compiled_once(data, tmp_path):
     from torch._dynamo.utils import counters
     torch._dynamo.reset(); counters.clear()
-    a, plain, x = trained(data, tmp_path, packing='auto')
+    a, plain, x = trained(data, tmp_path, unpadding='auto')
     assert not counters['stats']
-    b, tr, y = trained(data, tmp_path, packing='auto', compile='on')
+    b, tr, y = trained(data, tmp_path, unpadding='auto', compile='on')
     shapes = {(data[2].lengths[u].sum(), data[2].lengths[u].max()) for u in tr.updates().order()}
-    assert tr.saved['packed'] and len(shapes) > 12 and 0 < counters['stats']['unique_graphs'] <= 3, (shapes, counters)
+    assert tr.saved['unpadded'] and len(shapes) > 12 and 0 < counters['stats']['unique_graphs'] <= 3, (shapes, counters)
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
@@ -179,7 +179,7 @@ def test_what_cannot_be_compiled_stays_plain(data, tmp_path):
 def test_a_teacher_is_run_as_deep_as_is_read(data, tmp_path, arch, losses):
     (a, live, x), (b, kept, y) = (trained(data, tmp_path, arch, losses, steps=4, spec=InitSpec('scratch', 'first'), cache=c) for c in (None, tmp_path/'cache'))
     assert live.ask.sources[0].depth == dict(embedding=1).get(losses, 4 if 'logits' in losses else 2)
-    assert live.ask.sources[0].wants.logits is ('logits' in losses) and not kept.ask.live
+    assert live.ask.sources[0].needed.logits is ('logits' in losses) and not kept.ask.live
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
@@ -190,10 +190,10 @@ def test_an_optimizer_of_ones_own_is_used_with_the_whole_table(data, tmp_path, m
         opt = torch.optim.SGD(student.parameters(), lr=1e-2)
         init(self, student, *a, optimizers=(opt, torch.optim.lr_scheduler.ConstantLR(opt, 1., 1)), **kw)
     monkeypatch.setattr(DistillTrainer, '__init__', given)
-    (a, _, x), (b, tr, y) = (trained(data, tmp_path, vocabulary=v, steps=4) for v in ('all', 'auto'))
+    (a, _, x), (b, tr, y) = (trained(data, tmp_path, embedding_rows=v, steps=4) for v in ('all', 'auto'))
     assert (a == b).all() and tr.saved['rows'] is None and 'its optimizer was made before' in tr.saved['rows_note']
     same(x, y)
-    with pytest.raises(InputError, match="vocabulary='used' would not be exact: its optimizer was made before"): trained(data, tmp_path, vocabulary='used', steps=4)
+    with pytest.raises(InputError, match="embedding_rows='used' would not be exact: its optimizer was made before"): trained(data, tmp_path, embedding_rows='used', steps=4)
 
 
 @pytest.mark.parametrize('losses,name', [('ce,logits', 'gradient_checkpointing'), ('paper', 'activation_checkpointing')])
@@ -201,10 +201,10 @@ def test_an_optimizer_of_ones_own_is_used_with_the_whole_table(data, tmp_path, m
 def test_with_checkpointed_activations_pads_are_computed(data, tmp_path, losses, name):
     if not hasattr(TrainingArguments, name): pytest.skip(f'skipped: this transformers has no {name}')
     a, _, x = trained(data, tmp_path, losses=losses, steps=6)
-    b, tr, y = trained(data, tmp_path, losses=losses, steps=6, packing='auto', **{name: True})
-    assert tr.saved['packed'] is False and abs(a/b-1).max() < 1e-4
+    b, tr, y = trained(data, tmp_path, losses=losses, steps=6, unpadding='auto', **{name: True})
+    assert tr.saved['unpadded'] is False and abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
-    with pytest.raises(InputError, match="packing='on' and gradient checkpointing do not go together"): trained(data, tmp_path, packing='on', **{name: True})
+    with pytest.raises(InputError, match="unpadding='on' and gradient checkpointing do not go together"): trained(data, tmp_path, unpadding='on', **{name: True})
     with pytest.raises(InputError, match='use_reentrant=True'): trained(data, tmp_path, **{name: True, f'{name}_kwargs': dict(use_reentrant=True)})
 
 
@@ -212,10 +212,10 @@ def test_two_trainings_with_one_folder_keep_their_tables_apart(data, tmp_path, m
     monkeypatch.setattr('privkd_nb.compute.embedding_rows.LARGE', 0)
     made = []
     def other(args, state, control, **kw):
-        if not made: made.append(trained(data, tmp_path, steps=2, vocabulary='used'))
+        if not made: made.append(trained(data, tmp_path, steps=2, embedding_rows='used'))
     class Between(TrainerCallback): on_step_end = staticmethod(other)
-    a, _, x = trained(data, tmp_path, vocabulary='all', steps=4)
-    b, _, y = trained(data, tmp_path, vocabulary='used', steps=4, callbacks=[Between()])
+    a, _, x = trained(data, tmp_path, embedding_rows='all', steps=4)
+    b, _, y = trained(data, tmp_path, embedding_rows='used', steps=4, callbacks=[Between()])
     assert made and (a == b).all() and not list(tmp_path.glob('tables-*'))
     same(x, y)
 
@@ -226,7 +226,7 @@ def test_a_padding_piece_that_the_model_does_not_know_of_is_in_use(data, tmp_pat
     other = copy.deepcopy(tok)
     other.pad_token = tok.convert_ids_to_tokens(free)
     assert other.pad_token_id == free
-    (a, _, x), (b, _, y) = (trained((task, other, train, val), tmp_path, vocabulary=v, steps=4) for v in ('all', 'used'))
+    (a, _, x), (b, _, y) = (trained((task, other, train, val), tmp_path, embedding_rows=v, steps=4) for v in ('all', 'used'))
     assert (a == b).all()
     same(x, y, 1e-5)
 
@@ -248,9 +248,9 @@ def test_memory_that_runs_out_later_goes_on_from_the_last_checkpoint(data, tmp_p
 
 
 def test_a_checkpoint_with_other_rows_is_refused(data, tmp_path):
-    trained(data, tmp_path, vocabulary='used', save_strategy='steps', save_steps=10)
+    trained(data, tmp_path, embedding_rows='used', save_strategy='steps', save_steps=10)
     with pytest.raises(InputError, match='has some rows of the embedding table, but all of it is to be trained now'):
-        trained(data, tmp_path, vocabulary='all', resume=True)
+        trained(data, tmp_path, embedding_rows='all', resume=True)
 
 
 def test_together_the_teacher_is_asked_once_a_batch(tmp_path, monkeypatch):
@@ -258,9 +258,9 @@ def test_together_the_teacher_is_asked_once_a_batch(tmp_path, monkeypatch):
     start = SharedTeacher.__init__
     def init(self, n): start(self, n); shared.append(self)
     monkeypatch.setattr(SharedTeacher, '__init__', init)
-    runs = distil_together([RunConfig(tiny=True, init=i, losses='ce,logits,attention', cache='off', out_dir=str(tmp_path)) for i in ('scratch', 'copy_base', 'copy_ft')])
+    runs = distil_jointly([RunConfig(tiny=True, init=i, losses='ce,logits,attention', cache='off', out_dir=str(tmp_path)) for i in ('scratch', 'copy_base', 'copy_ft')])
     steps = {r.history.query("split == 'train'").step.max() for r in runs}
-    assert len(shared) == 1 and {shared[0].asked} == steps
+    assert len(shared) == 1 and {shared[0].n_forward} == steps
 
 
 def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
@@ -271,7 +271,7 @@ def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
         return init(spec, *a)
     monkeypatch.setattr(job, 'init_student', broken)
     configs = [RunConfig(tiny=True, init=i, losses='ce', out_dir=str(tmp_path)) for i in ('scratch', 'copy_base', 'copy_ft')]
-    with pytest.raises(RuntimeError, match='broken on purpose'): distil_together(configs)
+    with pytest.raises(RuntimeError, match='broken on purpose'): distil_jointly(configs)
     monkeypatch.undo()
     from privkd_nb.record import Run
     assert [Run.named(c.out_dir, c.identity()).finished for c in configs] == [True, False, True]
@@ -279,18 +279,18 @@ def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
 
 def test_an_interruption_ends_all_after_their_update():
     steps = []
-    def job(baton):
+    def job(turns):
         for n in range(10):
             steps.append(n)
-            if len(steps) == 6: baton.cancelled = True
-            baton.on_step_end(None, None, None)
+            if len(steps) == 6: turns.cancelled = True
+            turns.on_step_end(None, None, None)
     with pytest.raises(KeyboardInterrupt): take_turns([job, job, job])
     assert len(steps) == 6
 
 
-@pytest.mark.parametrize('kw', [dict(batching='length'), dict(pieces=200)])
+@pytest.mark.parametrize('kw', [dict(batching='length'), dict(max_tokens=200)])
 def test_other_ways_to_batch_are_other_runs(tmp_path, kw):
     a, b = (RunConfig(tiny=True, losses='ce', out_dir=str(tmp_path), **k) for k in ({}, kw))
     assert a.identity() != b.identity()
     run = distil(b)
-    assert run.finished and run.environment['economy']['padding_share'] < .35
+    assert run.finished and run.environment['efficiency']['padding_share'] < .35
