@@ -125,20 +125,19 @@ def bench_data(
     tokens[rng.choice(inner, len(rows), replace=False)] = rows
     texts = [np.r_[first, t, last] for t in np.split(tokens, (lengths-2).cumsum()[:-1])]
     kind, labels = TASKS[shape.lengths]
-    if kind == 'sequence': return Encoded(texts, rng.integers(labels, size=n), ['any']*n, range(n))
+    if kind == 'sequence': return Encoded(texts, rng.integers(labels, size=n), ['any']*n, range(n), pad_id=cfg.pad_token_id)
     def words(k):                                   # a word has 1.5 tokens
         begins = rng.random(k-2) < 2/3
         begins[0] = True
         return np.r_[-1, np.where(begins, begins.cumsum()-1, -1), -1]
     ws = [words(k) for k in lengths]
-    return Encoded(texts, [rng.integers(labels, size=w.max()+1) for w in ws], ['any']*n, range(n), ws)
+    return Encoded(texts, [rng.integers(labels, size=w.max()+1) for w in ws], ['any']*n, range(n), ws, pad_id=cfg.pad_token_id)
 
 # %% ../../nbs/api/bench/03_report.ipynb #ecdf2e1a
 class Setting(NamedTuple):
     "What an arm is given"
     teacher:Any; student:Any; layers:list; data:Encoded
     updates:list     # Positions of the texts of each update
-    pad_id:int
     device:str
 
 def setting(shape:Shape, steps:int)->Setting:
@@ -147,7 +146,7 @@ def setting(shape:Shape, steps:int)->Setting:
     updates = epoch_batches(data.lengths, shape.batch_size, shape.seed, 0)[:steps]
     if len(updates) < steps or len(updates[-1]) < shape.batch_size: raise InputError(f"n_texts={len(data)} are not enough for {steps} full updates of {shape.batch_size}; raise n_texts.")
     teacher, student, layers = build_pair(shape)
-    return Setting(teacher.to(device).requires_grad_(False), student.to(device), layers, data, updates, teacher.config.pad_token_id, device)
+    return Setting(teacher.to(device).requires_grad_(False), student.to(device), layers, data, updates, device)
 
 # %% ../../nbs/api/bench/03_report.ipynb #d6213737
 def peak_memory()->float: # MiB
@@ -210,7 +209,7 @@ def take(
 )->Encoded:
     "Some of the texts, in this order"
     def of(flat): return [flat[data.offsets[i]:data.offsets[i+1]] for i in positions]
-    return Encoded(of(data.flat), [data.labels[i] for i in positions], data.languages[positions], [data.names[i] for i in positions], None if data.words is None else of(data.words))
+    return Encoded(of(data.flat), [data.labels[i] for i in positions], data.languages[positions], [data.names[i] for i in positions], None if data.words is None else of(data.words), pad_id=data.pad_id)
 
 class InOrder(DistillTrainer):
     "Takes the texts as they come"
@@ -225,7 +224,7 @@ def arm_privkd(
     history = History(folder/'history.jsonl')
     if cached: efficiency = dict(cache=folder/'teacher_outputs', budget=100.)|efficiency
     trainer = InOrder(s.student, s.teacher, shape.losses, s.layers, history=history, efficiency=Efficiency(**efficiency), args=bench_args(shape, steps, folder),
-                      train_dataset=take(s.data, np.concatenate(s.updates)), eval_dataset=s.data, processing_class=SimpleNamespace(pad_token_id=s.pad_id), callbacks=[Ticks(meter)])
+                      train_dataset=take(s.data, np.concatenate(s.updates)), eval_dataset=s.data, processing_class=SimpleNamespace(pad_token_id=s.data.pad_id), callbacks=[Ticks(meter)])
     trainer.train()
     return history.frame().query("split == 'train' and metric == 'loss'").value.tolist(), trainer.saved
 
@@ -271,7 +270,7 @@ def arm_plain(shape:Shape, s:Setting, steps:int, meter:Meter, folder:Path)->tupl
     losses = parse_losses(shape.losses)
     if 'attention' in losses: use_eager(s.student); use_eager(s.teacher)
     trainer = PlainTrainer(s.teacher, losses, s.layers, np.concatenate(s.updates).tolist(), model=s.student, args=bench_args(shape, steps, folder),
-                           train_dataset=s.data, data_collator=PlainCollate(s.pad_id), callbacks=[Ticks(meter)])
+                           train_dataset=s.data, data_collator=PlainCollate(s.data.pad_id), callbacks=[Ticks(meter)])
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     return torch.stack(trainer.curve).tolist(), {}
@@ -325,7 +324,7 @@ def arm_textbrewer(
     config = DistillationConfig(temperature=1, hard_label_weight=losses.get('ce', 0), kd_loss_type='mse', kd_loss_weight=losses.get('logits', 0), intermediate_matches=brewer_matches(losses, s.layers))
     distiller = Distiller(TrainingConfig(output_dir=str(folder), device=s.device, ckpt_steps=steps), config, ready(s.teacher), ready(s.student), brewer_adaptor, brewer_adaptor)
     optimizer = torch.optim.AdamW(s.student.parameters(), lr=shape.lr, weight_decay=0., **(dict(fused=fused) if fused is not None else {}))
-    loader = torch.utils.data.DataLoader(s.data, batch_sampler=[u.tolist() for u in s.updates], collate_fn=PlainCollate(s.pad_id), pin_memory=s.device == 'cuda')
+    loader = torch.utils.data.DataLoader(s.data, batch_sampler=[u.tolist() for u in s.updates], collate_fn=PlainCollate(s.data.pad_id), pin_memory=s.device == 'cuda')
     extra = dict(output_hidden_states=True) if {'hidden', 'embedding'} & set(losses) else {}
     with distiller:
         meter.start()
@@ -601,4 +600,4 @@ def bench_inference(
     "Latency and throughput of the teacher and the student of a shape"
     teacher, student, _ = build_pair(shape)
     device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    return speed_rows(dict(teacher=teacher.to(device), student=student.to(device)), bench_data(shape), teacher.config.pad_token_id, (1, 64), seconds, texts)
+    return speed_rows(dict(teacher=teacher.to(device), student=student.to(device)), bench_data(shape), (1, 64), seconds, texts)

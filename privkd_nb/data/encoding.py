@@ -30,7 +30,9 @@ class Encoded(Dataset):
         languages:list[str],      # A language a text
         names:list[str],          # An identifier a text
         words:list|None=None,     # For token tasks: from `first_subwords`, a list a text
+        *, pad_id:int,            # The tokenizer's padding token, for whoever makes batches of these
     ):
+        self.pad_id = int(pad_id)
         self.offsets = np.cumsum([0, *map(len, ids)])
         self.flat = np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]) if ids else np.zeros(0, np.int32)
         self.words = None if words is None else np.concatenate([np.asarray(w, dtype=np.int32) for w in words] or [np.zeros(0, np.int32)])
@@ -65,10 +67,10 @@ def encode(
         return number[l]
     ys = [[num(t) for t in tags] for tags in df['ner_tags']] if token else [num(l) for l in df['label']]
     texts = [list(t) for t in df['tokens']] if token else list(df['text'])
-    if not texts: return Encoded([], [], [], [], [] if token else None)
+    if not texts: return Encoded([], [], [], [], [] if token else None, pad_id=tokenizer.pad_token_id)
     enc = tokenizer(texts, truncation=True, max_length=max_length, is_split_into_words=token, return_attention_mask=False)
     words = [first_subwords(enc.word_ids(i)) for i in range(len(texts))] if token else None
-    return Encoded(enc['input_ids'], ys, list(df['language']), list(df['id']), words)
+    return Encoded(enc['input_ids'], ys, list(df['language']), list(df['id']), words, pad_id=tokenizer.pad_token_id)
 
 # %% ../../nbs/api/data/04_encoding.ipynb #e068200f
 DUMMY = -1 # The position of a text that only fills a place: see `Encoded`
@@ -104,10 +106,9 @@ class Collate:
 def by_length(
     data:Encoded,        # What to batch
     batch_size:int,      # Texts a batch
-    collate:Collate,     # Pads
 )->Iterator[tuple[np.ndarray,dict]]: # (positions in `data`, batch)
     "Batches of similar length, longest first"
-    order = np.argsort(-data.lengths, kind='stable')
+    collate, order = Collate(data.pad_id), np.argsort(-data.lengths, kind='stable')
     for i in range(0, len(order), batch_size):
         idx = order[i:i+batch_size]
         yield idx, collate([data[j] for j in idx])

@@ -47,7 +47,6 @@ def time_forward(
 def speed_rows(
     models:dict,       # Name -> model with a classification head; the slowest first
     data:Encoded,      # From `encode`
-    pad_id:int=1,      # The tokenizer's padding token
     batch_sizes=(1, 64),
     seconds:float=.25, # At most so long a model, language and batch size (but at least 3 passes)
     texts:int=64,      # At most so many texts a language, the same ones in every run
@@ -55,7 +54,7 @@ def speed_rows(
 )->pd.DataFrame:       # model, language, batch_size, texts, tokens (mean a text), latency_ms (median of a batch), latency_p95_ms, texts_per_second
     "Latency and throughput of each model by language and batch size"
     if not len(batch_sizes) or any(b < 1 or b != int(b) for b in batch_sizes): raise InputError(f"batch_sizes={batch_sizes!r} cannot be used; give whole numbers from 1, such as (1, 64).")
-    chosen, collate, modes, rows = sample_texts(data, texts), Collate(pad_id), {k: m.training for k,m in models.items()}, []
+    chosen, collate, modes, rows = sample_texts(data, texts), Collate(data.pad_id), {k: m.training for k,m in models.items()}, []
     share = min(seconds, budget/(len(models)*len(chosen)*len(batch_sizes)))
     try:
         for m in models.values():
@@ -75,10 +74,10 @@ def speed_rows(
 def inference_speed(
     model,             # With a classification head
     data:Encoded,      # From `encode`
-    pad_id:int=1, batch_sizes=(1, 64), seconds:float=.25, texts:int=64, budget:float=30., # As for `speed_rows`
+    batch_sizes=(1, 64), seconds:float=.25, texts:int=64, budget:float=30., # As for `speed_rows`
 )->pd.DataFrame:       # As from `speed_rows`, without `model`
     "Latency and throughput of one model by language and batch size"
-    return speed_rows(dict(model=model), data, pad_id, batch_sizes, seconds, texts, budget).drop(columns='model')
+    return speed_rows(dict(model=model), data, batch_sizes, seconds, texts, budget).drop(columns='model')
 
 # %% ../../nbs/api/evaluation/01_latency.ipynb #2403417e
 def speed_table(

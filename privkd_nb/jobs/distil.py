@@ -20,7 +20,8 @@ from ..models.playground_base import TINY_BASE, playground_base
 from ..data.encoding import Encoded, encode
 from .config import RunConfig
 from ..core import InputError, build_once, cache_dir, compute_setup, content_key, replacing_folder, seed_for, write_json
-from ..evaluation.scores import block_influence, metric_rows, predict, score_predictions
+from ..init.importance import block_influence
+from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..init.student import InitCard, init_student
 from ..models.encoders import align_labels, max_positions, weights_hash
 from ..models.loading import load_encoder, load_tokenizer
@@ -210,7 +211,7 @@ def make_trainer(
                                                    train_languages=task.train_languages, metric=task.metric, lr=lr, teacher=dict(name=models.teacher_name, hash=weights_hash(models.teacher))))
     train, val, test = (encode(d, models.tokenizer, task.labels, cfg.max_length) for d in (task.train, validation_subset(task), task.test))
     for m in (models.teacher, student): check_lengths(m, cfg.max_length, train, val, test)
-    card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, val, models.tokenizer.pad_token_id))
+    card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, val))
     card.save(run.path/'init_card.json')
     updates = len(StepSampler(train.lengths, cfg.batch_size, cfg.seed, cfg.batching, cfg.max_tokens))
     args = training_args(checkpoints, len(train), epochs, lr, cfg.batch_size, updates, seed=cfg.seed, metric=task.metric, patience=cfg.patience)
@@ -234,12 +235,12 @@ def write_results(
 )->None:
     "Predict the test texts with student and teacher, and write all tables and the student"
     models.teacher.to(trainer.args.device)
-    preds = {who: predict(m, test, models.tokenizer.pad_token_id) for who,m in dict(student=trainer.model, teacher=models.teacher).items()}
+    preds = {who: predict(m, test) for who,m in dict(student=trainer.model, teacher=models.teacher).items()}
     scores = {who: score_predictions(p, task.train_languages) for who,p in preds.items()}
     run.write('history', trainer.history.frame())
     run.write('metrics', pd.concat([metric_rows(s, who, 'test', trainer.state.global_step) for who,s in scores.items()], ignore_index=True))
     run.write('predictions', pd.concat([p.assign(model=who, split='test') for who,p in preds.items()], ignore_index=True))
-    with usual_kernel(models.teacher, trainer.model): run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, models.tokenizer.pad_token_id, **(dict(seconds=0, texts=4) if cfg.tiny else dict(budget=6))))
+    with usual_kernel(models.teacher, trainer.model): run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, **(dict(seconds=0, texts=4) if cfg.tiny else dict(budget=6))))
     run.write('texts', task.test.assign(text=task.test.text if task.kind == 'sequence' else task.test.tokens.map(' '.join))[['id', 'language', 'text']])
     trainer.save_model(run.path/'model')
     models.tokenizer.save_pretrained(run.path/'model')

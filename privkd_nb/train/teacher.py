@@ -110,12 +110,12 @@ def teacher_outputs(
     teacher:LiveTeacher,
     data:Encoded,
     positions,          # Of the texts to ask
-    pad_id:int=1, batch_size:int=64,
+    batch_size:int=64,
     progress=None,          # Called with a number of texts, when they have been asked
 )->dict[str,list]:      # By name, a row a text, as `RowStore.add` takes them
     "What the teacher says, text by text"
     rows, device = {}, next(teacher.model.parameters()).device
-    collate, positions = Collate(pad_id), np.asarray(positions)
+    collate, positions = Collate(data.pad_id), np.asarray(positions)
     order = positions[np.argsort(-data.lengths[positions], kind='stable')]
     for i in range(0, len(order), batch_size):
         batch = collate([data[int(j)] for j in order[i:i+batch_size]])
@@ -135,14 +135,13 @@ def cached_teacher(
     teacher:LiveTeacher,
     data:Encoded,        # All texts that will be asked about
     folder:Path,         # Where stores are kept
-    pad_id:int=1,
 )->CachedTeacher:
     "Ask a teacher about all texts that have not been asked about, and keep what it says"
     about = teacher_key(teacher.model, teacher.needed, teacher.bf16)
     name = '-'.join([about['weights'], about['precision'], 'logits' if about['logits'] else hashlib.sha256(str(sorted(about.items())).encode()).hexdigest()[:8]])
     store, keys = RowStore(Path(folder)/name, about), example_keys(data)
     with tqdm(total=len(store.missing(keys)), desc='asking the teacher (once)', ncols=100, mininterval=1, delay=2, file=sys.stderr) as bar:
-        store.fill(keys, lambda positions: teacher_outputs(teacher, data, positions, pad_id, progress=bar.update), batch=1024)
+        store.fill(keys, lambda positions: teacher_outputs(teacher, data, positions, progress=bar.update), batch=1024)
     return CachedTeacher(store, keys, teacher.needed)
 
 # %% ../../nbs/api/train/01_teacher.ipynb #71714984
@@ -156,7 +155,7 @@ class Teacher:
         data:Encoded|None=None,  # The training texts; None: ask every time
         folder:str|Path|None=None, # Where teacher_outputs are kept; None: nowhere
         budget:float=1.,  # GiB on disk, for hidden states and attention of this run's texts
-        pad_id:int=1, bf16:bool=False,
+        bf16:bool=False,
     ):
         self.model, self.sources, self.note = model, [], ''
         left = [w for w in (replace(needed, hidden=(), attention=()) if needed.logits else None, replace(needed, logits=False) if needed.hidden or needed.attention else None) if w]
@@ -165,7 +164,7 @@ class Teacher:
                 if not w.logits and (need := cache_bytes(model, data.lengths, w)) > budget*GIB:
                     self.note = f'inner states of {len(data)} texts take {need/GIB:.1f} GiB, more than the budget of {budget:g}, so the teacher is asked at every step'
                     continue
-                try: self.sources.append(cached_teacher(LiveTeacher(model, w, bf16), data, Path(folder), pad_id)); left.remove(w)
+                try: self.sources.append(cached_teacher(LiveTeacher(model, w, bf16), data, Path(folder))); left.remove(w)
                 except (StoreFullError, OSError) as e:
                     self.note = f'teacher_outputs are not kept: {e}'
                     warnings.warn(f'{self.note}; the teacher is asked at every step')

@@ -128,7 +128,7 @@ class DistillTrainer(Trainer):
         self.teacher = teacher if set(self.losses) != {'ce'} else None
         if self.teacher is None and set(self.losses) != {'ce'}: raise InputError(f"losses={', '.join(self.losses)} needs a teacher; pass one, or use losses='ce'.")
         if self.teacher is not None: self.check_pair(student)
-        super().__init__(model=student, data_collator=Collate(kw['processing_class'].pad_token_id), **kw)
+        super().__init__(model=student, data_collator=Collate(kw['train_dataset'].pad_id), **kw)
         if self.args.world_size != world(): raise InputError(f'{world()} processes were started, but these TrainingArguments know of {self.args.world_size}, and each process would train by itself; on CPUs, pass use_cpu=True.')
         self.given_optimizer = bool(kw.get('optimizer_cls_and_kwargs')) or any(o is not None for o in kw.get('optimizers', ()))
         self.update_texts = self.args.train_batch_size*self.args.gradient_accumulation_steps*self.args.world_size
@@ -163,7 +163,7 @@ def prepare_teacher(self:DistillTrainer):
     "Make ready what answers for the teacher"
     self.teacher.to(self.args.device).eval().requires_grad_(False)
     e, needed = self.efficiency, required_outputs(set(self.losses)-{'ce'}, self.layers, self.attention_on)     # what gold labels are compared with is the student's
-    def make(): return Teacher(self.teacher, needed, self.train_dataset, e.cache, e.budget, self.processing_class.pad_token_id, self.args.bf16)
+    def make(): return Teacher(self.teacher, needed, self.train_dataset, e.cache, e.budget, self.args.bf16)
     with self.args.main_process_first(local=False, desc='asking the teacher'): self.ask = self.shared.adopt(make, needed, self.args.gradient_accumulation_steps) if self.shared else make()
     self.saved |= dict(teacher='looked up' if not self.ask.live else 'logits looked up, the rest asked at every step' if self.ask.cached else 'asked at every step')
     if self.ask.note: self.saved['teacher_note'] = self.ask.note
@@ -200,7 +200,7 @@ def cut_tables(self:DistillTrainer, model)->str: # Why not; '' if they are cut
     reason = "embedding_rows='all'" if e.embedding_rows == 'all' else 'its optimizer was made before, for the whole table' if self.given_optimizer else why_all_rows(model, a.weight_decay, getattr(a.optim, 'value', a.optim))
     if reason and e.embedding_rows == 'used': raise InputError(f"embedding_rows='used' would not be exact: {reason}; use embedding_rows='all'.")
     if reason: return reason
-    aside, pad = offload_folder(a.output_dir), torch.tensor([self.processing_class.pad_token_id])
+    aside, pad = offload_folder(a.output_dir), torch.tensor([self.train_dataset.pad_id])
     used = [torch.from_numpy(d.flat).unique() for d in (self.train_dataset, self.eval_dataset) if d is not None]
     self.vocabulary = EmbeddingRows(model, torch.cat([*used, pad]).numpy(), aside)
     self.vocabulary.table.to(a.device)
@@ -356,7 +356,7 @@ def write_steps(self:DistillTrainer):
 @patch
 def record_scores(self:DistillTrainer, model, split='validation', data=None):
     "A model's scores by language, with their means, into the history under the name of `split`"
-    means = with_means(evaluate_by_language(model, self.eval_dataset if data is None else data, self.train_languages, self.processing_class.pad_token_id, self.args.per_device_eval_batch_size))
+    means = with_means(evaluate_by_language(model, self.eval_dataset if data is None else data, self.train_languages, self.args.per_device_eval_batch_size))
     for lang,row in means.iterrows():
         self.history.add(self.state.global_step, {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}, split, lang)
     return means
