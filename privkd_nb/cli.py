@@ -136,7 +136,8 @@ def check_bench(
     given:dict, # Parameters of bench.ipynb, brought to their types
 )->None:
     "Refuse what cannot be measured, before a kernel is started"
-    from privkd_nb.bench.report import ARMS, LENGTHS, MODELS
+    from privkd_nb.bench.arms import ARMS
+    from privkd_nb.bench.workload import LENGTHS, MODELS
     from privkd_nb.losses.terms import parse_losses
     for name,least in dict(rounds=1, steps=1, batch_size=1, limit=1, warm=0, threads=0).items():
         if given.get(name, least) < least: raise InputError(f'{name}={given[name]} must be at least {least}.')

@@ -17,7 +17,9 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data.dataloader import _BaseDataLoaderIter
 from transformers import Trainer
-from .report import ARMS, Meter, Shape, Ticks, bench_args, bench_data, build_pair, setting
+from .arms import ARMS, bench_args
+from .meter import Meter, Ticks
+from .workload import Shape, bench_data, build_pair, setting
 from ..record import History
 from ..train.teacher import CachedTeacher
 from ..jobs.joint import SharedTeacher, take_turns
