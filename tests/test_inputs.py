@@ -100,7 +100,7 @@ def test_an_entry_that_the_hub_does_not_have_is_refused(monkeypatch):
     monkeypatch.setitem(CATALOG, 'local', TaskInfo('local', 'token', ['en', 'de'], 'entity_f1'))
     monkeypatch.setitem(CATALOG, 'remote', TaskInfo('remote', 'token', ['en', 'de'], 'entity_f1', hub='me/remote'))
     with pytest.raises(InputError, match='local is not on the hub; pass data_dir'): load_task('local')
-    with pytest.raises(InputError, match='how remote lies in me/remote is not known'): load_task('remote')
+    with pytest.raises(InputError, match='the layout of remote in me/remote is not known'): load_task('remote')
 
 
 def test_a_run_is_named_by_what_is_in_the_files(tmp_path):
