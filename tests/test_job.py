@@ -102,7 +102,7 @@ def test_your_own_files(tmp_path):
         df = read_split('playground', split, ['en', 'hi'])[['text', 'label', 'language']]
         df.to_csv(tmp_path/f'{split}.csv', index=False) if split == 'train' else df.to_json(tmp_path/f'{split}.jsonl', orient='records', lines=True, force_ascii=False)
     run = distil(RunConfig(dataset=str(tmp_path), base='playground', tiny=True, losses='ce', out_dir=str(tmp_path/'runs')))
-    assert set(run.metrics.language) == {'en', 'hi', 'mean'}
+    assert set(run.metrics.language) == {'en', 'hi', ''} and set(run.metrics.group) == {'language', 'all'}
     assert 'accuracy' in set(run.metrics.metric)
 
 
@@ -128,4 +128,4 @@ def test_real_data(tmp_path, shared_data, shared_base, dataset, langs, kw):
     run = distil(RunConfig(dataset=dataset, data_dir=str(shared_data), languages=langs, base=str(shared_base), tiny=True, out_dir=str(tmp_path), **kw))
     m = run.metrics.query("split == 'test' and model == 'student'")
     assert m[m.metric == 'n'].value.sum() > 0 and m.value.notna().all()
-    if kw: assert {'mean seen', 'mean unseen'} <= set(m.language)
+    if kw: assert {'seen', 'unseen'} <= set(m.group)

@@ -4,8 +4,9 @@ import json, os, platform, time
 import numpy as np, pytest
 
 from privkd_nb.core import InputError
-from privkd_nb.apps.monitor import HistoryTail, Monitor, describe, downsample, monitor_figure
-from privkd_nb.record import StatusFile, History, Run
+from privkd_nb.analysis.curves import downsample
+from privkd_nb.apps.monitor import Monitor, describe, monitor_figure
+from privkd_nb.record import History, HistoryTail, Run, StatusFile
 
 
 def rows(steps, **values): return ''.join(json.dumps(dict(step=s, split='train', language='all', metric=k, value=f(s)))+'\n' for s in steps for k, f in values.items())

@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def fraction():
     "Score against the share of the data, all languages"
     scores = choose(Study.open('sample').scores, scenario='all')
-    teacher = scores.query("model == 'teacher' and language == 'mean' and metric == 'accuracy'").value.mean()
+    teacher = scores.query("model == 'teacher' and group == 'all' and metric == 'accuracy'").value.mean()
     fig = fraction_figure(overall(scores), teacher=teacher)
     fig.for_each_annotation(lambda a: a.update(text=''), selector=dict(text='all languages'))
     return fig.update_layout(height=420, margin_t=105, legend_y=1-58/420, paper_bgcolor='white', plot_bgcolor='white')

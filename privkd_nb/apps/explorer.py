@@ -10,7 +10,7 @@ import base64, html, tempfile, warnings
 from pathlib import Path
 from fastcore.basics import patch
 import ipywidgets as W, pandas as pd, plotly.graph_objects as go
-from ..analysis.load import MEANS, Study
+from ..analysis.load import Study
 from ..analysis.arms import order_arms
 from ..core import InputError, check_choice, replacing
 from ..figures.save import figure_data, save_figure
@@ -97,7 +97,7 @@ def offer_choices(self:Explorer)->None:
     offer(self.fraction, [(f'{f:g}', f) for f in fractions], fractions[len(fractions)//2] if self.fraction.value == '' else None)
     d = d[d.fraction==self.fraction.value]
     offer(self.metric, [(SCORES[m], m) for m in SCORES if m in set(d.metric)], self.study.metric if self.metric.value == '' else None)
-    arms, langs = order_arms(d.arm.unique()), sorted(set(d.language.unique())-set(MEANS))
+    arms, langs = order_arms(d.arm.unique()), sorted(d[d.group=='language'].language.unique())
     offer(self.inits, names(dict.fromkeys(a.split(' · ')[0] for a in arms)))
     offer(self.losses, names(dict.fromkeys(a.split(' · ')[1] for a in sorted(arms, key=lambda a: ' · ce' not in a))))
     offer(self.languages, names(langs))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 from fastcore.basics import patch
 import pandas as pd, plotly.graph_objects as go
-from ..analysis.load import MEANS, Study, by_language, choose, disagreements, example_differences, groups_of, overall, runs_by_seed, teacher_scores, training_band
+from ..analysis.load import Study, by_language, choose, disagreements, example_differences, groups_of, overall, runs_by_seed, teacher_scores, training_band
 from ..analysis.arms import SCENE, order_arms
 from ..figures.comparisons import arm_styles, fraction_figure, heatmap_figure, scores_figure, training_figure
 from ..core import InputError, check_choice
@@ -116,7 +116,7 @@ def training(self:Views, c:Choice)->Answer:
     "Losses, or the validation score of a language, by step, arm and fraction"
     def compute():
         h = choose(self.study.history, dataset=c.dataset, scenario=c.scenario)
-        return training_band(h, c.metric, c.language or 'mean') if c.curve == 'score' else training_band(h, c.curve)
+        return training_band(h, c.metric, **dict(language=c.language) if c.language else dict(group='all')) if c.curve == 'score' else training_band(h, c.curve)
     band = self._keep(('training', c.dataset, c.scenario, c.curve, c.metric, c.language), compute)
     d = self.study.scores
     arms = order_arms(choose(d[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)
@@ -131,12 +131,12 @@ def data(self:Views, c:Choice)->Answer:
         d = choose(self.study.scores, dataset=c.dataset, scenario=c.scenario)
         if c.languages: d = d[d.language.isin(c.languages)]
         return overall(d, c.metric)
-    langs = set(self.study.scores.language)-set(MEANS)
+    langs = set(self.study.scores.query("group == 'language'").language)
     c = c if set(c.languages) != langs else replace(c, languages=())
     frame = self._keep(('data', c.dataset, c.scenario, c.metric, c.languages), compute)
     frame = choose(frame, arm=order_arms(choose(self.study.scores[['arm', 'init', 'losses']].drop_duplicates(), init=c.inits or None, losses=c.losses or None).arm)) if len(frame) else frame
     t = choose(self.study.scores, dataset=c.dataset, scenario=c.scenario, model='teacher', metric=c.metric)
-    t = t[t.language.isin(c.languages)] if c.languages else t[t.language=='mean']
+    t = t[t.language.isin(c.languages)] if c.languages else t[t.group=='all']
     return Answer(fraction_figure(frame, c.statistic, c.metric, float(t.value.mean()) if len(t) and len(set(frame.languages)) == 1 else None, self.styles), frame)
 
 # %% ../../nbs/api/apps/02_explorer_views.ipynb #c6a67377
@@ -165,6 +165,6 @@ def examples(self:Views, c:Choice)->Answer:
     df = choose(df, language=langs)
     e = self._keep(('difference', a, b), lambda: example_differences(self.study, [a], [b])) if a != b else None
     n = f'<p>{len(df):,} texts on which they disagree: A alone is right in {int((df.right_a & ~df.right_b).sum()):,}, B alone in {int((df.right_b & ~df.right_a).sum()):,}.'
-    row = e[e.language == (c.language or 'mean')].iloc[0] if e is not None else None
+    row = e[(e.language == c.language) if c.language else e.group == 'all'].iloc[0] if e is not None else None
     if row is not None: n += f' A minus B on {c.language or "all languages"}: {row.score:+.3f} [{row.low:+.3f}, {row.high:+.3f}], 95 % over {int(row.n):,} texts, this seed.'
     return Answer(None, df, n+'</p>'+examples_html(df, (f'A: {c.a}', f'B: {c.b}')))

@@ -83,13 +83,13 @@ def evaluate_by_language(
 # %% ../../nbs/api/evaluation/00_scores.ipynb #80561b6e
 def with_means(
     scores:pd.DataFrame, # From `evaluate_by_language`
-)->pd.DataFrame:         # The same with rows 'mean', and 'mean seen' and 'mean unseen' where both occur
+)->pd.DataFrame:         # Index: group and language. Group 'all', and 'seen' and 'unseen' where both occur, are the means
     "Add means over languages, each language counting once"
-    def mean(d, name): return d.drop(columns=['seen', 'n']).mean().to_frame(name).T.assign(n=d.n.sum(), seen=None)[scores.columns]
-    parts = {'mean': scores}
-    if scores.seen.nunique() == 2: parts |= {'mean seen': scores[scores.seen], 'mean unseen': scores[~scores.seen]}
-    res = pd.concat([scores.astype({'seen': object}), *(mean(d, k) for k,d in parts.items())])
-    return res.rename_axis('language')
+    def mean(d): return d.drop(columns=['seen', 'n']).mean().to_frame('').T.assign(n=d.n.sum(), seen=None)[scores.columns]
+    groups = {'all': scores}
+    if scores.seen.nunique() == 2: groups |= {'seen': scores[scores.seen], 'unseen': scores[~scores.seen]}
+    parts = {'language': scores.astype({'seen': object})} | {g: mean(d) for g,d in groups.items()}
+    return pd.concat(parts, names=['group', 'language'])
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #3d07a0e3
 def metric_rows(
@@ -99,5 +99,5 @@ def metric_rows(
     step:int,            # Optimizer steps done
 )->pd.DataFrame:         # Columns as in the record's `metrics`
     "Scores in long form, with their means"
-    long = with_means(scores).reset_index().melt(id_vars=['language', 'seen'], var_name='metric', value_name='value')
+    long = with_means(scores).reset_index().melt(id_vars=['group', 'language', 'seen'], var_name='metric', value_name='value')
     return long.assign(step=step, split=split, model=model)[METRICS].astype({'value': float})

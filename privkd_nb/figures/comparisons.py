@@ -9,7 +9,6 @@ __all__ = ['FREE', 'SHAPES', 'arm_styles', 'seeds_note', 'sorted_languages', 'sc
 # %% ../../nbs/api/figures/02_comparisons.ipynb #0ea791a0
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from ..analysis.load import MEANS
 from ..analysis.arms import SCENE, order_arms
 from ..core import check_choice
 from .style import COLORS, figure_layout

@@ -65,7 +65,7 @@ def languages_figure(
     split:str='test',
 )->go.Figure:
     "Teacher and student by language, the unseen ones apart"
-    m = metrics[(metrics.metric==metric) & (metrics.split==split) & metrics.seen.notna()]
+    m = metrics[(metrics.metric==metric) & (metrics.split==split) & (metrics.group=='language')]
     wide = m.pivot_table(index=['language', 'seen'], columns='model', values='value').reset_index()
     wide = wide.sort_values(['seen', 'student']).reset_index(drop=True)
     names = [l if s else f'{l} (unseen)' for l,s in zip(wide.language, wide.seen)]

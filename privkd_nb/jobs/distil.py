@@ -26,7 +26,7 @@ from ..init.student import InitCard, init_student
 from ..models.encoders import align_labels, max_positions, weights_hash
 from ..models.loading import load_encoder, load_tokenizer
 from ..models.parts import part_of
-from ..record import SCORES, StatusFile, History, Run, describe_environment
+from ..record import GROUPS, SCORES, History, Run, StatusFile, describe_environment, row_names
 from ..distributed import folder_to_write, from_main, is_main, main_first, wait_for_all, world
 from ..evaluation.latency import speed_rows
 from ..data.tasks import Task, load_task
@@ -300,10 +300,12 @@ def language_table(
     "Teacher, student and the difference, by language and on average"
     m = run.metrics.query("split == 'test'")
     metric = metric or first_metric(run)
+    m = m.assign(language=row_names(m))
     wide = m[m.metric.isin([metric])].pivot_table(index='language', columns='model', values='value')[['teacher', 'student']]
     n = m[(m.metric=='n') & (m.model=='student')].set_index('language').value.astype(int)
     seen = m[(m.model=='student') & (m.metric==metric)].set_index('language').seen
-    order = [l for l in wide.index if not l.startswith('mean')] + [l for l in ('mean', 'mean seen', 'mean unseen') if l in wide.index]
+    means = [name for name in GROUPS.values() if name in wide.index]
+    order = [l for l in wide.index if l not in means] + means
     return wide.assign(seen=seen, n=n, difference=wide.student-wide.teacher).loc[order, ['seen', 'n', 'teacher', 'student', 'difference']]
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #e002f718
@@ -311,9 +313,9 @@ def summary(run:Run)->str:
     "One paragraph on what a finished run found, with no claim that one run cannot carry"
     t, c, e, card = language_table(run), run.config, run.environment, InitCard.load(run.path/'init_card.json')
     score = SCORES[first_metric(run)]
-    h = run.history.query("split == 'validation' and language == 'mean'")
+    h = run.history.query("split == 'validation' and group == 'all'")
     h0 = h[(h.step==0) & (h.metric==first_metric(run))].value
-    langs = t[~t.index.str.startswith('mean')]
+    langs = t[t.seen.notna()]
     gap = langs.difference.idxmin()
     parts = [f"A student of {card.models['student']['layers']} layers ({card.models['student']['total']/1e6:.1f} M parameters; the teacher has {card.models['teacher']['layers']} layers and {card.models['teacher']['total']/1e6:.1f} M), "
              f"started by `{c['init']}` and trained on {e['data']['train']:,} texts with {' + '.join(c['losses'])}, reaches a mean test {score} of **{t.student['mean']:.3f}** over {len(langs)} languages, "

@@ -93,7 +93,7 @@ def run_group(
         start = time.time()
         runs = distil_jointly(todo) if len(todo) > 1 else [distil(todo[0])]
         for c,run in zip(todo, runs):
-            m = run.metrics.query("model == 'student' and split == 'test' and language == 'mean'").set_index('metric').value
+            m = run.metrics.query("model == 'student' and split == 'test' and group == 'all'").set_index('metric').value
             say(f"{what[id(c)]}: {first_metric(run)} {m[first_metric(run)]:.3f} ({time.time()-start:.0f} s{f' with {len(todo)-1} more' if len(todo) > 1 else ''})")
     except KeyboardInterrupt: raise
     except Exception as e:

@@ -357,8 +357,8 @@ def write_steps(self:DistillTrainer):
 def record_scores(self:DistillTrainer, model, split='validation', data=None):
     "A model's scores by language, with their means, into the history under the name of `split`"
     means = with_means(evaluate_by_language(model, self.eval_dataset if data is None else data, self.train_languages, self.args.per_device_eval_batch_size))
-    for lang,row in means.iterrows():
-        self.history.add(self.state.global_step, {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}, split, lang)
+    for (group,lang),row in means.iterrows():
+        self.history.add(self.state.global_step, {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}, split, lang, group)
     return means
 
 @patch
@@ -366,7 +366,7 @@ def evaluate(self:DistillTrainer, eval_dataset=None, ignore_keys=None, metric_ke
     "Scores by language into the history; their mean over seen languages for choosing checkpoints"
     self.write_steps()
     means = self.record_scores(self.model, 'validation', eval_dataset)
-    chosen = means.loc['mean seen' if 'mean seen' in means.index else 'mean'].drop(['seen', 'n'])
+    chosen = means.loc[('seen' if 'seen' in means.index else 'all', '')].drop(['seen', 'n'])
     metrics = {f'{metric_key_prefix}_{k}': float(v) for k,v in chosen.items()}
     self.log(metrics)
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
