@@ -10,7 +10,9 @@ from privkd_nb.init.spec import InitSpec
 from privkd_nb.data.tasks import load_task
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
-from privkd_nb.train.trainer import DistillTrainer, Efficiency, training_args
+from privkd_nb.train.trainer import DistillTrainer
+from privkd_nb.train.efficiency import Efficiency
+from privkd_nb.train.arguments import training_args
 
 CASES = dict(paper=dict(losses='paper'), kept_in_parts=dict(losses='ce,logits', keep=True, parts=2), narrow=dict(losses='hidden', config=dict(hidden_size=16, intermediate_size=32)))
 
@@ -22,7 +24,7 @@ def main(folder, losses, parts=1, keep=False, config=None):
     train, val = (encode(d, tok, task.labels, 64) for d in (task.train, task.validation))
     teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500, seed=1, **off)
     student, card = init_student(InitSpec('scratch', config=config), teacher)
-    args = training_args(folder/'checkpoints', len(train), 1, lr=1e-3, batch_size=8, parts=parts, evals=1)
+    args = training_args(folder/'checkpoints', len(train), 1, lr=1e-3, batch_size=8, micro_batches=parts, evals=1)
     trainer = DistillTrainer(student, teacher, losses, card.layers, history=History(folder/'history.jsonl' if is_main() else None), train_languages=task.train_languages,
                              efficiency=Efficiency(cache=folder/'cache' if keep else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
     trainer.train()

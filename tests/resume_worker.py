@@ -7,13 +7,14 @@ from transformers.utils import logging
 
 from privkd_nb.data.encoding import encode
 from privkd_nb.init.student import init_student
-from privkd_nb.jobs.distil import fit
+from privkd_nb.jobs.fine_tune import fit
 from privkd_nb.record import History
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.data.tasks import load_task
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
-from privkd_nb.train.trainer import DistillTrainer, training_args
+from privkd_nb.train.trainer import DistillTrainer
+from privkd_nb.train.arguments import training_args
 
 logging.set_verbosity_error()
 folder, slow = Path(sys.argv[1]), len(sys.argv) > 2
@@ -30,7 +31,7 @@ class Slowly(TrainerCallback):
 
 trainer = DistillTrainer(student, teacher, 'paper', card.layers, history=History(folder/'history.jsonl'), train_languages=['en'], train_dataset=enc,
                          eval_dataset=encode(task.validation[:40], tok, task.labels), processing_class=tok, callbacks=[Slowly()] if slow else [],
-                         args=training_args(folder/'checkpoints', len(enc), epochs=4, lr=2e-3, batch_size=16, parts=2, evals=8, use_cpu=True, seed=5))
+                         args=training_args(folder/'checkpoints', len(enc), epochs=4, lr=2e-3, batch_size=16, micro_batches=2, evals=8, use_cpu=True, seed=5))
 fit(trainer, folder/'checkpoints')
 trainer.model.save_pretrained(folder/'end')
 trainer.history.frame().to_parquet(folder/'history.parquet')

@@ -18,7 +18,9 @@ from privkd_nb.data.tasks import load_task
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
 from privkd_nb.jobs.joint import SharedTeacher, distil_jointly, take_turns
-from privkd_nb.train.trainer import DistillTrainer, Efficiency, training_args
+from privkd_nb.train.trainer import DistillTrainer
+from privkd_nb.train.efficiency import Efficiency, EfficientTraining
+from privkd_nb.train.arguments import training_args
 
 PLAIN = dict(embedding_rows='all', unpadding='off', compile='off')
 
@@ -54,7 +56,7 @@ class TestRowsInUse:
     def test_twenty_updates_end_with_the_same_bits(self, data, tmp_path, arch):
         _, _, whole = trained(data, tmp_path, arch, dropout=.1, max_grad_norm=0.)
         _, tr, cut = trained(data, tmp_path, arch, dropout=.1, max_grad_norm=0., embedding_rows='used')
-        assert tr.saved['rows'] < 1500 and whole[next(k for k in whole if 'word_emb' in k or 'tok_emb' in k)].shape[0] == 2000
+        assert tr.report['rows'] < 1500 and whole[next(k for k in whole if 'word_emb' in k or 'tok_emb' in k)].shape[0] == 2000
         same(whole, cut)
 
     def test_with_clipping_too_up_to_rounding(self, data, tmp_path, arch):
@@ -66,20 +68,20 @@ class TestRowsInUse:
 def test_where_rows_in_use_are_not_exact_it_is_said(data, tmp_path):
     with pytest.raises(InputError, match=r"embedding_rows='used' would not be exact: weight_decay=0.1 moves rows"): trained(data, tmp_path, embedding_rows='used', weight_decay=.1)
     _, tr, _ = trained(data, tmp_path, embedding_rows='auto', weight_decay=.1, steps=2)
-    assert tr.saved['rows'] is None and 'weight_decay' in tr.saved['rows_note']
+    assert tr.report['rows'] is None and 'weight_decay' in tr.report['rows_note']
 
 
 @pytest.mark.parametrize('arch,losses', [('xlmr', 'ce,logits'), ('xlmr', 'paper'), ('xlmr', 'ce,kl'), ('deberta', 'ce,logits'), ('deberta', 'paper')])
 def test_without_pads_the_losses_are_the_same(data, tmp_path, arch, losses):
     (a, _, x), (b, tr, y) = (trained(data, tmp_path, arch, losses, unpadding=p) for p in ('off', 'on'))
-    assert tr.saved['unpadded'] and tr.saved['padding_share'] > .1
+    assert tr.report['unpadded'] and tr.report['padding_share'] > .1
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
 
 def test_what_cannot_be_packed_is_refused_or_left(data, tmp_path):
     with pytest.raises(InputError, match="unpadding='on', but"): trained(data, tmp_path, 'modernbert', unpadding='on')
-    assert trained(data, tmp_path, 'modernbert', unpadding='auto', steps=1)[1].saved['unpadded'] is False
+    assert trained(data, tmp_path, 'modernbert', unpadding='auto', steps=1)[1].report['unpadded'] is False
 
 
 def test_hooks_are_not_compiled(data, tmp_path):
@@ -91,7 +93,7 @@ def test_hooks_are_not_compiled(data, tmp_path):
 def test_looked_up_is_asked(data, tmp_path, losses, unpadding):
     a, live, x = trained(data, tmp_path, losses=losses, unpadding=unpadding)
     b, kept, y = trained(data, tmp_path, losses=losses, unpadding=unpadding, cache=tmp_path/'cache')
-    assert live.ask.live and not kept.ask.live
+    assert live.teacher_outputs.live and not kept.teacher_outputs.live
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
@@ -101,7 +103,7 @@ def test_a_damaged_cache_is_named_and_made_again(data, tmp_path):
     seg, = (tmp_path/'cache').glob('*/*.safetensors')
     seg.write_bytes(seg.read_bytes()[:-100])
     with pytest.warns(UserWarning, match='truncated'): b, tr, _ = trained(data, tmp_path, cache=tmp_path/'cache')
-    assert (a == b).all() and tr.saved['teacher'] == 'looked up'
+    assert (a == b).all() and tr.report['teacher'] == 'cached'
     assert len(list((tmp_path/'cache').glob('*/*damaged*'))) == 1
 
 
@@ -109,23 +111,23 @@ def test_a_full_disk_does_not_stop_a_run(data, tmp_path, monkeypatch):
     a, _, _ = trained(data, tmp_path)
     def full(*a, **kw): raise StoreFullError('There is no room for 9 more bytes')
     monkeypatch.setattr('privkd_nb.train.store.write_segment', full)
-    with pytest.warns(UserWarning, match='the teacher is asked at every step'): b, tr, _ = trained(data, tmp_path, cache=tmp_path/'full')
-    assert abs(a/b-1).max() < 1e-4 and 'no room' in tr.saved['teacher_note']
+    with pytest.warns(UserWarning, match='the teacher computes them at every step'): b, tr, _ = trained(data, tmp_path, cache=tmp_path/'full')
+    assert abs(a/b-1).max() < 1e-4 and 'no room' in tr.report['teacher_note']
 
 
 @pytest.mark.parametrize('most', [4, 1, 0])
 def test_short_of_memory_an_update_is_made_in_parts(data, tmp_path, monkeypatch, most):
     a, _, x = trained(data, tmp_path, losses='paper')
-    prepare = DistillTrainer.economize
+    prepare = EfficientTraining.begin
     def short(self):
         prepare(self)
         def hook(module, args, kw):
             if module.training and len(kw['input_ids']) > max(most, 1) or not most and not any(getattr(m, 'gradient_checkpointing', False) for m in module.modules()): raise torch.OutOfMemoryError('pretended')
         self.model.register_forward_pre_hook(hook, with_kwargs=True)
-    monkeypatch.setattr(DistillTrainer, 'economize', short)
+    monkeypatch.setattr(EfficientTraining, 'begin', short)
     with pytest.raises(torch.OutOfMemoryError): trained(data, tmp_path, losses='paper')
     b, tr, y = trained(data, tmp_path, losses='paper', memory='fit')
-    assert tr.saved['parts'] == (2 if most == 4 else 8) and tr.saved['checkpointing'] is (most == 0)
+    assert tr.report['micro_batches'] == (2 if most == 4 else 8) and tr.report['checkpointing'] is (most == 0)
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
@@ -133,15 +135,15 @@ def test_short_of_memory_an_update_is_made_in_parts(data, tmp_path, monkeypatch,
 @pytest.mark.parametrize('batch_size,most,parts', [(9, 4, 4), (10, 4, 4), (7, 7, 1)])
 def test_parts_need_not_be_equal(data, tmp_path, monkeypatch, batch_size, most, parts):
     a, _, x = trained(data, tmp_path, batch_size=batch_size, steps=6)
-    prepare = DistillTrainer.economize
+    prepare = EfficientTraining.begin
     def short(self):
         prepare(self)
         def hook(module, args, kw):
             if module.training and len(kw['input_ids']) > most: raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: pretended")
         self.model.register_forward_pre_hook(hook, with_kwargs=True)
-    monkeypatch.setattr(DistillTrainer, 'economize', short)
+    monkeypatch.setattr(EfficientTraining, 'begin', short)
     b, tr, y = trained(data, tmp_path, batch_size=batch_size, steps=6, memory='fit')
-    assert tr.saved.get('parts', 1) == parts and not tr.saved.get('checkpointing')
+    assert tr.report.get('micro_batches', 1) == parts and not tr.report.get('checkpointing')
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
@@ -153,8 +155,8 @@ def test_compiled_layers_compute_the_same_and_are_compiled_once(data, tmp_path):
     a, plain, x = trained(data, tmp_path, unpadding='auto')
     assert not counters['stats']
     b, tr, y = trained(data, tmp_path, unpadding='auto', compile='on')
-    shapes = {(data[2].lengths[u].sum(), data[2].lengths[u].max()) for u in tr.updates().order()}
-    assert tr.saved['unpadded'] and len(shapes) > 12 and 0 < counters['stats']['unique_graphs'] <= 3, (shapes, counters)
+    shapes = {(data[2].lengths[u].sum(), data[2].lengths[u].max()) for u in tr.sampler().order()}
+    assert tr.report['unpadded'] and len(shapes) > 12 and 0 < counters['stats']['unique_graphs'] <= 3, (shapes, counters)
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
@@ -170,7 +172,7 @@ def test_what_cannot_be_compiled_stays_plain(data, tmp_path):
     class Late(FasterOfTwo):
         def on_train_begin(self, args, state, control, model=None, **kw): self.model, self.trying = model, True
     b, tr, y = trained(data, tmp_path, callbacks=[Late(None, switch, n=2, warm=1)])
-    assert (a == b).all() and tr.saved['layers'] in ('plain', 'compiled') and not torch._dynamo.config.suppress_errors
+    assert (a == b).all() and tr.report['layers'] in ('plain', 'compiled') and not torch._dynamo.config.suppress_errors
     same(x, y)
 
 
@@ -178,8 +180,8 @@ def test_what_cannot_be_compiled_stays_plain(data, tmp_path):
 @pytest.mark.parametrize('losses', ['embedding', 'ce,logits,embedding', 'ce,hidden'])
 def test_a_teacher_is_run_as_deep_as_is_read(data, tmp_path, arch, losses):
     (a, live, x), (b, kept, y) = (trained(data, tmp_path, arch, losses, steps=4, spec=InitSpec('scratch', 'first'), cache=c) for c in (None, tmp_path/'cache'))
-    assert live.ask.sources[0].depth == dict(embedding=1).get(losses, 4 if 'logits' in losses else 2)
-    assert live.ask.sources[0].needed.logits is ('logits' in losses) and not kept.ask.live
+    assert live.teacher_outputs.sources[0].depth == dict(embedding=1).get(losses, 4 if 'logits' in losses else 2)
+    assert live.teacher_outputs.sources[0].needed.logits is ('logits' in losses) and not kept.teacher_outputs.live
     assert abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
@@ -191,7 +193,7 @@ def test_an_optimizer_of_ones_own_is_used_with_the_whole_table(data, tmp_path, m
         init(self, student, *a, optimizers=(opt, torch.optim.lr_scheduler.ConstantLR(opt, 1., 1)), **kw)
     monkeypatch.setattr(DistillTrainer, '__init__', given)
     (a, _, x), (b, tr, y) = (trained(data, tmp_path, embedding_rows=v, steps=4) for v in ('all', 'auto'))
-    assert (a == b).all() and tr.saved['rows'] is None and 'its optimizer was made before' in tr.saved['rows_note']
+    assert (a == b).all() and tr.report['rows'] is None and 'its optimizer was made before' in tr.report['rows_note']
     same(x, y)
     with pytest.raises(InputError, match="embedding_rows='used' would not be exact: its optimizer was made before"): trained(data, tmp_path, embedding_rows='used', steps=4)
 
@@ -202,7 +204,7 @@ def test_with_checkpointed_activations_pads_are_computed(data, tmp_path, losses,
     if not hasattr(TrainingArguments, name): pytest.skip(f'skipped: this transformers has no {name}')
     a, _, x = trained(data, tmp_path, losses=losses, steps=6)
     b, tr, y = trained(data, tmp_path, losses=losses, steps=6, unpadding='auto', **{name: True})
-    assert tr.saved['unpadded'] is False and abs(a/b-1).max() < 1e-4
+    assert tr.report['unpadded'] is False and abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
     with pytest.raises(InputError, match="unpadding='on' and gradient checkpointing do not go together"): trained(data, tmp_path, unpadding='on', **{name: True})
     with pytest.raises(InputError, match='use_reentrant=True'): trained(data, tmp_path, **{name: True, f'{name}_kwargs': dict(use_reentrant=True)})
@@ -233,23 +235,23 @@ def test_a_padding_piece_that_the_model_does_not_know_of_is_in_use(data, tmp_pat
 
 def test_memory_that_runs_out_later_goes_on_from_the_last_checkpoint(data, tmp_path, monkeypatch):
     a, _, x = trained(data, tmp_path/'a', losses='ce,logits')
-    calls, prepare = [], DistillTrainer.economize
+    calls, prepare = [], EfficientTraining.begin
     def short(self):
         prepare(self)
         def hook(module, args, kw):
             calls.append(len(kw['input_ids']))
             if module.training and calls[-1] > 4 and len(calls) > 14: raise torch.OutOfMemoryError('pretended')
         self.model.register_forward_pre_hook(hook, with_kwargs=True)
-    monkeypatch.setattr(DistillTrainer, 'economize', short)
+    monkeypatch.setattr(EfficientTraining, 'begin', short)
     b, tr, y = trained(data, tmp_path/'b', losses='ce,logits', memory='fit', save_strategy='steps', save_steps=5)
-    assert tr.saved['parts'] == 2 and set(calls) >= {8, 4}
+    assert tr.report['micro_batches'] == 2 and set(calls) >= {8, 4}
     assert len(a) == len(b) and abs(a/b-1).max() < 1e-4
     same(x, y, 2e-4)
 
 
 def test_a_checkpoint_with_other_rows_is_refused(data, tmp_path):
     trained(data, tmp_path, embedding_rows='used', save_strategy='steps', save_steps=10)
-    with pytest.raises(InputError, match='has some rows of the embedding table, but all of it is to be trained now'):
+    with pytest.raises(InputError, match='was saved with another set of embedding rows; resume with the same data'):
         trained(data, tmp_path, embedding_rows='all', resume=True)
 
 

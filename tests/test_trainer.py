@@ -4,23 +4,25 @@ import pandas as pd, pytest, torch
 from privkd_nb.data.encoding import encode
 from privkd_nb.core import InputError
 from privkd_nb.init.student import init_student
-from privkd_nb.compute.forward import forward, required_outputs
+from privkd_nb.compute.forward import forward
+from privkd_nb.losses.terms import PAPER, TERMS, TermInputs, distill_terms, required_outputs
 from privkd_nb.record import History
-from privkd_nb.losses.terms import PAPER
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.compute.attention import use_eager
 from privkd_nb.models.tiny import tiny_batch, tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
-from privkd_nb.train.trainer import DistillTrainer, DivergedError, batch_totals, distill_terms, training_args
+from privkd_nb.train.trainer import DistillTrainer, batch_totals
+from privkd_nb.train.recording import DivergedError
+from privkd_nb.train.arguments import training_args
 
-ALL = [*PAPER, 'kl']
+ALL = list(TERMS)
 
 
 def terms(student, teacher, layers, batch, grad=False):
     with torch.set_grad_enabled(grad):
         s = forward(student, batch, required_outputs(ALL, range(student.config.num_hidden_layers)))
     with torch.no_grad(): t = forward(teacher, batch, required_outputs(ALL, layers))
-    return distill_terms(ALL, s, t, batch, layers, batch_totals([batch]))
+    return distill_terms(ALL, s, t, TermInputs(batch['labels'], batch['attention_mask'], batch_totals([batch]), layers))
 
 
 def pair(arch, kind, n=2):
@@ -106,7 +108,7 @@ def test_words_train_and_are_scored_by_entity(tmp_path):
 def test_accumulation_is_exact_for_words_of_uneven_number(tmp_path):
     teacher = tiny_model(layers=4, kind='token', labels=NAMES, vocab_size=300, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     def last(parts):
-        tr = ner_trainer(tmp_path/str(parts), teacher=teacher, parts=parts)
+        tr = ner_trainer(tmp_path/str(parts), teacher=teacher, micro_batches=parts)
         tr.train()
         return tr.history.frame(), torch.cat([p.flatten() for p in tr.model.parameters()])
     (h1, w1), *rest = last(1), last(2), last(8)
