@@ -5,7 +5,8 @@ import numpy as np, pytest
 
 from privkd_nb.core import InputError
 from privkd_nb.analysis.curves import downsample
-from privkd_nb.apps.monitor import Monitor, describe, monitor_figure
+from privkd_nb.apps.monitor import Monitor
+from privkd_nb.figures.run import curves_figure, describe, monitor_figure
 from privkd_nb.record import History, HistoryTail, Run, StatusFile
 
 
@@ -25,7 +26,7 @@ def test_fifty_thousand_steps_stay_fluid(tmp_path):
     assert max(max(t.y) for t in lines) == 9                               # no extreme is lost
     sent = []
     m.view.send = lambda content, buffers=None: sent.append(content)
-    m.view.flush(); m.view._born = 0
+    m.view.flush(); m.view._made_at = 0
     start = time.perf_counter()
     for s in range(50_001, 50_041):
         with (run.path/'history.jsonl').open('a') as f: f.write(rows([s], **spike))
@@ -71,11 +72,11 @@ def test_a_half_written_or_broken_line_costs_only_itself(tmp_path):
     assert [r[0] for r in tail.read()] == [4] and not tail.restarted
 
 
-def test_silence_is_told_from_work_that_takes_long():
+def test_silence_is_distinguished_from_work_that_takes_long():
     here = dict(step=5, steps=10, first=0, seconds=5., updated=time.time()-600, pid=os.getpid(), host=platform.node())
-    assert describe(here|dict(state='training')).startswith('no sign of life for 10 min')
+    assert describe(here|dict(state='training')).startswith('no update for 10 min')
     assert describe(here|dict(state='preparing')) == 'preparing, for 10 min'                      # its process is there
-    assert describe(here|dict(state='preparing', host='elsewhere')).startswith('no sign of life')
+    assert describe(here|dict(state='preparing', host='elsewhere')).startswith('no update for 10 min')
     assert 'its process is gone' in describe(here|dict(state='scoring', pid=2**22-1))
     assert describe(here|dict(state='training'), quiet=1) == 'training 5 of 10, 5 s left'         # the other machine's clock is wrong
 
@@ -100,9 +101,18 @@ def test_the_thread_ends_with_its_run_and_leaves_a_plain_figure(tmp_path):
     status, h = StatusFile(run.path, every=0), History(run.path/'history.jsonl')
     status.step(1, 2)
     m, kept = Monitor(run), []
-    m._handles.append(type('Handle', (), dict(update=lambda self, bundle, raw: kept.append(bundle)))())
+    m._displays.append(type('Handle', (), dict(update=lambda self, bundle, raw: kept.append(bundle)))())
     h.add(2, dict(ce=float('nan')))
     status.write('finished')
     m.thread.join(10)
     assert not m.thread.is_alive() and 'application/vnd.jupyter.widget-view+json' not in kept[-1] and 'finished' in kept[-1]['text/html']
     monitor_figure(run.history, run.progress).to_json()                                           # a line of NaN only
+
+
+def test_terms_of_ones_own_have_colours_of_their_own(tmp_path):
+    run = Run(tmp_path/'r')
+    run.path.mkdir()
+    (run.path/'history.jsonl').write_text(rows(range(1, 30), loss=float, ce=float, my_term=float, my_other=float))
+    for figure in (monitor_figure(run.history), curves_figure(run.history)):
+        colors = {t.name: t.line.color for t in figure.data if t.line.width > 1}
+        assert {'my_term', 'my_other'} < set(colors) and len(set(colors.values())) == len(colors) == 4
