@@ -114,5 +114,5 @@ def test_terms_of_ones_own_have_colours_of_their_own(tmp_path):
     run.path.mkdir()
     (run.path/'history.jsonl').write_text(rows(range(1, 30), loss=float, ce=float, my_term=float, my_other=float))
     for figure in (monitor_figure(run.history), curves_figure(run.history)):
-        colors = {t.name: t.line.color for t in figure.data if t.line.width > 1}
+        colors = {t.name: t.line.color for t in figure.select_traces(dict(mode='lines')) if t.line.width > 1}
         assert {'my_term', 'my_other'} < set(colors) and len(set(colors.values())) == len(colors) == 4
