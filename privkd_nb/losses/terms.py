@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['READS', 'L', 'F', 'TERMS', 'PAPER', 'P', 'Term', 'TermInputs', 'terms_table', 'parse_losses', 'add_term', 'term',
-           'term_label', 'teacher_terms', 'required_outputs', 'check_pair', 'needs_projection', 'distill_terms']
+           'term_label', 'check_builtin', 'teacher_terms', 'required_outputs', 'check_pair', 'needs_projection',
+           'distill_terms']
 
 # %% ../../nbs/api/losses/02_terms.ipynb #5d27be6f
 import hashlib, inspect, math
@@ -13,7 +14,7 @@ from typing import Any, Callable
 from fastcore.basics import AttrDict
 from ..core import InputError, as_list, check_choice, lazy_import
 
-# %% ../../nbs/api/losses/02_terms.ipynb #1e8034a6
+# %% ../../nbs/api/losses/02_terms.ipynb #0f2a6e6d
 READS = dict(
     logits='`logits`, (b,c) or (b,t,c)',
     hidden='`hidden[i]` of every compared layer, (n,d): tokens without padding',
@@ -21,7 +22,7 @@ READS = dict(
     embedding='`hidden[0]`, the output of the embedding layer, (n,d)',
     attention='`attention[l]` of every compared layer, (b,h,t,t)')
 
-# %% ../../nbs/api/losses/02_terms.ipynb #163f1bd2
+# %% ../../nbs/api/losses/02_terms.ipynb #fdab697c
 @dataclass(frozen=True, eq=False)
 class Term:
     "One term of the loss: a function, and what it reads and needs"
@@ -43,7 +44,7 @@ class Term:
     def __call__(self, student, teacher, batch): return self.fn(student, teacher, batch)
     def __str__(self): return self.name
 
-# %% ../../nbs/api/losses/02_terms.ipynb #57c7b38c
+# %% ../../nbs/api/losses/02_terms.ipynb #37352dff
 @dataclass
 class TermInputs:
     "What a term knows of a batch besides the outputs of both models"
@@ -61,7 +62,7 @@ class TermInputs:
     @property
     def attention_pairs(self)->list[tuple]: return list(enumerate(self.layers))
 
-# %% ../../nbs/api/losses/02_terms.ipynb #0ec420b4
+# %% ../../nbs/api/losses/02_terms.ipynb #a61a6c53
 L, F = lazy_import('privkd_nb.losses.logits'), lazy_import('privkd_nb.losses.features')
 
 def _ce(s, t, b):        return L.cross_entropy(s.logits, b.labels, b.totals['labels'])
@@ -71,7 +72,7 @@ def _hidden(s, t, b):    return sum(F.hidden_mse(b.project(s.hidden[i]), t.hidde
 def _embedding(s, t, b): return F.embedding_mse(b.project(s.hidden[0]), t.hidden[0], total=b.totals['tokens'])
 def _attention(s, t, b): return sum(F.attention_mse(s.attention[i], t.attention[j], b.mask, b.totals['pairs']) for i,j in b.attention_pairs)
 
-# %% ../../nbs/api/losses/02_terms.ipynb #03103d62
+# %% ../../nbs/api/losses/02_terms.ipynb #edcc619e
 TERMS = {t.name: t for t in (
     Term('ce', _ce, 'logits', gold=True, title='cross entropy with the gold labels', cost='alone it is plain fine-tuning', builtin=True),
     Term('logits', _logits, 'logits', title='squared difference of the logits', source='Kim et al. 2021', cost='a number a class to cache', builtin=True),
@@ -84,7 +85,7 @@ TERMS = {t.name: t for t in (
          source='TinyBERT',
          cost='the eager kernel; h numbers a pair of tokens and layer to cache', builtin=True))}
 
-# %% ../../nbs/api/losses/02_terms.ipynb #36f4c5ad
+# %% ../../nbs/api/losses/02_terms.ipynb #85e2a16e
 def terms_table(): # A pandas frame, a row a term
     "What each term reads, what it needs, and what it takes"
     import pandas as pd
@@ -96,7 +97,7 @@ def terms_table(): # A pandas frame, a row a term
 # %% ../../nbs/api/losses/02_terms.ipynb #50eb0bb1
 PAPER = {k: 1. for k in ('ce', 'logits', 'hidden', 'embedding', 'attention')}
 
-# %% ../../nbs/api/losses/02_terms.ipynb #af7cc565
+# %% ../../nbs/api/losses/02_terms.ipynb #de88b4d6
 def parse_losses(
     losses, # 'paper', 'ce,logits', 'ce=1,logits=0.5', a list, or a dictionary with names or terms as keys
 )->dict[str,float]: # Weight by name
@@ -119,7 +120,7 @@ def _known(key): # The name of a term of the table
     if isinstance(key, Term) and TERMS.get(key.name) is not key: add_term(key)
     return check_choice('losses', str(key), TERMS)
 
-# %% ../../nbs/api/losses/02_terms.ipynb #60d87724
+# %% ../../nbs/api/losses/02_terms.ipynb #5986765b
 def add_term(
     t:Term, # With a name that no built-in term has
 )->Term:
@@ -137,7 +138,7 @@ def term(
     def wrap(fn): return add_term(Term(fn.__name__, fn, reads, **dict(title=inspect.getdoc(fn) or '') | kw))
     return wrap
 
-# %% ../../nbs/api/losses/02_terms.ipynb #8c899e03
+# %% ../../nbs/api/losses/02_terms.ipynb #b7bc54ec
 def term_label(
     name:str, # Of a term in the table
 )->str:       # The name; for an own term, as in 'hidden_cos@1f2e3d4c', with a hash of its source
@@ -148,14 +149,23 @@ def term_label(
     except (OSError, TypeError): text = repr((t.fn.__code__.co_code.hex(), t.fn.__code__.co_consts))
     return f'{name}@{hashlib.sha256(repr((text, t.reads, t.gold, t.width)).encode()).hexdigest()[:8]}'
 
-# %% ../../nbs/api/losses/02_terms.ipynb #2aaf9c61
+# %% ../../nbs/api/losses/02_terms.ipynb #d1f871e6
+def check_builtin(
+    losses,   # As in `parse_losses`
+    what:str, # What needs them, for the message
+)->None:
+    "Raise an `InputError` if a term is not one of the package"
+    own = [k for k in parse_losses(losses) if not TERMS[k].builtin]
+    if own: raise InputError(f"{what} starts processes that do not know the term {own[0]}; use `distil` in this one, or add the term to the package.")
+
+# %% ../../nbs/api/losses/02_terms.ipynb #9a95d7b3
 def teacher_terms(
     losses, # Names of terms
 )->list[str]:
     "Those terms that compare with the teacher"
     return [k for k in losses if not TERMS[k].gold]
 
-# %% ../../nbs/api/losses/02_terms.ipynb #2ec5d971
+# %% ../../nbs/api/losses/02_terms.ipynb #ee5666a2
 P = lazy_import('privkd_nb.compute.forward')
 
 def required_outputs(
@@ -172,7 +182,7 @@ def required_outputs(
     attention = tuple(sorted(set(layers))) if 'attention' in reads else ()
     return P.OutputSpec('logits' in reads, tuple(sorted(hidden)), attention, on)
 
-# %% ../../nbs/api/losses/02_terms.ipynb #daa6552f
+# %% ../../nbs/api/losses/02_terms.ipynb #c5bd6cc8
 def check_pair(
     losses,          # Names of terms
     student, teacher,# Configurations of transformers models
@@ -200,7 +210,7 @@ def needs_projection(
     "Whether a term compares hidden states of different sizes"
     return student.hidden_size != teacher.hidden_size and any(TERMS[k].width == 'projected' for k in losses)
 
-# %% ../../nbs/api/losses/02_terms.ipynb #d41fe6b6
+# %% ../../nbs/api/losses/02_terms.ipynb #948556f3
 def distill_terms(
     losses,            # Names of the terms
     student,           # Outputs of the student, from `forward`

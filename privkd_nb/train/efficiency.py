@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Efficiency', 'recomputes_activations', 'why_padded', 'EfficientTraining', 'out_of_memory']
 
-# %% ../../nbs/api/train/05_efficiency.ipynb #06f07dd0
+# %% ../../nbs/api/train/05_efficiency.ipynb #ca76bbf9
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,7 +86,7 @@ class EfficientTraining:
             raise
         return self
 
-# %% ../../nbs/api/train/05_efficiency.ipynb #d3b08935
+# %% ../../nbs/api/train/05_efficiency.ipynb #6a4f2be4
 @patch
 def begin(self:EfficientTraining):
     "Turn the optimizations on"

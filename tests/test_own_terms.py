@@ -1,0 +1,136 @@
+"A loss term that a user defines works wherever a built-in one does, with no edit in the package."
+import numpy as np, pytest, torch
+
+from privkd_nb import RunConfig, distil
+from privkd_nb.core import InputError
+from privkd_nb.data.encoding import encode
+from privkd_nb.data.tasks import load_task
+from privkd_nb.init.spec import InitSpec
+from privkd_nb.init.student import init_student
+from privkd_nb.losses.laws import check_term
+from privkd_nb.losses.terms import READS, TERMS, check_pair, parse_losses, term, term_label
+from privkd_nb.models.tiny import tiny_model
+from privkd_nb.models.tokenizer import train_tokenizer
+from privkd_nb.record import History
+from privkd_nb.train.arguments import training_args
+from privkd_nb.train.efficiency import Efficiency
+from privkd_nb.train.trainer import DistillTrainer
+
+
+@pytest.fixture(autouse=True)
+def only_builtin():
+    "Own terms are forgotten after each test"
+    yield
+    for k in [k for k, t in TERMS.items() if not t.builtin]: del TERMS[k]
+
+
+def cosine(a, b): return 1-torch.nn.functional.cosine_similarity(a.float(), b.float(), dim=-1)
+
+
+def last_cos(**kw):
+    @term(reads='last', **kw)
+    def last_cos(s, t, b): return cosine(b.project(s.last), t.last).sum()/max(b.totals['tokens'], 1)
+    return last_cos
+
+
+@pytest.fixture(scope='module')
+def data():
+    task = load_task(languages='en,sw', fraction=.1)
+    tok = train_tokenizer(load_task(languages='en,sw').train.text, 500)
+    return task, tok, encode(task.train, tok, task.labels, 32)
+
+
+def trained(data, folder, losses, spec=InitSpec(), **kw):
+    task, tok, enc = data
+    drop = dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
+    teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500, seed=1, **drop)
+    student, card = init_student(spec, teacher)
+    tr = DistillTrainer(student, teacher, losses, card.layers, history=History(), efficiency=Efficiency(**kw), train_dataset=enc, eval_dataset=enc, processing_class=tok,
+                        args=training_args(folder, len(enc), 1, lr=1e-3, batch_size=8, use_cpu=True, max_steps=6, eval_strategy='no', save_strategy='no'))
+    tr.train()
+    h = tr.history.frame()
+    return tr, {k: h[h.metric == k].value.values for k in ['loss', *tr.losses]}
+
+
+def test_it_is_weighted_recorded_and_cached(data, tmp_path):
+    mine = last_cos()
+    check_term(mine)
+    tr, live = trained(data, tmp_path/'a', {'ce': 1, mine: .5})
+    assert np.allclose(live['loss'], live['ce']+.5*live['last_cos'], atol=1e-4) and live['last_cos'][0] > 0
+    cached, kept = trained(data, tmp_path/'b', 'ce,last_cos=0.5', cache=tmp_path/'cache')
+    assert (tr.teacher_outputs.how, cached.teacher_outputs.how) == ('computed every step', 'cached')
+    assert all(np.allclose(live[k], kept[k], rtol=1e-4) for k in live)
+
+
+def test_its_last_layer_is_the_teachers_not_the_last_that_is_compared(data, tmp_path):
+    last_cos()
+    tr, _ = trained(data, tmp_path, 'last_cos', InitSpec('copy_ft', depth='first', n_layers=2))
+    assert tr.layers == [0, 1] and tr.teacher_outputs.sources[0].needed.hidden == (4,) and tr.needed.hidden == (2,)
+
+
+@pytest.mark.parametrize('reads', READS)
+def test_a_forward_pass_keeps_what_it_reads(data, tmp_path, reads):
+    seen = {}
+
+    @term(reads=reads)
+    def peek(s, t, b):
+        seen.update(logits=s.logits, hidden=dict(s.hidden), attention=dict(s.attention), last=s.get('last'), other=t)
+        x = dict(logits=s.logits, hidden=s.hidden.get(1), last=s.get('last'), embedding=s.hidden.get(0), attention=s.attention.get(0))[reads]
+        return x.float().clamp(-1, 1).mean()
+    tr, _ = trained(data, tmp_path, 'peek')
+    assert set(seen['hidden']) == dict(hidden={1, 2}, last={2}, embedding={0}).get(reads, set())
+    assert set(seen['attention']) == ({0, 1} if reads == 'attention' else set())
+    assert (seen['other'].logits is not None) == (reads == 'logits')
+    assert (tr.model.config._attn_implementation == 'eager') == (reads == 'attention')
+
+
+def test_gold_terms_need_no_teacher(data, tmp_path):
+    @term(reads='logits', gold=True)
+    def smooth_ce(s, t, b): return torch.nn.functional.cross_entropy(s.logits.float(), b.labels, label_smoothing=.1, reduction='sum')/max(b.totals['labels'], 1)
+    tr, _ = trained(data, tmp_path, {'ce': 1, smooth_ce: 1})
+    assert tr.teacher is None and tr.teacher_outputs is None
+
+
+def test_hidden_sizes(data, tmp_path):
+    narrow = InitSpec('scratch', config=dict(hidden_size=16, intermediate_size=32))
+    tr, _ = trained(data, tmp_path, {'ce': 1, last_cos(width='projected'): 1}, narrow)
+    assert tr.model.distill_projection.weight.shape == (32, 16)
+    with pytest.raises(InputError, match='the last_cos term needs equal hidden sizes, but the student has 16 and the teacher 32'):
+        trained(data, tmp_path, {'ce': 1, last_cos(width='equal'): 1}, narrow)
+    with pytest.raises(InputError, match='the halved term compares head by head'):
+        @term(reads='attention', heads='equal')
+        def halved(s, t, b): return 0
+        check_pair(['halved'], tiny_model(num_attention_heads=2).config, tiny_model().config, [0, 1, 2, 3])
+
+
+def test_a_run_is_named_by_its_source(tmp_path):
+    def cfg(): return RunConfig(tiny=True, losses='ce,last_cos=0.5', out_dir=str(tmp_path))
+    last_cos()
+    first = cfg().identity()
+    assert first['losses'] == {'ce': 1., term_label('last_cos'): .5} and term_label('last_cos').startswith('last_cos@')
+
+    @term(reads='last')
+    def last_cos_(s, t, b): return 2*cosine(s.last, t.last).sum()/max(b.totals['tokens'], 1)
+    TERMS['last_cos'] = TERMS.pop('last_cos_')
+    assert cfg().identity()['losses'] != first['losses']
+    run = distil(cfg())
+    assert set(run.history[run.history.split == 'train'].metric) >= {'last_cos', 'ce'} and run.config['losses'] == cfg().identity()['losses']
+
+
+def test_what_cannot_be_a_term_is_refused():
+    with pytest.raises(InputError, match=r'the function cosine, which does not say what it reads; write @term\(reads=...\) above it'): parse_losses({'ce': 1, cosine: 1})
+    with pytest.raises(InputError, match="reads='logit' is not a choice.*Did you mean 'logits'"): term(reads='logit')(cosine)
+    with pytest.raises(InputError, match='kl is a term of this package; give yours another name'):
+        @term(reads='logits')
+        def kl(s, t, b): return 0
+    assert list(parse_losses([last_cos(), 'ce'])) == ['last_cos', 'ce']
+
+
+def test_processes_that_would_not_know_it_refuse(tmp_path):
+    from privkd_nb.jobs.background import BackgroundRun
+    from privkd_nb.jobs.study import grid, run_study
+    last_cos()
+    cfg = dict(tiny=True, losses='ce,last_cos', out_dir=str(tmp_path))
+    with pytest.raises(InputError, match='a background run starts processes that do not know the term last_cos'): BackgroundRun(RunConfig(**cfg)).start()
+    with pytest.raises(InputError, match='a study with several workers starts processes that do not know the term last_cos'): run_study(grid(**cfg, seed=[0, 1]), workers=2)
+    assert not list(tmp_path.iterdir())
