@@ -13,7 +13,7 @@ _WHERE = {
     'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'encode': 'data.encoding',
     'DistillTrainer': 'train.trainer', 'training_args': 'train.arguments', 'evaluate_by_language': 'evaluation.scores',
     'curves_figure': 'figures.run', 'languages_figure': 'figures.run', 'load_data': 'jobs.fine_tune', 'load_models': 'jobs.fine_tune', 'BackgroundRun': 'jobs.background',
-    'Study': 'analysis.load', 'load_runs': 'analysis.load', 'overall': 'analysis.load', 'differences': 'analysis.load', 'Explorer': 'apps.explorer', 'Monitor': 'apps.monitor',
+    'Study': 'analysis.load', 'load_runs': 'analysis.load', 'overall': 'analysis.compare', 'differences': 'analysis.compare', 'Explorer': 'apps.explorer', 'Monitor': 'apps.monitor',
 }
 __all__ = sorted(_WHERE)
 

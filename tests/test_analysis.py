@@ -4,7 +4,9 @@ import json, shutil, time, warnings
 import numpy as np, pandas as pd, pytest
 
 from many_runs import make_runs
-from privkd_nb.analysis.load import RUNS, Study, by_language, choose, differences, load_runs, overall, pack
+from privkd_nb.analysis.load import RUNS, Study, load_runs
+from privkd_nb.analysis.compare import by_language, choose, differences, overall
+from privkd_nb.analysis.pack import pack
 from privkd_nb.core import InputError
 from privkd_nb.figures.save import results_table
 from privkd_nb.analysis.stats import bootstrap, iqm, mean
@@ -115,7 +117,7 @@ def test_two_runs_of_one_arm_and_seed_are_not_averaged(runs200):
 
 
 def test_other_texts_are_not_compared(runs200, tmp_path):
-    from privkd_nb.analysis.load import example_differences
+    from privkd_nb.analysis.examples import example_differences
     folder = tmp_path/'runs'
     for p in list(runs200.iterdir())[:2]: shutil.copytree(p, folder/p.name)
     a, b = sorted(p.name for p in folder.iterdir())

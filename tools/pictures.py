@@ -7,7 +7,8 @@ Drawing needs kaleido (`pip install kaleido`) and a Chrome or Chromium, which ka
 import argparse
 from pathlib import Path
 
-from privkd_nb.analysis.load import Study, choose, overall
+from privkd_nb.analysis.load import Study
+from privkd_nb.analysis.compare import choose, overall
 from privkd_nb.figures.comparisons import fraction_figure
 from privkd_nb.figures.save import save_figure
 

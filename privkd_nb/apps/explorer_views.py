@@ -12,8 +12,10 @@ from typing import NamedTuple
 from fastcore.basics import patch
 import pandas as pd, plotly.graph_objects as go
 from ..analysis.arms import order_arms
-from ..analysis.load import (
-    Study, by_language, choose, disagreements, example_differences, overall, runs_by_seed, teacher_scores, training_band)
+from ..analysis.load import Study
+from ..analysis.compare import by_language, choose, overall, teacher_scores
+from ..analysis.examples import disagreements, example_differences, runs_by_seed
+from ..analysis.curves import training_band
 from ..core import InputError, check_choice
 from ..figures.comparisons import arm_styles, fraction_figure, heatmap_figure, scores_figure, training_figure
 from ..figures.layermap import layermap_figure
