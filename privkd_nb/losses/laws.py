@@ -6,13 +6,13 @@
 __all__ = ['LAWS', 'trial', 'counts', 'pad_more', 'pick', 'padding', 'twice', 'micro_batches', 'nothing_valid', 'copy',
            'reaches_student', 'check_term']
 
-# %% ../../nbs/api/losses/03_laws.ipynb #b2319477
+# %% ../../nbs/api/losses/03_laws.ipynb #871975eb
 import torch, torch.nn.functional as F
 from fastcore.basics import AttrDict
 from ..core import InputError
 from .terms import TERMS, Term, TermInputs, distill_terms
 
-# %% ../../nbs/api/losses/03_laws.ipynb #02e8d277
+# %% ../../nbs/api/losses/03_laws.ipynb #7ea2dde2
 def trial(
     kind:str='sequence', # 'sequence' or 'token'
     b:int=4, t:int=7, c:int=5, d:int=6, h:int=2, # Examples, positions, classes, hidden size, heads
@@ -33,7 +33,7 @@ def counts(labels, mask)->dict: # As in a batch from `Collate`
     "How many labels, tokens and pairs of tokens count"
     return dict(labels=int((labels != -100).sum()), tokens=int(mask.sum()), pairs=int((mask.sum(1)**2).sum()))
 
-# %% ../../nbs/api/losses/03_laws.ipynb #16daf1e7
+# %% ../../nbs/api/losses/03_laws.ipynb #8f7a998f
 def pad_more(o, b, k:int=3, value:float=99.):
     "Outputs and inputs with `k` more positions of padding, which hold `value`"
     word = b.labels.ndim == 2
@@ -47,7 +47,7 @@ def pick(o, b, rows):
     out = AttrDict(logits=o.logits[rows], hidden={i: h[keep] for i,h in o.hidden.items()}, attention={l: a[rows] for l,a in o.attention.items()})
     return out, TermInputs(b.labels[rows], b.mask[rows], b.totals, b.layers, last=b.last)
 
-# %% ../../nbs/api/losses/03_laws.ipynb #fda5cb87
+# %% ../../nbs/api/losses/03_laws.ipynb #f1b80cbf
 def padding(f, s, t, b):
     "More padding changes nothing, whatever it holds"
     (s2, b2), (t2, _) = pad_more(s, b), pad_more(t, b)
@@ -77,7 +77,7 @@ def copy(f, s, t, b):
 
 LAWS = [padding, twice, micro_batches, nothing_valid, copy]
 
-# %% ../../nbs/api/losses/03_laws.ipynb #46d6ee67
+# %% ../../nbs/api/losses/03_laws.ipynb #7cdbd497
 def reaches_student(
     t:Term, student, teacher, b:TermInputs, # As from `trial`
 )->bool:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Efficiency', 'recomputes_activations', 'why_padded', 'EfficientTraining', 'out_of_memory']
 
-# %% ../../nbs/api/train/05_efficiency.ipynb #ca76bbf9
+# %% ../../nbs/api/train/05_efficiency.ipynb #ec110843
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,22 +86,6 @@ class EfficientTraining:
             raise
         return self
 
-# %% ../../nbs/api/train/05_efficiency.ipynb #6a4f2be4
-@patch
-def begin(self:EfficientTraining):
-    "Turn the optimizations on"
-    o, tr, model = self.options, self.trainer, self.model
-    padded = why_padded(model, o, tr.args)
-    if padded and o.unpadding == 'on': raise InputError(padded+'.')
-    self.unpad = None if padded else unpadded
-    whole = self.reduce_tables(model)
-    if o.compile == 'on': compile_layers(model)
-    may = o.compile == 'auto' and tr.args.device.type == 'cuda' and tr.teacher_source is None
-    if may and not (self.unpad and is_disentangled(model)): tr.add_callback(FasterOfTwo(model))
-    share = padding_share(tr.train_dataset.lengths, tr.sampler().order())
-    self.report |= dict(rows=len(self.rows.ids) if self.rows else None, rows_note=whole, unpadded=not padded, unpadding_note=padded,
-                        layers='compiled' if o.compile == 'on' else 'plain', padding_share=round(share, 4), processes=tr.args.world_size)
-
 # %% ../../nbs/api/train/05_efficiency.ipynb #rows0002
 @patch
 def reduce_tables(self:EfficientTraining, model)->str: # Why not; '' if they are reduced
@@ -123,10 +107,40 @@ def reduce_tables(self:EfficientTraining, model)->str: # Why not; '' if they are
     give_back_memory()
     return ''
 
+# %% ../../nbs/api/train/05_efficiency.ipynb #4dfd0162
 @patch(as_prop=True)
 def rows_key(self:EfficientTraining)->str:
     "Which embedding rows are trained, for comparing with a checkpoint: 'all', or a hash of the ids"
     return 'all' if self.rows is None else content_key(self.rows.ids.tolist())
+
+# %% ../../nbs/api/train/05_efficiency.ipynb #41cd141d
+@patch
+def restore_tables(self:EfficientTraining):
+    "Give student and teacher their whole embedding tables back, and free what only training needed"
+    tr = self.trainer
+    tr.optimizer = tr.lr_scheduler = tr.callback_handler.optimizer = tr.callback_handler.lr_scheduler = None
+    tr.model_wrapped = tr.model
+    tr.accelerator.free_memory()
+    give_back_memory()
+    for rows in (self.rows, self.teacher_rows):
+        if rows is not None: restore_table(rows)
+    self.rows = self.teacher_rows = None
+
+# %% ../../nbs/api/train/05_efficiency.ipynb #1a8b7586
+@patch
+def begin(self:EfficientTraining):
+    "Turn the optimizations on"
+    o, tr, model = self.options, self.trainer, self.model
+    padded = why_padded(model, o, tr.args)
+    if padded and o.unpadding == 'on': raise InputError(padded+'.')
+    self.unpad = None if padded else unpadded
+    whole = self.reduce_tables(model)
+    if o.compile == 'on': compile_layers(model)
+    may = o.compile == 'auto' and tr.args.device.type == 'cuda' and tr.teacher_source is None
+    if may and not (self.unpad and is_disentangled(model)): tr.add_callback(FasterOfTwo(model))
+    share = padding_share(tr.train_dataset.lengths, tr.sampler().order())
+    self.report |= dict(rows=len(self.rows.ids) if self.rows else None, rows_note=whole, unpadded=not padded, unpadding_note=padded,
+                        layers='compiled' if o.compile == 'on' else 'plain', padding_share=round(share, 4), processes=tr.args.world_size)
 
 # %% ../../nbs/api/train/05_efficiency.ipynb #memo0002
 def out_of_memory(error:RuntimeError)->bool:
@@ -138,6 +152,7 @@ def can_retry(self:EfficientTraining, error:RuntimeError)->bool:
     "Whether training may go on with less memory after this error"
     return out_of_memory(error) and self.options.memory == 'fit' and self.trainer.args.world_size == 1
 
+# %% ../../nbs/api/train/05_efficiency.ipynb #349a2be9
 @patch
 def shrink(self:EfficientTraining)->bool: # Whether there was something left to try
     "Use less memory: more micro-batches, then activation checkpointing"
@@ -168,15 +183,3 @@ def __exit__(self:EfficientTraining, *exc):
     if self.checkpointing: getattr(model, 'activation_checkpointing_disable', model.gradient_checkpointing_disable)()
     self.unpad, self.checkpointing = None, False
     if self.rows is not None: self.restore_tables()
-
-@patch
-def restore_tables(self:EfficientTraining):
-    "Give student and teacher their whole embedding tables back, and free what only training needed"
-    tr = self.trainer
-    tr.optimizer = tr.lr_scheduler = tr.callback_handler.optimizer = tr.callback_handler.lr_scheduler = None
-    tr.model_wrapped = tr.model
-    tr.accelerator.free_memory()
-    give_back_memory()
-    for rows in (self.rows, self.teacher_rows):
-        if rows is not None: restore_table(rows)
-    self.rows = self.teacher_rows = None

@@ -224,7 +224,7 @@ def check_rows(self:DistillTrainer, checkpoint:str|Path):
     raise InputError(f"{checkpoint} was saved with {'the whole embedding table' if had == 'all' else 'another set of embedding rows'}; "
                      "resume with the same data and `embedding_rows` setting, or start over with redo=True.")
 
-# %% ../../nbs/api/train/06_trainer.ipynb #fb0f9b0a
+# %% ../../nbs/api/train/06_trainer.ipynb #6664a25e
 @patch
 def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
     "As in Trainer; the student has its whole embedding table again at the end, however it ends"
@@ -241,7 +241,7 @@ def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
                 if not self.efficient.shrink(): raise
                 set_seed(self.args.seed)
 
-# %% ../../nbs/api/train/06_trainer.ipynb #6e6f54af
+# %% ../../nbs/api/train/06_trainer.ipynb #d40a6285
 @patch
 def restart_batches(self:DistillTrainer):
     "Use another number of micro-batches from now on"
