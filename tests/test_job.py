@@ -107,7 +107,7 @@ def test_your_own_files(tmp_path):
 
 
 def test_a_given_teacher_is_put_in_the_datas_order_or_refused(tmp_path):
-    from privkd_nb.jobs.distil import load_data, load_models, teacher_path, base_path
+    from privkd_nb.jobs.fine_tune import load_data, load_models, teacher_path, base_path
     from privkd_nb.models.loading import load_encoder, load_tokenizer
     from privkd_nb.models.encoders import set_labels
     cfg = RunConfig(tiny=True, languages='en,de', out_dir=str(tmp_path))
