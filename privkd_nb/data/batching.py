@@ -44,8 +44,7 @@ class StepSampler(BatchSampler):
 # %% ../../nbs/api/data/06_batching.ipynb #7e4fb3f4
 class StepLoader(DataLoader):
     "A data loader that passes the epoch on to its `StepSampler`, and copies batches to a device without waiting"
-    def __init__(self,
-        *args,       # Of `DataLoader`
+    def __init__(self, *args,
         device=None, # The device to copy tensors to; None: none
         **kw,        # Of `DataLoader`
     ):

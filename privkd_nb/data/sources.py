@@ -199,6 +199,7 @@ def check_utf8(
 AS_TEXT = pa.csv.ConvertOptions(column_types={c: pa.string() for c in ('id', 'text', 'label', 'tokens', 'ner_tags', 'language', 'split')})
 READERS = dict(zip(DATA_FILES, [pq.read_table, lambda p: pa.csv.read_csv(p, convert_options=AS_TEXT), pa.json.read_json]))
 
+# %% ../../nbs/api/data/02_sources.ipynb #2564b33f
 def read_file(
     path:Path, # *.parquet, *.csv or *.jsonl
 )->pd.DataFrame: # All rows, as they stand

@@ -138,6 +138,7 @@ def random(self:InitCard)->list[str]: # Names of student tensors
     "The tensors with random weights"
     return [k for k,(p,s) in self.tensors.items() if not s]
 
+# %% ../../nbs/api/init/03_student.ipynb #52f54be3
 @patch
 def origin(self:InitCard)->pd.DataFrame: # Rows: parts of the student; columns: copied, random
     "The numbers of copied and of random tensors in each part"
@@ -152,6 +153,7 @@ def save(self:InitCard,
     "Write the card as JSON"
     return write_json(path, asdict(self))
 
+# %% ../../nbs/api/init/03_student.ipynb #47a60047
 @patch(cls_method=True)
 def load(cls:InitCard,
     path:str|Path, # A file from `save`
@@ -165,6 +167,7 @@ def __repr__(self:InitCard):
     return (f"InitCard({self.source}, layers {self.layers}, {len(self.copied)} tensors copied, "
             f"{len(self.random)} random, {self.share_copied:.0%} of parameters copied)")
 
+# %% ../../nbs/api/init/03_student.ipynb #9c88df31
 @patch
 def _repr_markdown_(self:InitCard):
     sizes = pd.DataFrame(self.models).T.to_html(float_format=lambda v: f'{v:,.0f}')

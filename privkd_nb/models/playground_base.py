@@ -38,6 +38,7 @@ class BaseSpec:
     lsa:float=1.      # Length of the vectors from latent semantic analysis
     seed:int=0        # Of everything random
 
+# %% ../../nbs/api/models/05_playground_base.ipynb #cd328689
 TINY_BASE = BaseSpec(layers=4, hidden=32, heads=2, ffn=64, vocab=1500, steps=30, batch_size=32, sentences=2)
 
 # %% ../../nbs/api/models/05_playground_base.ipynb #ddceaa45

@@ -12,6 +12,8 @@ from .encoders import set_labels
 
 # %% ../../nbs/api/models/03_tiny.ipynb #98e4bc83
 SMALL = dict(hidden_size=32, num_attention_heads=4, intermediate_size=64, vocab_size=120, max_position_embeddings=66, pad_token_id=1)
+
+# %% ../../nbs/api/models/03_tiny.ipynb #252ce266
 ARCHITECTURES = dict(
     xlmr=('XLMRobertaConfig', {}),
     bert=('BertConfig', {}),

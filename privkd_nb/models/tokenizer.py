@@ -13,6 +13,7 @@ if TYPE_CHECKING: from transformers import PreTrainedTokenizerFast
 # %% ../../nbs/api/models/04_tokenizer.ipynb #b7fe55f0
 SPECIALS = dict(bos_token='<s>', pad_token='<pad>', eos_token='</s>', unk_token='<unk>', mask_token='<mask>')
 
+# %% ../../nbs/api/models/04_tokenizer.ipynb #504f235a
 def train_tokenizer(
     texts:Iterable[str],     # Sentences in all languages
     vocab_size:int=6000,     # Tokens, including special tokens and 256 bytes
