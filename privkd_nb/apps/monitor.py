@@ -27,7 +27,7 @@ def watched_runs(
     if not isinstance(what, (Run, str, Path)):
         raise InputError(f"{what!r} cannot be watched; give a Run, the path of a run's folder, a list of these, or a folder of runs.")
     path = what.path if isinstance(what, Run) else Path(what)
-    if path.is_file(): raise InputError(f"{path} is a file; give the folder that it lies in.")
+    if path.is_file(): raise InputError(f"{path} is a file; give the folder that contains it.")
     def is_run(p): return any((p/n).exists() for n in (PROGRESS, 'config.json', 'history.jsonl', DONE))
     if is_run(path) or not path.is_dir(): return [path]
     return sorted(p for p in path.glob('*/') if not p.name.startswith('.') and is_run(p)) or [path]
@@ -106,7 +106,7 @@ class Runs:
         if isinstance(self.what, (str, Path)) and self.paths != [Path(self.what)]:
             return time.time()-max(n.progress['updated'] for n in self.news.values()) > 1800
         if time.monotonic()-self.started_at > 60: return True
-        return all(n.changed or (p/DONE).exists() for p,n in self.news.items())   # a run just started again says 'stopped' for a while
+        return all(n.changed or (p/DONE).exists() for p,n in self.news.items())   # a run just started again is 'stopped' at first
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #f41d4773
 class RunFeed:
@@ -147,7 +147,7 @@ class RunFeed:
             self.recent = (self.recent+[progress])[-400:]
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #a85f720d
-LIMIT = 1500 # Points of a line before it is drawn anew
+LIMIT = 1500 # Points of a line before it is drawn again
 
 class Line(NamedTuple):
     "How much of a line is drawn"
@@ -163,7 +163,7 @@ class LiveLines:
     ): self.view, self.lines, self.final = view, None, False  # final: drawn after the run had ended
 
     def draw(self, fig:go.Figure, feed:RunFeed, final:bool)->None:
-        "Draw the figure anew"
+        "Draw the whole figure"
         self.view.show(fig.update_layout(uirevision=feed.path.name))
         counts = zip(line_keys(feed.curves), fig.data)
         self.lines, self.final = [Line(k, len(feed.curves.lines[k[0]][0]), len(t.x)) for k,t in counts], final
