@@ -10,6 +10,7 @@ from privkd_nb.analysis.pack import pack
 from privkd_nb.core import InputError
 from privkd_nb.figures.save import results_table
 from privkd_nb.analysis.stats import bootstrap, iqm, mean
+from privkd_nb.record import GROUPS, History, HistoryTail, Run, read_history
 
 
 @pytest.fixture(scope='module')
@@ -69,6 +70,87 @@ def test_damaged_and_unfinished_folders_are_named(runs200, tmp_path):
     assert set(df.attrs['skipped']) == {a, b, c, d, e} and all(n in said for n in (a, b, c, d, e))
     assert 'unfinished' in df.attrs['skipped'][a] and 'metrics.parquet' in df.attrs['skipped'][b] and 'config.json' in df.attrs['skipped'][c] and 'history.parquet' in df.attrs['skipped'][d]
     assert df[df.model == 'student'].run.nunique() == 3
+
+
+def cut(p): p.write_bytes(p.read_bytes()[:len(p.read_bytes())//2])
+def empty(p): p.write_bytes(b'')
+def overwrite(p): p.write_bytes(b'no table'*100)
+def spoil(p):
+    "Values that cannot be decoded, before a table of contents that is whole"
+    b = bytearray(p.read_bytes())
+    b[4:len(b)//3] = b'\xff'*(len(b)//3-4)
+    p.write_bytes(b)
+
+
+@pytest.mark.parametrize('name, damage', [(n, d) for n in ('metrics', 'history', 'predictions', 'texts') for d in (cut, empty, overwrite)] + [('metrics', spoil), ('history', spoil)])
+def test_a_damaged_run_is_named_when_the_study_is_opened_and_reading_changes_nothing(name, damage, runs200, tmp_path):
+    folder = tmp_path/'runs'
+    for p in list(runs200.iterdir())[:4]: shutil.copytree(p, folder/p.name)
+    bad, *good = sorted(p.name for p in folder.iterdir())
+    damage(folder/bad/f'{name}.parquet')
+    with pytest.warns(UserWarning, match='left out 1 of the folders') as said: study = Study.open(folder)
+    assert len(said) == 1 and list(study.configs) == good and list(study.skipped) == [bad] and f'{name}.parquet' in study.skipped[bad]
+    configs, content = study.configs, json.dumps([study.configs, study.skipped])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert set(study.scores.run) == set(study.history.run) == set(study.table().run) == set(good)
+        assert study.table().attrs['skipped'] == study.skipped
+        for r in good: assert len(study.predictions(r)) and study.card(r)
+    assert study.configs is configs and json.dumps([study.configs, study.skipped]) == content
+
+
+def test_damage_after_opening_is_one_sentence(runs200, tmp_path):
+    folder = tmp_path/'runs'
+    for p in list(runs200.iterdir())[:2]: shutil.copytree(p, folder/p.name)
+    study, (a, b) = Study.open(folder), sorted(p.name for p in folder.iterdir())
+    cut(folder/a/'history.parquet'); spoil(folder/a/'predictions.parquet'); (folder/b/'predictions.parquet').unlink()
+    with pytest.raises(InputError, match='can no longer be read'): study.history
+    with pytest.raises(InputError, match='cannot be read'): study.predictions(a)
+    with pytest.raises(InputError, match='has no predictions.parquet'): study.predictions(b)
+    assert list(Study(folder, study.configs, {}).configs) == [a, b]
+
+
+def without_groups(df):
+    "A table as it was written before there were groups"
+    name = df.group.astype(str).map(GROUPS).mask(df.split == 'train', 'all')
+    return df.assign(language=df.language.astype(str).where(df.group == 'language', name)).drop(columns='group')
+
+
+def make_old(folder, names):
+    for n in names:
+        for kind in ('metrics', 'history'): without_groups(pd.read_parquet(folder/n/f'{kind}.parquet')).to_parquet(folder/n/f'{kind}.parquet', index=False)
+
+
+@pytest.mark.parametrize('which', [slice(None), slice(2), slice(2, None)])    # all runs are old, the first ones, the last ones
+def test_records_without_groups_give_the_same_tables(which, runs200, tmp_path):
+    new, old = tmp_path/'new', tmp_path/'old'
+    for p in list(runs200.iterdir())[:4]:
+        for to in (new, old): shutil.copytree(p, to/p.name)
+    make_old(old, sorted(p.name for p in old.iterdir())[which])
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        a, b = (load_runs(f).sort_values(RUNS[:-1]).reset_index(drop=True) for f in (new, old))
+    pd.testing.assert_frame_equal(a, b, check_dtype=False)
+    assert set(b.group) >= {'language', 'all'} and not {'mean', 'all'} & set(b.language)
+    run = sorted(p.name for p in old.iterdir())[0]
+    for k in ('metrics', 'history'):
+        x, y = (getattr(Run(f/run), k) for f in (new, old))
+        pd.testing.assert_frame_equal(x, y[list(x)], check_dtype=False, check_categorical=False)
+
+
+def test_a_history_without_groups_is_read_followed_and_resumed(tmp_path):
+    path = tmp_path/'history.jsonl'
+    old = [dict(step=1, split='train', language='all', metric='loss', value=2.), dict(step=1, split='validation', language='sw', metric='accuracy', value=.5),
+           dict(step=1, split='validation', language='mean', metric='accuracy', value=.6), dict(step=1, split='validation', language='mean unseen', metric='accuracy', value=.4)]
+    path.write_text(''.join(json.dumps(r)+'\n' for r in old))
+    now = [(1, 'train', 'all', '', 'loss', 2.), (1, 'validation', 'language', 'sw', 'accuracy', .5), (1, 'validation', 'all', '', 'accuracy', .6), (1, 'validation', 'unseen', '', 'accuracy', .4)]
+    assert list(read_history(path).itertuples(index=False, name=None)) == now == HistoryTail(path).read()
+    h = History(path)
+    h.add(2, dict(loss=1.))
+    assert HistoryTail(path).read() == [*now, (2, 'train', 'all', '', 'loss', 1.)]                 # old and new lines in one file
+    h.rewind(1)
+    assert HistoryTail(path).read() == now and list(json.loads(path.read_text().splitlines()[0])) == ['step', 'split', 'group', 'language', 'metric', 'value']
+    assert list(Run(tmp_path).history.group) == ['all', 'language', 'all', 'unseen']
 
 
 @pytest.mark.parametrize('make, says', [(lambda p: p/'nowhere', 'is not a folder'), (lambda p: p, 'holds no finished run')])

@@ -1,9 +1,9 @@
 "Scores against independent counts."
 import random
 
-import numpy as np
+import numpy as np, pandas as pd
 
-from privkd_nb.evaluation.scores import entity_scores, text_scores
+from privkd_nb.evaluation.scores import entity_scores, metric_rows, text_scores, with_means
 
 
 def spans(tags):
@@ -42,3 +42,12 @@ def test_macro_f1_agrees_with_a_count_by_hand():
 
 def test_no_entities_at_all_is_not_a_crash():
     assert entity_scores([['O']], [['O']])['entity_f1'] == 0
+
+
+def test_a_mean_is_a_group_and_no_language():
+    scores = pd.DataFrame(dict(seen=[True, False, False], n=[10, 20, 30], accuracy=[.9, .5, .1]), index=pd.Index(['en', 'mean', 'sw'], name='language'))
+    m = with_means(scores)                          # even a language that is called so
+    assert m.accuracy['language', 'mean'] == .5 and np.allclose(m.accuracy[[('all', ''), ('seen', ''), ('unseen', '')]], [.5, .9, .3]) and m.n['all', ''] == 60
+    assert list(with_means(scores[scores.seen]).index) == [('language', 'en'), ('all', '')]
+    rows = metric_rows(scores, 'student', 'test', 3)
+    assert set(rows.group) == {'language', 'all', 'seen', 'unseen'} and set(rows[rows.group != 'language'].language) == {''} and rows[rows.group != 'language'].seen.isna().all()

@@ -61,9 +61,10 @@ def example_differences(
     a, b = total(runs), total(runs, 'teacher') if base_runs == ['teacher'] else total(base_runs)
     if base_runs != ['teacher'] and len(base_runs) != len(runs):
         raise InputError(f"{len(runs)} runs cannot be paired with {len(base_runs)}; give as many of each arm, of the same seeds.")
-    def where(l): return dict(group='all', language='') if l == 'mean' else dict(group='language', language=l)
-    found = paired_ratio(a, b, first.language.values, reps, level)
-    return pd.DataFrame([where(l) | dict(score=v.point, low=v.low, high=v.high, n=v.n) for l,v in found.items()])
+    found, mean = paired_ratio(a, b, first.language.values, reps, level)
+    def row(v, **where): return where | dict(score=v.point, low=v.low, high=v.high, n=v.n)
+    rows = [row(v, group='language', language=l) for l,v in found.items()]
+    return pd.DataFrame([*rows, row(mean, group='all', language='')])
 
 # %% ../../nbs/api/analysis/05_examples.ipynb #a790292a
 def disagreements(
