@@ -23,7 +23,8 @@ def check_tables(
 )->None:
     "Raise whatever reading these files raises, and keep nothing of them"
     df = pl.scan_parquet(paths, glob=False, missing_columns='insert', extra_columns='ignore')
-    df.select(pl.all().null_count() if contents else pl.len()).collect(engine='streaming')
+    try: df.select(pl.all().null_count() if contents else pl.len()).collect(engine='streaming')
+    except pl.exceptions.PanicException as e: raise InputError(f'Polars gave up: {e}') from e    # it is no `Exception`
 
 # %% ../../nbs/api/analysis/02_load.ipynb #7205c479
 def damaged_runs(
