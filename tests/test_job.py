@@ -74,6 +74,43 @@ def test_a_stopped_run_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == 'privkd: run x was stopped at step 3 of 9, at a checkpoint; start it again and it goes on from there.\n'
 
 
+def test_former_options_are_accepted_with_one_line(tmp_path, monkeypatch, capsys):
+    from privkd_nb import cli
+    from privkd_nb.jobs import distil as job, study
+    made, out = [], ['--tiny', '--out_dir', str(tmp_path)]
+    monkeypatch.setattr(job, 'distil', lambda cfg: made.append(cfg) or Run(tmp_path))
+    monkeypatch.setattr(study, 'run_study', lambda configs, workers, say, share_teacher: made.append((configs, share_teacher)) or [Run(tmp_path)])
+    monkeypatch.setattr(cli, 'execute', lambda notebook, to, given: made.append(given) or to.write_text('{}'))
+    notice = 'privkd: {} is now called {}; the former name is accepted until version 0.3.\n'.format
+    assert cli.main(['distil', '--packing', 'off', *out]) == 0 and made.pop().unpadding == 'off'
+    assert capsys.readouterr().err == notice('packing', 'unpadding')
+    assert cli.main(['run', '--vocabulary', 'all', *out]) == 0 and made.pop()['embedding_rows'] == 'all'
+    assert capsys.readouterr().err == notice('vocabulary', 'embedding_rows')
+    assert cli.main(['study', '--pieces', '100', '200', '--together', *out]) == 0
+    configs, share_teacher = made.pop()
+    assert share_teacher and [c.max_tokens for c in configs] == [100, 200]
+    assert capsys.readouterr().err == notice('pieces', 'max_tokens')+notice('together', 'share_teacher')
+    assert cli.main(['distil', '--packing', 'off', '--unpadding', 'off', *out]) == 2 and 'both were given' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', ['run', 'distil', 'study'])
+def test_former_options_are_not_in_the_help(command, capsys):
+    from privkd_nb.cli import main
+    with pytest.raises(SystemExit): main([command, '--help'])
+    text = capsys.readouterr().out
+    assert '--unpadding' in text and not [o for o in ('--packing', '--vocabulary', '--pieces', '--together') if o in text]
+
+
+def test_a_study_of_an_earlier_version_can_be_made(tmp_path):
+    from dataclasses import asdict
+    from privkd_nb.jobs.study import main
+    cfg = asdict(RunConfig(tiny=True, losses='ce', out_dir=str(tmp_path)))
+    for new,old in dict(embedding_rows='vocabulary', unpadding='packing', max_tokens='pieces').items(): cfg[old] = cfg.pop(new)
+    (tmp_path/'request.json').write_text(json.dumps(dict(together=True, configs=[cfg])))
+    with pytest.warns(FutureWarning, match='is now called'): assert main([tmp_path/'request.json']) == 0
+    assert Run.named(tmp_path, RunConfig(tiny=True, losses='ce').identity()).finished
+
+
 def test_a_wrong_parameter_stops_papermill_at_the_first_cell(tmp_path):
     p = call('papermill', NOTEBOOK, tmp_path/'x.ipynb', '-p', 'init', 'copyft')
     assert p.returncode != 0 and "Did you mean 'copy_ft'?" in p.stderr

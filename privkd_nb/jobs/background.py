@@ -59,7 +59,7 @@ def start(self:BackgroundRun)->'BackgroundRun':
         self.process = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     return self
 
-# %% ../../nbs/api/jobs/04_background.ipynb #87587d56
+# %% ../../nbs/api/jobs/04_background.ipynb #da8f1c2e
 @patch
 def stop(self:BackgroundRun,
     timeout:float=120, # Seconds to wait for the checkpoint
@@ -77,10 +77,7 @@ def stop(self:BackgroundRun,
         time.sleep(.1)
     return self
 
-# %% ../../nbs/api/jobs/04_background.ipynb #9ae32c45
-class FailedError(RuntimeError):
-    "The background process ended with an error; the message has its last lines"
-
+# %% ../../nbs/api/jobs/04_background.ipynb #27d88c19
 @patch
 def log(self:BackgroundRun,
     lines:int=15, # How many, from the end
@@ -91,6 +88,9 @@ def log(self:BackgroundRun,
     return '\n'.join([l.rsplit('\r', 1)[-1] for l in text.splitlines()][-lines:])
 
 # %% ../../nbs/api/jobs/04_background.ipynb #2ecbee9d
+class FailedError(RuntimeError):
+    "The background process ended with an error; the message has its last lines"
+
 @patch
 def wait(self:BackgroundRun,
     timeout:float|None=None, # Seconds; None: without limit
@@ -98,7 +98,8 @@ def wait(self:BackgroundRun,
     "Wait until the run is finished; an error of the other process is raised here"
     until = time.time()+(timeout or float('inf'))
     while self.alive:
-        if time.time() > until: raise TimeoutError(f"run {self.path.name} is still {self.progress.get('state', 'starting')} after {timeout:g} s.")
+        if time.time() > until:
+            raise TimeoutError(f"run {self.path.name} is still {self.progress.get('state', 'starting')} after {timeout:g} s.")
         time.sleep(.2)
     code = self.process.returncode if self.process is not None else 0
     if self.finished and not code: return Run.load(self.path)

@@ -17,7 +17,7 @@ from ..data.order import BATCHING
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses
 
-# %% ../../nbs/api/jobs/00_config.ipynb #18ff1f9f
+# %% ../../nbs/api/jobs/00_config.ipynb #7ec3f5d2
 def as_text(
     value, # Anything, such as a list of languages or a dictionary of weights
 )->str:
@@ -96,7 +96,7 @@ class RunConfig:
         for f in fields(self): setattr(self, f.name, typed_value(f.name, getattr(self, f.name), f.type))
         self.check()
 
-# %% ../../nbs/api/jobs/00_config.ipynb #469c61ac
+# %% ../../nbs/api/jobs/00_config.ipynb #dbe63d8f
 FIRST = dict(data='dataset', initialization='base', training='losses', efficiency='batching', run='seed') # The first field of each group
 
 def field_groups()->dict[str,list]: # Name of a group -> fields
@@ -151,7 +151,7 @@ def check_data(self:RunConfig)->None:
     if self.data_dir and not Path(self.data_dir).is_dir():
         raise InputError(f"data_dir={self.data_dir!r} is not a folder; leave it empty to take the data from the hub.")
 
-# %% ../../nbs/api/jobs/00_config.ipynb #dd8acd6c
+# %% ../../nbs/api/jobs/00_config.ipynb #57a4d1ed
 @patch
 def check_numbers(self:RunConfig)->None:
     "Raise an `InputError` for numbers out of range"
@@ -189,7 +189,7 @@ def check(self:RunConfig)->None:
     self.check_choices()
     self.check_init()
 
-# %% ../../nbs/api/jobs/00_config.ipynb #fd695c75
+# %% ../../nbs/api/jobs/00_config.ipynb #c6654198
 @patch(cls_method=True)
 def of(cls:RunConfig,
     namespace:dict, # A notebook's `globals()`
@@ -201,7 +201,8 @@ def of(cls:RunConfig,
     return cls(**given)
 
 # %% ../../nbs/api/jobs/00_config.ipynb #250712f8
-SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'embedding_rows', 'unpadding', 'memory', 'compile', 'cache', 'budget') # Where and how a run is made
+SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'embedding_rows', 'unpadding', 'memory', 'compile',
+                'cache', 'budget') # Where a run is recorded and how it is computed
 NAMED_AS = dict(max_tokens='pieces') # Former names that records keep
 
 @patch
@@ -210,6 +211,7 @@ def data_name(self:RunConfig)->str:
     if self.dataset in CATALOG: return self.dataset
     return f'{os.path.basename(os.path.abspath(self.dataset))}@{files_hash(own_files(self.dataset).values())}'
 
+# %% ../../nbs/api/jobs/00_config.ipynb #a56292c7
 @patch
 def identity(self:RunConfig)->dict:
     "What the run's name is made from: everything that decides its numbers"

@@ -43,7 +43,7 @@ def run_lock(
     run.path.parent.mkdir(parents=True, exist_ok=True)
     return FileLock(run.path.parent/f'.{run.path.name}.lock', timeout=timeout)
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #68007aa7
+# %% ../../nbs/api/jobs/02_distil.ipynb #b5d6e3df
 KEPT = ('log.txt', 'request.json', 'run.unfinished.ipynb')
 
 def clear_run(run:Run)->None:
@@ -53,7 +53,7 @@ def clear_run(run:Run)->None:
         if p.is_dir(): shutil.rmtree(p)
         else: p.unlink()
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #cf49e4a5
+# %% ../../nbs/api/jobs/02_distil.ipynb #59362d6f
 class StoppedError(RuntimeError):
     "The run was stopped on request, at a checkpoint"
 
@@ -68,7 +68,7 @@ def final_state(
         raise
     finally: status.stop_file.unlink(missing_ok=True)
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #6a6c91b0
+# %% ../../nbs/api/jobs/02_distil.ipynb #b2076667
 def prepare_student(
     cfg:RunConfig,
     models:Models,
@@ -76,22 +76,27 @@ def prepare_student(
     "Make the student"
     return init_student(cfg.init_spec(), models.teacher, models.base)
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #e8803987
+# %% ../../nbs/api/jobs/02_distil.ipynb #d3ccb137
 class Examples(NamedTuple):
     "The encoded examples of a run"
     train:Encoded
     validation:Encoded # The subset that is scored during training
     test:Encoded
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #79bc868f
 def encode_task(
     cfg:RunConfig,
     task:Task,
-    tokenizer, # The teacher's
+    tokenizer,  # The teacher's
+    readers=(), # Models, which must have positions for all tokens
 )->Examples:
     "Tokenize the data of a run"
-    return Examples(*(encode(d, tokenizer, task.labels, cfg.max_length) for d in (task.train, validation_subset(task), task.test)))
+    tables = task.train, validation_subset(task), task.test
+    data = Examples(*(encode(d, tokenizer, task.labels, cfg.max_length) for d in tables))
+    for m in readers: check_lengths(m, cfg.max_length, *data)
+    return data
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #0c4cc058
+# %% ../../nbs/api/jobs/02_distil.ipynb #cf121100
 def write_setup(
     run:Run,
     cfg:RunConfig,
@@ -113,7 +118,7 @@ def efficiency_of(cfg:RunConfig)->Efficiency:
     cache = cache_dir('teacher_outputs') if cfg.cache == 'auto' else None
     return Efficiency(cfg.embedding_rows, cfg.unpadding, cache, cfg.budget, cfg.batching, cfg.max_tokens, cfg.memory, cfg.compile)
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #949985c3
+# %% ../../nbs/api/jobs/02_distil.ipynb #9a964aa1
 def arguments_of(
     cfg:RunConfig,
     student,
@@ -159,7 +164,7 @@ def write_scores(
     run.write('metrics', pd.concat(rows, ignore_index=True))
     run.write('predictions', pd.concat([p.assign(model=role, split='test') for role,p in preds.items()], ignore_index=True))
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #d8d4bd0e
+# %% ../../nbs/api/jobs/02_distil.ipynb #3b144f37
 def write_results(
     run:Run,
     cfg:RunConfig,
@@ -178,7 +183,7 @@ def write_results(
     trainer.save_model(run.path/'model')
     models.tokenizer.save_pretrained(run.path/'model')
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #9e856c77
+# %% ../../nbs/api/jobs/02_distil.ipynb #47599797
 def stop_note(run:Run, state)->str:
     "What a user reads after a stop"
     return (f"run {run.path.name} was stopped at step {state.global_step} of {state.max_steps}, at a checkpoint; "
@@ -197,7 +202,7 @@ def distil(
     with run_lock(run) if is_main() else nullcontext(), folder_to_write(run.path) as folder:
         if from_main(run.finished and not cfg.redo): return run
         if cfg.redo and is_main(): clear_run(run)
-        mine, status, checkpoints = Run(folder), StatusFile(folder), run.path/'checkpoints'
+        status, checkpoints = StatusFile(folder), run.path/'checkpoints'
         watcher = StatusCallback(status)
         with final_state(status):
             status.write('preparing')
@@ -205,9 +210,8 @@ def distil(
             models = models or load_models(cfg, task)
             wait_for_all()
             student, card = prepare_student(cfg, models)
-            data = encode_task(cfg, task, models.tokenizer)
-            for m in (models.teacher, student): check_lengths(m, cfg.max_length, *data)
-            write_setup(mine, cfg, task, models, student, card, data)
+            data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
+            write_setup(Run(folder), cfg, task, models, student, card, data)
             trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),
                                    callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], **trainer_kw)
             fit(trainer, checkpoints, models.teacher)
@@ -215,7 +219,8 @@ def distil(
             status.write('scoring')
             if is_main():
                 write_results(run, cfg, trainer, models, task, data.test)
-                write_json(run.path/'environment.json', run.environment | dict(seconds=round(time.time()-start, 1), efficiency=trainer.report))
+                seconds = round(time.time()-start, 1)
+                write_json(run.path/'environment.json', run.environment | dict(seconds=seconds, efficiency=trainer.report))
                 shutil.rmtree(checkpoints, ignore_errors=True)
                 run.finish()
             status.write('finished')

@@ -7,7 +7,7 @@ __all__ = ['TINY', 'VALIDATION_SIZE', 'CHECKPOINT', 'load_data', 'validation_sub
            'last_checkpoint', 'fit', 'fine_tune', 'teacher_key', 'fine_tune_with_all', 'teacher_path',
            'check_tokenizer', 'Models', 'load_source', 'load_models']
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #1f4a1d4f
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #3f49e7b2
 import shutil, tempfile
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,7 +27,7 @@ from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar
 from ..train.trainer import DistillTrainer
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #a371e650
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #41760978
 TINY = dict(languages='de,en,sw', rows=40, epochs=1)
 
 def load_data(
@@ -43,7 +43,7 @@ def load_data(
                      scenario=scenario, eval_languages=cfg.eval_languages or None, fraction=fraction, seed=seed,
                      limit=TINY['rows'] if cfg.tiny else None)
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #69457a38
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #98b20594
 VALIDATION_SIZE = 200 # Validation examples a language that are scored during training
 
 def validation_subset(
@@ -52,7 +52,7 @@ def validation_subset(
     "The validation examples that are scored during training"
     return task.validation.sample(frac=1, random_state=0).groupby('language').head(VALIDATION_SIZE).sort_index()
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #e2d04995
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #11abb9ac
 def check_lengths(
     model,            # Teacher or student
     max_length:int,   # As the user gave it
@@ -65,14 +65,14 @@ def check_lengths(
         raise InputError(f"max_length={max_length} allows a text of {longest} tokens, but {type(model).__name__} "
                          f"has positions for {most}; use max_length={most} or less.")
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #fa409776
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #df55d699
 def base_path(cfg:RunConfig)->str:
     "A name or folder of the pretrained model"
     name = cfg.base_name()
     if name != 'playground': return name
     with main_first(): return str(playground_base(TINY_BASE) if cfg.tiny else playground_base())
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #728cb7c5
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #f7582ad4
 CHECKPOINT = ('trainer_state.json', 'model.safetensors', 'rows.json') # Files of a complete checkpoint
 
 def last_checkpoint(
@@ -83,7 +83,7 @@ def last_checkpoint(
     whole = [str(p) for p in saved if all((p/f).exists() for f in CHECKPOINT)]
     return from_main(whole[-1] if whole else None)
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #8a6b883a
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #e3f2a55b
 def fit(
     trainer:DistillTrainer,
     folder:Path,       # Where its checkpoints are saved
@@ -97,7 +97,7 @@ def fit(
         if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
     trainer.train(resume_from_checkpoint=checkpoint)
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #6fea349f
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #a9bf84d0
 def fine_tune(
     cfg:RunConfig,
     task:Task,         # The teacher's data
@@ -120,7 +120,7 @@ def fine_tune(
     tok.save_pretrained(folder)
     trainer.history.frame().to_parquet(folder/'history.parquet', index=False)
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #197444f3
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #680c6074
 def teacher_key(
     cfg:RunConfig,
     task:Task, # The teacher's data
@@ -131,7 +131,7 @@ def teacher_key(
     return content_key([start, task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr,
                         cfg.batch_size, cfg.max_length, cfg.tiny])
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #4d67622a
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #3ba7f355
 def fine_tune_with_all(cfg:RunConfig, task:Task, base:str, path:Path, work:Path)->None:
     "`fine_tune` into `path` on several devices, unless it is there"
     with FileLock(f'{path}.lock') if is_main() else nullcontext():
@@ -155,7 +155,7 @@ def teacher_path(
     if is_main(): shutil.rmtree(work, ignore_errors=True)
     return str(path)
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #e8eb0683
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #6c368baf
 def check_tokenizer(
     name:str,     # The other model
     teacher:str,  # The teacher's name
@@ -166,7 +166,7 @@ def check_tokenizer(
     if load_tokenizer(name)(text)['input_ids'] == tok(text)['input_ids']: return
     raise InputError(f"{name} tokenizes {text[:40]!r} differently from the teacher {teacher}; both must share a tokenizer.")
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #6c0d2683
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #87383458
 class Models(NamedTuple):
     "The models of a run"
     tokenizer:Any    # The teacher's
@@ -183,7 +183,7 @@ def load_source(
         torch.manual_seed(seed_for(seed, 'student'))
         return load_encoder(name, task.kind, task.labels)
 
-# %% ../../nbs/api/jobs/01_fine_tune.ipynb #222a8354
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #ae355d7c
 def load_models(
     cfg:RunConfig,
     task:Task, # From `load_data`

@@ -30,7 +30,7 @@ class SharedTeacher:
         self.teacher = self.needed = None
         self.outputs = {} # Positions of the examples of a batch -> [outputs, how many students have not read them]
 
-# %% ../../nbs/api/jobs/05_joint.ipynb #5137634d
+# %% ../../nbs/api/jobs/05_joint.ipynb #4726f3c2
 @patch
 def adopt(self:SharedTeacher,
     make,            # Makes a `Teacher`
@@ -52,7 +52,7 @@ def make_room(self:SharedTeacher, micro_batches:int):
     "Remember the outputs of at least two optimizer steps"
     self.room = max(self.room, 2*micro_batches)
 
-# %% ../../nbs/api/jobs/05_joint.ipynb #eaf453ea
+# %% ../../nbs/api/jobs/05_joint.ipynb #efb13207
 @patch
 def __call__(self:SharedTeacher, batch:dict):
     "The teacher outputs of a batch, computed for the first student that reads it"
@@ -77,7 +77,7 @@ def set_random_state(state:tuple):
     random.setstate(state[0]); np.random.set_state(state[1]); torch.set_rng_state(state[2])
     if state[3]: torch.cuda.set_rng_state_all(state[3])
 
-# %% ../../nbs/api/jobs/05_joint.ipynb #135c1685
+# %% ../../nbs/api/jobs/05_joint.ipynb #5e894555
 class RoundRobin(TrainerCallback):
     "Lets the threads of several trainings run one at a time, in turn"
     def __init__(self,
@@ -92,7 +92,7 @@ class RoundRobin(TrainerCallback):
         self.hand_over(i)
         self.wait(i)
 
-# %% ../../nbs/api/jobs/05_joint.ipynb #c4023d39
+# %% ../../nbs/api/jobs/05_joint.ipynb #c7016bfe
 @patch
 def begin(self:RoundRobin, i:int):
     "Make the current thread the `i`-th training, and wait for its turn"
@@ -150,11 +150,12 @@ def joint_key(
     checkpoint = cfg.student if cfg.init == 'pretrained' else ''
     return repr([checkpoint, sorted((k, v) for k,v in cfg.identity().items() if k not in MAY_DIFFER)])
 
-# %% ../../nbs/api/jobs/05_joint.ipynb #a22113f0
+# %% ../../nbs/api/jobs/05_joint.ipynb #baf7fa48
 def check_joint(configs:list[RunConfig])->None:
     "Raise an `InputError` for runs that cannot be trained jointly"
     if not configs: raise InputError('there are no runs to train jointly; pass at least one configuration.')
-    if world() > 1: raise InputError(f'joint training uses one process, not {world()}; start without torchrun, or train the students one by one.')
+    if world() > 1:
+        raise InputError(f'joint training uses one process, not {world()}; start without torchrun, or train the students one by one.')
     first = configs[0].identity()
     for other in (c.identity() for c in configs[1:]):
         wrong = [k for k in first|other if k not in MAY_DIFFER and first.get(k) != other.get(k)]
@@ -163,7 +164,7 @@ def check_joint(configs:list[RunConfig])->None:
             f"not in {', '.join(f'{k} ({first.get(k)} and {other.get(k)})' for k in wrong)}; train the others on their own.")
     if len({str(c.identity()) for c in configs}) < len(configs): raise InputError('two of the runs are the same run; leave one out.')
 
-# %% ../../nbs/api/jobs/05_joint.ipynb #c7c6161f
+# %% ../../nbs/api/jobs/05_joint.ipynb #e2efea10
 def distil_jointly(
     configs:list[RunConfig], # That differ in the initialization, and in nothing else
 )->list[Run]:                # Finished

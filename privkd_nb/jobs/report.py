@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['first_metric', 'language_table', 'initial_score', 'size_of', 'summary']
 
-# %% ../../nbs/api/jobs/03_report.ipynb #af981ba7
+# %% ../../nbs/api/jobs/03_report.ipynb #680c6422
 import pandas as pd
 from ..init.student import InitCard
 from ..record import GROUPS, SCORES, Run
@@ -24,14 +24,15 @@ def language_table(
     metric = metric or first_metric(run)
     m = run.metrics.query("split == 'test'")
     m = m.assign(row=m.language.where(m.group == 'language', m.group.map(GROUPS)))
-    wide = m[m.metric.isin([metric])].pivot_table(index='row', columns='model', values='value')[['teacher', 'student']].rename_axis('language')
+    wide = m[m.metric == metric].pivot_table(index='row', columns='model', values='value')[['teacher', 'student']]
     student = m[m.model == 'student'].set_index('row')
     n, seen = student[student.metric == 'n'].value.astype(int), student[student.metric == metric].seen
     means = [GROUPS[g] for g in ('all', 'seen', 'unseen') if GROUPS[g] in wide.index]
     order = [l for l in wide.index if l not in means] + means
-    return wide.assign(seen=seen, n=n, difference=wide.student-wide.teacher).loc[order, ['seen', 'n', 'teacher', 'student', 'difference']]
+    t = wide.assign(seen=seen, n=n, difference=wide.student-wide.teacher)
+    return t.loc[order, ['seen', 'n', 'teacher', 'student', 'difference']].rename_axis('language')
 
-# %% ../../nbs/api/jobs/03_report.ipynb #74b6b28b
+# %% ../../nbs/api/jobs/03_report.ipynb #1c10d9d5
 def initial_score(run:Run)->float|None: # None: the run was not scored at step 0
     "The student's mean validation score before training"
     h = run.history.query("split == 'validation' and group == 'all' and step == 0")
@@ -43,7 +44,7 @@ def size_of(sizes:dict)->str: # From an `InitCard`: layers, total
     "A model's size in words"
     return f"{sizes['layers']} layers and {sizes['total']/1e6:.1f} M parameters"
 
-# %% ../../nbs/api/jobs/03_report.ipynb #50019f58
+# %% ../../nbs/api/jobs/03_report.ipynb #faaefd0f
 def summary(run:Run)->str:
     "One paragraph on what a finished run found, with no claim that one run cannot carry"
     c, e, models = run.config, run.environment, InitCard.load(run.path/'init_card.json').models
@@ -58,5 +59,6 @@ def summary(run:Run)->str:
     if before is not None: parts.append(f"Before any training it scored {before:.3f} on the validation examples.")
     parts.append(f"The largest gap is in {gap} ({t.difference[gap]:+.3f}).")
     if 'mean unseen' in t.index:
-        parts.append(f"In languages it was not trained on it reaches {t.student['mean unseen']:.3f}, in the others {t.student['mean seen']:.3f}.")
+        unseen, seen = t.student['mean unseen'], t.student['mean seen']
+        parts.append(f"In languages it was not trained on it reaches {unseen:.3f}, in the others {seen:.3f}.")
     return ' '.join([*parts, 'This is one seed: run others before believing a small difference.'])

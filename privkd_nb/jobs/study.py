@@ -36,7 +36,7 @@ def grid(
     order = sorted(lists, key=lambda k: (k != 'seed', list(lists).index(k)))
     return [RunConfig(**dict(zip(order, vs))) for vs in product(*(lists[k] for k in order))]
 
-# %% ../../nbs/api/jobs/06_study.ipynb #4bdfd422
+# %% ../../nbs/api/jobs/06_study.ipynb #12358fcd
 def is_free(cfg:RunConfig)->bool:
     "Whether a run is to be made, and nobody is making it"
     run = Run.named(cfg.out_dir, cfg.identity())
@@ -71,7 +71,7 @@ def claim(
     try: yield True
     finally: lock.release()
 
-# %% ../../nbs/api/jobs/06_study.ipynb #ba6cbaa9
+# %% ../../nbs/api/jobs/06_study.ipynb #19e2526d
 def run_titles(
     configs:list[RunConfig],
 )->dict[int,str]: # By the id of a configuration
@@ -119,7 +119,7 @@ def run_all(
         with claim(group) as free: failed += run_group(group if free else [], titles, say)
     return failed
 
-# %% ../../nbs/api/jobs/06_study.ipynb #98e25406
+# %% ../../nbs/api/jobs/06_study.ipynb #aa62123e
 OF_TEACHER = ('dataset', 'scenario', 'teacher_scenario', 'languages', 'teacher_fraction', 'base', 'teacher', 'tiny',
               'teacher_epochs', 'lr', 'batch_size', 'max_length') # Parameters that decide the weights of a fine-tuned teacher
 
@@ -141,7 +141,7 @@ def main(argv=None)->int:
 
 if __name__ == '__main__' and sys.argv[0].endswith('study.py'): sys.exit(main())
 
-# %% ../../nbs/api/jobs/06_study.ipynb #773a2b8a
+# %% ../../nbs/api/jobs/06_study.ipynb #a384be38
 def start_worker(
     request:Path, # What `main` reads
     log,          # A file for its errors
@@ -199,7 +199,7 @@ def check_study(configs:list[RunConfig], workers:int)->None:
     if any(c.redo for c in configs) and workers > 1:
         raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')
 
-# %% ../../nbs/api/jobs/06_study.ipynb #6f5e2402
+# %% ../../nbs/api/jobs/06_study.ipynb #c76fcf48
 def run_study(
     configs:list[RunConfig],  # From `grid`
     workers:int=1,            # Processes
