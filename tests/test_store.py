@@ -180,7 +180,7 @@ def test_foreign_segments_are_refused(store, tmp_path):
     new, _ = opened(store.folder, ME | dict(weights='x'))
     store.add([key(1)], dict(hidden=[row(2)], label=[np.int64(2)]))
     agrees(store, [3])                                          # its own maps stay valid
-    with pytest.warns(UserWarning, match='something else'): new.refresh()
+    with pytest.warns(UserWarning, match='belong to another owner'): new.refresh()
     assert len(new) == 0 and len(list(new.folder.glob('*.foreign-1'))) == 1
 
 
@@ -251,7 +251,7 @@ def test_interrupted_filling_keeps_what_was_finished(store):
 
 
 def test_fill_checks_what_it_is_given(store):
-    with pytest.raises(InputError, match='asked for 2 rows, compute gave 1 of label'): store.fill([key(90), key(91)], lambda at: dict(label=[np.int64(0)]))
+    with pytest.raises(InputError, match='compute gave 1 of label for 2 positions'): store.fill([key(90), key(91)], lambda at: dict(label=[np.int64(0)]))
     assert not store.has([key(90), key(91)]).any()
 
 
