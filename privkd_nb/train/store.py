@@ -32,6 +32,7 @@ def as_keys(
 DTYPES = dict(F64='<f8', F32='<f4', F16='<f2', I64='<i8', I32='<i4', I16='<i2', I8='i1',
               U64='<u8', U32='<u4', U16='<u2', U8='u1', BOOL='?')
 
+# %% ../../nbs/api/train/00_store.ipynb #12d5148e
 def join_rows(
     name:str,   # Of the array, for messages
     rows:list,  # An array a row, of one type and number of axes
@@ -67,6 +68,7 @@ def pack_rows(
 class StoreFullError(OSError):
     "There is no room for more rows; those stored before are unharmed"
 
+# %% ../../nbs/api/train/00_store.ipynb #387a094b
 @contextmanager
 def full_disk_error(
     folder:Path, # Where
@@ -96,8 +98,9 @@ def write_segment(
 
 # %% ../../nbs/api/train/00_store.ipynb #dafd0f17
 class DamagedError(ValueError):
-    "A segment is not what its name says"
+    "The content of a segment does not match its name"
 
+# %% ../../nbs/api/train/00_store.ipynb #aa2044ec
 def read_header(
     raw:np.ndarray, # The bytes of a segment
 )->tuple[dict,str,int]: # Type, shape and offsets by array; the owner; where the arrays begin
@@ -168,6 +171,7 @@ def abandoned(
     except (OSError, ValueError): pass        # it is gone, or its process is another user's
     return False
 
+# %% ../../nbs/api/train/00_store.ipynb #4a742050
 def remove_abandoned(
     folder:Path,   # A store's
     lock:FileLock, # Its lock; nothing is removed while another process holds it
@@ -259,6 +263,7 @@ def has(self:RowStore, keys:Iterable)->np.ndarray:
     "Which keys have a row, as far as this process has looked (see `refresh`)"
     return np.array([k in self.where for k in as_keys(keys)], bool)
 
+# %% ../../nbs/api/train/00_store.ipynb #04b080ca
 @patch
 def missing(self:RowStore, keys:Iterable)->list[int]:
     "Positions in `keys` of rows that are missing, each key once"
