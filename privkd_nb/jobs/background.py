@@ -13,6 +13,7 @@ from fastcore.basics import patch
 from ..core import InputError, read_json, write_json
 from .config import RunConfig
 from .distil import StoppedError, distil
+from ..losses.terms import check_builtin
 from ..record import STOP, Run, alive
 
 # %% ../../nbs/api/jobs/04_background.ipynb #0409a753
@@ -51,6 +52,7 @@ if __name__ == '__main__' and sys.argv[0].endswith('background.py'): sys.exit(ma
 def start(self:BackgroundRun)->'BackgroundRun':
     "Start training, or resume it from the last checkpoint; a run that is finished or under way is left alone"
     if self.finished and not self.cfg.redo or self.alive: return self
+    check_builtin(self.cfg.losses, 'a background run')
     self.path.mkdir(parents=True, exist_ok=True)
     (self.path/STOP).unlink(missing_ok=True)
     write_json(self.path/REQUEST, asdict(self.cfg))

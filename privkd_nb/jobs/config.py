@@ -15,7 +15,7 @@ from ..core import InputError, accepts_former_names, as_list, check_choice, did_
 from ..init.depth import resolve_layers
 from ..data.order import BATCHING
 from ..init.spec import InitSpec
-from ..losses.terms import parse_losses
+from ..losses.terms import parse_losses, term_label
 
 # %% ../../nbs/api/jobs/00_config.ipynb #7ec3f5d2
 def as_text(
@@ -217,4 +217,5 @@ def identity(self:RunConfig)->dict:
     "What the run's name is made from: everything that decides its numbers"
     usual = {k for k in ('batching', 'max_tokens') if getattr(self, k) == RunConfig.__dataclass_fields__[k].default}
     same = {NAMED_AS.get(k, k): v for k,v in asdict(self).items() if k not in {*SAME_NUMBERS, *usual}}
-    return same | dict(dataset=self.data_name(), losses=parse_losses(self.losses))
+    losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
+    return same | dict(dataset=self.data_name(), losses=losses)

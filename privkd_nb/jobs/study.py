@@ -22,6 +22,7 @@ from .distil import distil, run_lock
 from .fine_tune import base_path, teacher_path
 from .joint import distil_jointly, joint_key
 from .report import first_metric
+from ..losses.terms import check_builtin
 from ..record import Run
 
 # %% ../../nbs/api/jobs/06_study.ipynb #d2e76a47
@@ -196,6 +197,8 @@ def check_study(configs:list[RunConfig], workers:int)->None:
         raise InputError('a study shares its runs among workers by itself; start it without torchrun, '
                          f'or distil one run on {world()} processes with privkd distil.')
     if workers < 1: raise InputError(f"workers={workers} must be at least 1.")
+    if workers > 1:
+        for c in configs: check_builtin(c.losses, 'a study with several workers')
     if any(c.redo for c in configs) and workers > 1:
         raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')
 
