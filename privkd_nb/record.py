@@ -19,8 +19,8 @@ from .core import InputError, content_key, read_json, replacing, write_json
 # %% ../nbs/api/03_record.ipynb #acdc432c
 HISTORY = ['step', 'split', 'group', 'language', 'metric', 'value']
 METRICS = ['step', 'split', 'group', 'language', 'seen', 'model', 'metric', 'value']
-GROUPS = dict(language='one language', all='mean', seen='mean seen', unseen='mean unseen')  # Values of `group`, and how tables write the means
-SCORES = dict(accuracy='accuracy', macro_f1='macro-F1', entity_f1='entity F1')  # Metrics that a task can be judged by, and how they are written
+GROUPS = dict(language='one language', all='mean', seen='mean seen', unseen='mean unseen') # Groups, and how tables write them
+SCORES = dict(accuracy='accuracy', macro_f1='macro-F1', entity_f1='entity F1')  # Metrics a task can be judged by, as they are written
 DONE, PROGRESS, STOP = 'done.json', 'progress.json', 'stop'
 
 # %% ../nbs/api/03_record.ipynb #875d1e74
@@ -222,26 +222,6 @@ class HistoryTail:
         f.seek(max(0, self._at-len(self._before)))
         return self._at and (stat.st_ino != self._file or stat.st_size < self._at or f.read(len(self._before)) != self._before)
 
-    def read(self)->list[tuple]: # In the order of `HISTORY`; at most a chunk's worth, so read until it is empty
-        "The new whole lines; `restarted` tells whether they start the file anew"
-        self.restarted = False
-        try: f = self.path.open('rb')
-        except FileNotFoundError:
-            self.restarted = bool(self._at)
-            if self._at: self._reset()
-            return []
-        with f:
-            stat = os.fstat(f.fileno())
-            if self._replaced(f, stat):
-                self._reset()
-                self.restarted = True
-            f.seek(self._at)
-            new = f.read(self.chunk)
-        new = new[:new.rfind(b'\n')+1]             # the last line may be half written
-        if not new: return []
-        self._at, self._file, self._before = self._at+len(new), stat.st_ino, new[-100:]
-        return _rows(new.decode('utf-8', 'replace').splitlines())
-
 def _rows(lines): # Broken lines cost only themselves
     try: rows = json.loads(f"[{','.join(lines)}]")
     except json.JSONDecodeError: rows = [_parsed(l) for l in lines]
@@ -251,6 +231,28 @@ def _rows(lines): # Broken lines cost only themselves
 def _parsed(line):
     try: return json.loads(line)
     except json.JSONDecodeError: return None
+
+# %% ../nbs/api/03_record.ipynb #23955b2d
+@patch
+def read(self:HistoryTail)->list[tuple]: # In the order of `HISTORY`; at most a chunk's worth, so read until it is empty
+    "The new whole lines; `restarted` tells whether they start the file anew"
+    self.restarted = False
+    try: f = self.path.open('rb')
+    except FileNotFoundError:
+        self.restarted = bool(self._at)
+        if self._at: self._reset()
+        return []
+    with f:
+        stat = os.fstat(f.fileno())
+        if self._replaced(f, stat):
+            self._reset()
+            self.restarted = True
+        f.seek(self._at)
+        new = f.read(self.chunk)
+    new = new[:new.rfind(b'\n')+1]             # the last line may be half written
+    if not new: return []
+    self._at, self._file, self._before = self._at+len(new), stat.st_ino, new[-100:]
+    return _rows(new.decode('utf-8', 'replace').splitlines())
 
 # %% ../nbs/api/03_record.ipynb #8dd89b4c
 class StatusFile:

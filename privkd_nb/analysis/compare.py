@@ -37,7 +37,8 @@ def score_arrays(
     twice = d[d.duplicated([*CELL, 'seed', 'language'], keep=False)]
     if len(twice):
         runs, first = ', '.join(sorted(twice.run.unique())[:4]), twice.iloc[0]
-        raise InputError(f"{runs} are several runs of {first.arm} with seed {first.seed}; keep one of them, or choose rows before comparing.")
+        raise InputError(f"{runs} are several runs of {first.arm} with seed {first.seed}; "
+                         "keep one of them, or choose rows before comparing.")
     wide = d.pivot_table(index=[*CELL, 'seed'], columns='language', values='value', observed=True)
     arrays = {Cell(*k): g.droplevel(CELL).dropna(axis=1, how='all') for k,g in wide.groupby(level=CELL, observed=True)}
     return {c: arrays[c] for c in order_cells(arrays)}
@@ -91,7 +92,7 @@ def overall(
     metric:str='accuracy',
     reps:int=10_000,     # Resamples
     level:float=.95,     # Of the intervals
-)->pd.DataFrame:         # arm, dataset, scenario, fraction, languages ('all', 'seen', 'unseen'), statistic ('mean', 'iqm'), score, low, high, seeds, n
+)->pd.DataFrame:         # The cell; languages ('all', 'seen', 'unseen'), statistic ('mean', 'iqm'), score, low, high, seeds, n
     "Each arm's mean and interquartile mean over seeds and languages, with intervals stratified by language"
     rows, seen = [], seen_languages(scores)
     for cell,x in score_arrays(scores, metric).items():

@@ -56,7 +56,8 @@ def example_differences(
     def total(rs, model='student'):
         frames = [predicted(r, model) for r in rs]
         for r,p in zip(rs, frames):
-            if keys(p) != keys(first): raise InputError(f"run {r} predicted other test texts than run {runs[0]}; only runs on the same texts can be compared.")
+            if keys(p) == keys(first): continue
+            raise InputError(f"run {r} predicted other test texts than run {runs[0]}; only runs on the same texts can be compared.")
         return sum(outcome(p) for p in frames)
     a, b = total(runs), total(runs, 'teacher') if base_runs == ['teacher'] else total(base_runs)
     if base_runs != ['teacher'] and len(base_runs) != len(runs):

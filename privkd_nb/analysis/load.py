@@ -49,7 +49,8 @@ def run_folders(
 )->tuple[dict[str,dict],dict[str,str]]: # Configuration by finished run; reason by folder left out
     "Which runs a folder holds, and which of them cannot be used"
     folder, good, bad = Path(folder), {}, {}
-    if not folder.is_dir(): raise InputError(f"{folder} is not a folder; give the folder that holds the runs (the out_dir of `privkd run`).")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder; give the folder that holds the runs (the out_dir of `privkd run`).")
     for p in sorted(folder.iterdir()):
         if not p.is_dir() or p.name.startswith('.') or not any(p.iterdir()): continue
         if not (p/'config.json').exists(): bad[p.name] = 'no config.json: not a run, or one that has not started'; continue
@@ -93,7 +94,8 @@ def read_parts(
     except Exception:                               # their columns differ, or a file has changed since it was checked
         try: df = pl.concat([read([r]) for r in runs], how='diagonal_relaxed')
         except Exception as e:
-            raise InputError(f"a {name}.parquet in {folder} can no longer be read ({str(e).splitlines()[0][:100]}); open the study again.") from e
+            why = str(e).splitlines()[0][:100]
+            raise InputError(f"a {name}.parquet in {folder} can no longer be read ({why}); open the study again.") from e
     run = pl.col('run').str.replace_all('\\', '/', literal=True).str.split('/').list.get(-2)
     return add_groups(df.with_columns(run))
 
@@ -211,9 +213,12 @@ def predictions(self:Study,
     if self.packed: p, texts = _packed_predictions(self, run)
     else:
         path = self.path/run
-        if not (path/'predictions.parquet').exists(): raise InputError(f"{path} has no predictions.parquet; its scores can be compared, its predictions cannot.")
+        if not (path/'predictions.parquet').exists():
+            raise InputError(f"{path} has no predictions.parquet; its scores can be compared, its predictions cannot.")
         try: p, texts = (pd.read_parquet(f) if f.exists() else None for f in (path/'predictions.parquet', path/'texts.parquet'))
-        except Exception as e: raise InputError(f"the predictions in {path} cannot be read ({str(e).splitlines()[0][:100]}); delete the folder and make the run again.") from e
+        except Exception as e:
+            why = str(e).splitlines()[0][:100]
+            raise InputError(f"the predictions in {path} cannot be read ({why}); delete the folder and make the run again.") from e
     return p.assign(text='(the run did not record its texts)') if texts is None else p.merge(texts, on=['id', 'language'], how='left')
 
 # %% ../../nbs/api/analysis/02_load.ipynb #65a1642e

@@ -83,7 +83,8 @@ def bootstrap(
     if x.ndim != 2 or not x.size:
         raise InputError(f"scores have shape {x.shape}; expected a table with a row a seed and a column a language.")
     if np.isnan(x).any():
-        raise InputError(f"{int(np.isnan(x).sum())} of {x.size} scores are missing; compare arms on the seeds and languages that all of them have.")
+        missing = int(np.isnan(x).sum())
+        raise InputError(f"{missing} of {x.size} scores are missing; compare arms on the seeds and languages that all of them have.")
     point = statistic(x)
     if len(x) == 1: return Interval(point, point*np.nan, point*np.nan, 1)
     some = max(1, min(reps, 4_000_000//x.size))              # at most 16 MB of draws at a time

@@ -69,7 +69,8 @@ def entity_scores(
     "Entity precision, recall and F1 (micro, as in CoNLL)"
     from seqeval.metrics import f1_score, precision_score, recall_score
     g, p = [list(o) for o in gold], [list(o) for o in predicted]
-    return {f'entity_{k}': float(f(g, p, zero_division=0)) for k,f in dict(f1=f1_score, precision=precision_score, recall=recall_score).items()}
+    scores = dict(f1=f1_score, precision=precision_score, recall=recall_score)
+    return {f'entity_{k}': float(f(g, p, zero_division=0)) for k,f in scores.items()}
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #2a42049a
 def score_predictions(
@@ -79,7 +80,8 @@ def score_predictions(
     "Scores of each language"
     token = len(predictions) and isinstance(predictions.gold.iloc[0], (list, np.ndarray))
     f = entity_scores if token else text_scores
-    rows = [dict(language=l, seen=l in train_languages, n=len(d), **f(d.gold, d.predicted)) for l,d in predictions.groupby('language', sort=True)]
+    parts = predictions.groupby('language', sort=True)
+    rows = [dict(language=l, seen=l in train_languages, n=len(d), **f(d.gold, d.predicted)) for l,d in parts]
     return pd.DataFrame(rows).set_index('language')
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #479df8e4
