@@ -85,7 +85,7 @@ def test_a_failed_run_does_not_end_the_study(settings, tmp_path):
     assert Run.named(tmp_path, good[0].identity()).finished
 
 
-def test_each_group_is_made_together_by_one_worker(tmp_path):
+def test_each_group_is_trained_jointly_by_one_worker(tmp_path):
     configs, lines = grid(seed=[0, 1], init=['scratch', 'copy_ft'], losses='ce,logits', cache='off', tiny=True, out_dir=str(tmp_path)), []
     runs = run_study(configs, workers=2, share_teacher=True, say=lines.append)
     assert all(r.finished for r in runs)

@@ -255,7 +255,7 @@ def test_a_checkpoint_with_other_rows_is_refused(data, tmp_path):
         trained(data, tmp_path, embedding_rows='all', resume=True)
 
 
-def test_together_the_teacher_is_asked_once_a_batch(tmp_path, monkeypatch):
+def test_jointly_trained_students_share_one_forward_pass_a_batch(tmp_path, monkeypatch):
     shared = []
     start = SharedTeacher.__init__
     def init(self, n): start(self, n); shared.append(self)
@@ -265,7 +265,7 @@ def test_together_the_teacher_is_asked_once_a_batch(tmp_path, monkeypatch):
     assert len(shared) == 1 and {shared[0].n_forward} == steps
 
 
-def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
+def test_a_student_that_fails_does_not_stop_the_others(tmp_path, monkeypatch):
     from privkd_nb.jobs import distil as job
     init = job.init_student
     def broken(spec, *a): 
@@ -279,7 +279,7 @@ def test_one_that_fails_does_not_hold_up_the_others(tmp_path, monkeypatch):
     assert [Run.named(c.out_dir, c.identity()).finished for c in configs] == [True, False, True]
 
 
-def test_an_interruption_ends_all_after_their_update():
+def test_an_interruption_ends_all_after_their_optimizer_step():
     steps = []
     def job(turns):
         for n in range(10):
