@@ -8,7 +8,8 @@ export TOKENIZERS_PARALLELISM = false
 
 # a parameter given on the command line, INIT=copy_base, becomes an option, --init copy_base
 PARAMETERS := DATASET DATA_DIR LANGUAGES EVAL_LANGUAGES SCENARIO TEACHER_SCENARIO FRACTION TEACHER_FRACTION BASE TEACHER INIT STUDENT PARTS \
-              LAYERS DEPTH LOSSES EPOCHS TEACHER_EPOCHS LR BATCH_SIZE MAX_LENGTH PATIENCE SEED OUT_DIR TINY REDO
+              LAYERS DEPTH LOSSES EPOCHS TEACHER_EPOCHS LR BATCH_SIZE MAX_LENGTH PATIENCE BATCHING MAX_TOKENS EMBEDDING_ROWS UNPADDING MEMORY COMPILE CACHE \
+              BUDGET SEED OUT_DIR TINY REDO
 OPTIONS = $(foreach p,$(PARAMETERS),$(if $(filter command,$(firstword $(origin $(p)))),--$(shell echo $(p) | tr A-Z a-z) '$($(p))'))
 
 .PHONY: run test install prepare readme docs preview sample lab clean

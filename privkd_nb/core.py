@@ -45,26 +45,29 @@ def check_choice(
 # %% ../nbs/api/00_core.ipynb #ef9bcfe1
 def renamed(
     given:dict,           # Names and values, as a user gave them
-    former:dict[str,str], # Former name -> current name
+    former:dict[str,str], # Former name -> current name; '': not needed any more
 )->dict:                  # `given` with current names
     "Replace former names by current ones, each with a warning; both at once raise an `InputError`"
     for old in [k for k in given if k in former]:
         new = former[old]
         if new in given: raise InputError(f"{old} is the former name of {new}, and both were given; leave out {old}.")
-        warnings.warn(f"{old} is now called {new}; the former name is accepted until version 0.3.", FutureWarning, stacklevel=4)
-    return {former.get(k, k): v for k,v in given.items()}
+        what = f'is now called {new}' if new else 'is not needed any more and is ignored'
+        warnings.warn(f"{old} {what}; the former name is accepted until version 0.3.", FutureWarning, stacklevel=4)
+    return {former.get(k, k): v for k,v in given.items() if former.get(k, k)}
 
 # %% ../nbs/api/00_core.ipynb #396a7278
 def accepts_former_names(
-    **former, # Former name = current name
-):            # A class decorator
-    "Accept former names of a class's parameters; the class lists them as `former_names`"
-    def wrap(cls):
-        init = cls.__init__
-        @wraps(init)
-        def __init__(self, *args, **kw): init(self, *args, **renamed(kw, former))
-        cls.__init__, cls.former_names = __init__, former
-        return cls
+    **former, # Former name = current name; '': not needed any more
+):            # A decorator of classes and functions
+    "Accept former names of parameters; a class lists them as `former_names`"
+    def accepting(call):
+        @wraps(call)
+        def accept(*args, **kw): return call(*args, **renamed(kw, former))
+        return accept
+    def wrap(what):
+        if not isinstance(what, type): return accepting(what)
+        what.__init__, what.former_names = accepting(what.__init__), former
+        return what
     return wrap
 
 # %% ../nbs/api/00_core.ipynb #0666759b

@@ -8,10 +8,9 @@ __all__ = ['HISTORY', 'METRICS', 'GROUPS', 'SCORES', 'DONE', 'PROGRESS', 'STOP',
            'git_commit', 'describe_environment']
 
 # %% ../nbs/api/03_record.ipynb #842ba4e8
-import json, os, platform, subprocess, sys, time
+import json, os, platform, subprocess, time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Iterator
 import pandas as pd
 from fastcore.basics import patch
 from .core import InputError, content_key, read_json, replacing, write_json

@@ -45,7 +45,7 @@ def test_figures_are_drawn_by_the_sites_own_plotly(site):
 
 
 def test_formulas_are_mathml(site):
-    text = (site/'api'/'losses'/'logits.html').read_text()
+    text = ''.join((site/'api'/'losses'/f'{p}.html').read_text() for p in ('logits', 'features'))
     assert text.count('<math') > 5 and '$$' not in text and '\\frac' not in text
 
 

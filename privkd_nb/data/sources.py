@@ -68,7 +68,7 @@ def tidy(
     def name(v):
         if names is None or isinstance(v, str): return str(v)
         if 0 <= int(v) < len(names): return names[int(v)]
-        raise InputError(f"{where} has the label {v}, but there are {len(names)} label names ({', '.join(names)}); correct the label.")
+        raise InputError(f"{where} has the label {v}, but labels go from 0 to {len(names)-1} ({', '.join(names)}); correct the label.")
     ids = df['id'].astype(str) if 'id' in df else pd.Series(range(len(df)), index=df.index).astype(str)
     if kind == 'sequence': columns = dict(text=df['text'].map(nfc), label=df['label'].map(name))
     else: columns = {c: df[c].map(lambda ts, f=f: [f(t) for t in ts]) for c,f in (('tokens', nfc), ('ner_tags', name))}

@@ -8,7 +8,8 @@ __all__ = ['word_tags', 'predict', 'text_scores', 'entity_scores', 'score_predic
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #56028ba0
 import numpy as np, pandas as pd, torch
-from ..data.encoding import Collate, Encoded, by_length
+from ..core import accepts_former_names
+from ..data.encoding import Encoded, by_length
 from ..models.encoders import model_labels
 from ..record import METRICS
 
@@ -85,6 +86,7 @@ def score_predictions(
     return pd.DataFrame(rows).set_index('language')
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #479df8e4
+@accepts_former_names(pad_id='')
 def evaluate_by_language(
     model,              # With a classification head
     data:Encoded,       # From `encode`

@@ -7,11 +7,11 @@ __all__ = ['KINDS', 'FIRST', 'XLMR', 'CHOICES', 'SAME_NUMBERS', 'NAMED_AS', 'as_
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9e59f110
 import json, math, os
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.catalog import CATALOG, SCENARIOS, check_languages, own_files, training_languages
-from ..core import InputError, accepts_former_names, as_list, check_choice, did_you_mean, files_hash
+from ..core import InputError, accepts_former_names, check_choice, did_you_mean, files_hash
 from ..init.depth import resolve_layers
 from ..data.order import BATCHING
 from ..init.spec import InitSpec

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Iterator, NamedTuple
 import pandas as pd
 from filelock import FileLock
-from transformers import EarlyStoppingCallback
+from transformers import EarlyStoppingCallback, TrainingArguments
 from ..compute.attention import usual_kernel
 from ..core import cache_dir, compute_setup, write_json
 from ..data.batching import StepSampler
@@ -125,7 +125,7 @@ def arguments_of(
     train:Encoded,  # Training examples
     metric:str,     # Selects the checkpoint when stopping early
     folder:Path,    # Where checkpoints are saved
-)->'TrainingArguments':
+)->TrainingArguments:
     "How a student is trained"
     steps = len(StepSampler(train.lengths, cfg.batch_size, cfg.seed, cfg.batching, cfg.max_tokens))
     return training_args(folder, len(train), TINY['epochs'] if cfg.tiny else cfg.epochs, cfg.lr or default_lr(student),

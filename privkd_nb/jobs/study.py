@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 from filelock import FileLock, Timeout
 from ..analysis.arms import arm_names
-from ..core import InputError, ResultError, content_key, read_json, renamed, write_json
+from ..core import InputError, ResultError, accepts_former_names, content_key, read_json, renamed, write_json
 from ..distributed import world
 from .config import RunConfig
 from .distil import distil, run_lock
@@ -203,6 +203,7 @@ def check_study(configs:list[RunConfig], workers:int)->None:
         raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')
 
 # %% ../../nbs/api/jobs/06_study.ipynb #c76fcf48
+@accepts_former_names(together='share_teacher')
 def run_study(
     configs:list[RunConfig],  # From `grid`
     workers:int=1,            # Processes

@@ -9,8 +9,7 @@ __all__ = ['LAWS', 'trial', 'counts', 'pad_more', 'pick', 'padding', 'twice', 'm
 # %% ../../nbs/api/losses/03_laws.ipynb #871975eb
 import torch, torch.nn.functional as F
 from fastcore.basics import AttrDict
-from ..core import InputError
-from .terms import TERMS, Term, TermInputs, distill_terms
+from .terms import Term, TermInputs, distill_terms
 
 # %% ../../nbs/api/losses/03_laws.ipynb #7ea2dde2
 def trial(

@@ -9,7 +9,7 @@ __all__ = ['READS', 'L', 'F', 'TERMS', 'PAPER', 'P', 'Term', 'TermInputs', 'term
 
 # %% ../../nbs/api/losses/02_terms.ipynb #5d27be6f
 import hashlib, inspect, math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable
 from fastcore.basics import AttrDict
 from ..core import InputError, as_list, check_choice, lazy_import

@@ -6,7 +6,6 @@
 __all__ = ['load_encoder', 'load_tokenizer']
 
 # %% ../../nbs/api/models/02_loading.ipynb #a6bc853a
-from pathlib import Path
 import torch
 from ..core import InputError
 from ..hub import check_available, quietly

@@ -10,7 +10,7 @@ import math, os
 from pathlib import Path
 import torch
 from transformers import TrainingArguments
-from ..core import InputError, compute_setup
+from ..core import InputError, accepts_former_names, compute_setup
 from ..distributed import on_cpu
 from ..models.parts import part_of
 
@@ -34,6 +34,7 @@ def per_device(
     raise InputError(f"batch_size={batch_size} cannot be processed in {micro_batches*world} equal micro-batches{on}; choose a multiple.")
 
 # %% ../../nbs/api/train/04_arguments.ipynb #c88d6641
+@accepts_former_names(parts='micro_batches', updates='steps_per_epoch')
 def training_args(
     folder:str|Path,     # Checkpoints go here
     n_train:int,         # Training examples

@@ -7,7 +7,7 @@ __all__ = ['IGNORED_CONFIG', 'GIB', 'example_keys', 'teacher_key', 'cache_bytes'
            'teacher_outputs', 'split_rows', 'cached_teacher', 'Teacher']
 
 # %% ../../nbs/api/train/01_teacher.ipynb #64d67af7
-import hashlib, json, math, sys, warnings
+import hashlib, json, sys, warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path

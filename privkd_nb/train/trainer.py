@@ -15,7 +15,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from ..compute.attention import restore_kernel, use_eager
 from ..compute.embedding_rows import full_table
 from ..compute.forward import forward
-from ..core import InputError, check_choice, read_json, write_json
+from ..core import InputError, accepts_former_names, check_choice, read_json, write_json
 from ..data.batching import StepLoader, StepSampler
 from ..data.encoding import Collate, batch_counts
 from ..distributed import world
@@ -35,6 +35,7 @@ def batch_totals(
     return {k: sum(c[k] for c in counts) for k in counts[0]}
 
 # %% ../../nbs/api/train/06_trainer.ipynb #25ef14b6
+@accepts_former_names(economy='efficiency', ask='teacher_source')
 class DistillTrainer(Trainer):
     "Train a student on gold labels and on its teacher's logits, hidden states and attention"
     loss_is_scaled_for_ga = True        # `compute_loss` divides by the counts of the whole step
