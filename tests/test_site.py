@@ -49,6 +49,13 @@ def test_formulas_are_mathml(site):
     assert text.count('<math') > 5 and '$$' not in text and '\\frac' not in text
 
 
+def test_no_link_is_shown_as_text(site):
+    "As where a name in backticks, which is linked by itself, stands in a link of its own"
+    shown = {p.relative_to(site): re.sub(r'<(script|style|pre|code).*?</\1>|<[^>]+>', '', p.read_text(), flags=re.S) for p in site.rglob('*.html')}
+    assert len(shown) > 50
+    assert {str(p): m[0] for p, text in shown.items() if (m := re.search(r'\]\((https?:|\.\./|api/)[^)]*\)', text))} == {}
+
+
 def test_the_page_keeps_what_follows_its_title(site): assert 'The Privileged Students' in (site/'index.html').read_text()
 
 
