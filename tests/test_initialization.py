@@ -21,7 +21,7 @@ def logits(model, batch): return model(input_ids=batch['input_ids'], attention_m
 def test_full_depth_copy_is_the_teacher(arch, kind):
     teacher = tiny_model(arch, 6, kind=kind)
     student, card = init_student(InitSpec(n_layers=6), teacher)
-    assert torch.equal(logits(student, tiny_batch(pads=3)), logits(teacher, tiny_batch(pads=3)))
+    assert torch.equal(logits(student, tiny_batch(padding=3)), logits(teacher, tiny_batch(padding=3)))
     assert card.random == [] and card.share_copied == 1
 
 
@@ -45,7 +45,7 @@ def test_half_depth_copies_are_named_and_equal(arch, rule):
 def test_half_a_copy_is_the_teacher_without_the_other_layers(arch, kind, rule):
     "Names of weights are not trusted here: layers are taken out of the teacher itself"
     if arch == 'modernbert' and rule not in ('first', 'endpoints', '0,2,3'): pytest.skip("layer 0 has no attention norm: keep it first")
-    teacher, batch = tiny_model(arch, 6, kind=kind, seed=3), tiny_batch(pads=3)
+    teacher, batch = tiny_model(arch, 6, kind=kind, seed=3), tiny_batch(padding=3)
     student, card = init_student(InitSpec(depth=rule, n_layers=None if rule[0] == '0' else 3), teacher)
     cut = copy.deepcopy(teacher)
     name, layers = layer_stack(cut)

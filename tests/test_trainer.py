@@ -37,7 +37,7 @@ def pair(arch, kind, n=2):
 class TestTerms:
     def test_pads_never_change_a_loss_or_a_gradient(self, arch, kind):
         student, teacher, layers = pair(arch, kind)
-        short = tiny_batch(4, 9, kind, pads=3)
+        short = tiny_batch(4, 9, kind, padding=3)
         pad = lambda x, v: torch.nn.functional.pad(x, (0, 5), value=v)
         long = dict(input_ids=pad(short['input_ids'], 1), attention_mask=pad(short['attention_mask'], 0),
                     labels=pad(short['labels'], -100) if kind == 'token' else short['labels'])

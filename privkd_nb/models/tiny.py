@@ -7,7 +7,7 @@ __all__ = ['SMALL', 'ARCHITECTURES', 'tiny_model', 'tiny_batch']
 
 # %% ../../nbs/api/models/03_tiny.ipynb #5d632ce7
 import torch
-from ..core import check_choice
+from ..core import accepts_former_names, check_choice
 from .encoders import set_labels
 
 # %% ../../nbs/api/models/03_tiny.ipynb #98e4bc83
@@ -50,19 +50,20 @@ def tiny_model(
     return model
 
 # %% ../../nbs/api/models/03_tiny.ipynb #a033e89f
+@accepts_former_names(pads='padding')
 def tiny_batch(
     b:int=3,                 # Examples
     t:int=9,                 # Tokens
     kind:str='sequence',     # 'sequence' or 'token'
     n_labels:int=3,          # Number of labels
-    pads:int=2,              # Padding of the last example
+    padding:int=2,           # Tokens of padding in the last example
     seed:int=0,              # Of the ids and labels
 )->dict[str,torch.Tensor]:   # input_ids, attention_mask (b,t); labels (b,) or (b,t)
     "A small random batch with padding"
     g = torch.Generator().manual_seed(seed)
     ids, mask = torch.randint(5, 120, (b, t), generator=g), torch.ones(b, t, dtype=torch.long)
     labels = torch.randint(n_labels, (b,) if kind == 'sequence' else (b, t), generator=g)
-    if pads:
-        ids[-1,-pads:], mask[-1,-pads:] = 1, 0
-        if kind == 'token': labels[-1,-pads:] = -100
+    if padding:
+        ids[-1,-padding:], mask[-1,-padding:] = 1, 0
+        if kind == 'token': labels[-1,-padding:] = -100
     return dict(input_ids=ids, attention_mask=mask, labels=labels)
