@@ -71,7 +71,7 @@ def test_a_killed_run_says_so(settings, tmp_path):
 
 def test_two_workers_share_a_study(settings, tmp_path):
     lines, configs = [], grid(**settings | dict(epochs=2), losses='ce', init=['scratch', 'copy_ft'], seed=[0, 1], out_dir=str(tmp_path))
-    runs = run_study(configs, workers=2, say=lines.append)
+    runs = run_study(configs, workers=2, report=lines.append)
     assert all(r.finished for r in runs) and len({r.path for r in runs}) == 4
     assert lines[0] == '4 runs, 0 of them on record' and len(lines) == 5
     assert not list(tmp_path.glob('.study*'))
@@ -81,13 +81,13 @@ def test_two_workers_share_a_study(settings, tmp_path):
 
 def test_a_failed_run_does_not_end_the_study(settings, tmp_path):
     good, bad = grid(**settings | dict(epochs=1), losses='ce', out_dir=str(tmp_path)), grid(tiny=True, teacher='no/such', out_dir=str(tmp_path))
-    with pytest.raises(RuntimeError, match='1 of 2 runs failed: .*no/such'): run_study(bad+good, say=lambda s: None)
+    with pytest.raises(RuntimeError, match='1 of 2 runs failed: .*no/such'): run_study(bad+good, report=lambda s: None)
     assert Run.named(tmp_path, good[0].identity()).finished
 
 
 def test_each_group_is_trained_jointly_by_one_worker(tmp_path):
     configs, lines = grid(seed=[0, 1], init=['scratch', 'copy_ft'], losses='ce,logits', cache='off', tiny=True, out_dir=str(tmp_path)), []
-    runs = run_study(configs, workers=2, share_teacher=True, say=lines.append)
+    runs = run_study(configs, workers=2, share_teacher=True, report=lines.append)
     assert all(r.finished for r in runs)
     made = [l for l in lines if 'with 1 more)' in l]
     assert sorted(l.split()[0] for l in made) == ['1/4', '2/4', '3/4', '4/4'], lines        # each once: no worker waited for the other's

@@ -7,7 +7,7 @@ from conftest import ROOT
 from privkd_nb import DistillTrainer, RunConfig, training_args
 from privkd_nb.core import InputError
 from privkd_nb.jobs.study import grid, run_study
-from privkd_nb.models.tiny import tiny_model
+from privkd_nb.models.tiny import tiny_batch, tiny_model
 from privkd_nb.train.efficiency import Efficiency
 
 
@@ -30,6 +30,8 @@ def test_functions_and_the_trainer(tmp_path):
     with notice('parts', 'micro_batches'): assert training_args(tmp_path, 64, parts=4, use_cpu=True).gradient_accumulation_steps == 4
     with notice('economy', 'efficiency'), pytest.raises(InputError, match='needs a teacher'): DistillTrainer(tiny_model(), None, 'ce,logits', economy=Efficiency())
     with notice('together', 'share_teacher'), pytest.raises(InputError, match='the study has no runs'): run_study([], together=True)
+    with notice('say', 'report'), pytest.raises(InputError, match='the study has no runs'): run_study([], say=print)
+    with notice('pads', 'padding'): assert tiny_batch(pads=3)['attention_mask'].sum() == tiny_batch(padding=3)['attention_mask'].sum() == 24
 
 
 def test_a_padding_id_is_not_needed_any_more():

@@ -85,17 +85,17 @@ def run_titles(
 def run_group(
     group:list[RunConfig], # Trained jointly, if there are several
     titles:dict,           # From `run_titles`
-    say:Callable,          # Called with a line a run
+    report:Callable,       # Called with a line a run
 )->list[str]:              # What failed, a line each
     "Make the free runs of a group"
     todo, start, failed = [c for c in group if is_free(c)], time.time(), []
     try:
         runs = distil_jointly(todo) if len(todo) > 1 else [distil(c) for c in todo]
-        for c,run in zip(todo, runs): say(f"{titles[id(c)]}: {score_line(run)} ({time_line(start, len(runs))})")
+        for c,run in zip(todo, runs): report(f"{titles[id(c)]}: {score_line(run)} ({time_line(start, len(runs))})")
     except Exception as e:
         unfinished = [c for c in todo if not Run.named(c.out_dir, c.identity()).finished]
         failed = [f'{titles[id(c)]}: {type(e).__name__}: {e}' for c in unfinished]
-        for line in failed: say(line)
+        for line in failed: report(line)
         if not isinstance(e, InputError): traceback.print_exc()
     return failed
 
@@ -111,13 +111,13 @@ def time_line(start:float, n:int)->str:
 # %% ../../nbs/api/jobs/06_study.ipynb #ebc7dfd2
 def run_all(
     configs:list[RunConfig],
-    say:Callable=print,       # Called with a line a run
+    report:Callable=print,    # Called with a line a run
     share_teacher:bool=False, # Train runs jointly that differ in the initialization only
 )->list[str]:                 # What failed, a line each
-    "Make every run that is neither finished nor in another worker's hands"
+    "Make every run that is neither finished nor locked by another worker"
     failed, titles = [], run_titles(configs)
     for group in joint_groups(configs, share_teacher):
-        with claim(group) as free: failed += run_group(group if free else [], titles, say)
+        with claim(group) as free: failed += run_group(group if free else [], titles, report)
     return failed
 
 # %% ../../nbs/api/jobs/06_study.ipynb #aa62123e
@@ -156,11 +156,11 @@ def start_worker(
 
 def relay(
     processes:list[subprocess.Popen],
-    say:Callable, # Called with every line that one of them prints
+    report:Callable, # Called with every line that one of them prints
 )->None:
     "Wait for processes, and pass on what they print; an interruption ends them"
     def read(p):
-        for line in p.stdout: say(line.rstrip())
+        for line in p.stdout: report(line.rstrip())
     threads = [threading.Thread(target=read, args=(p,)) for p in processes]
     for t in threads: t.start()
     try:
@@ -174,7 +174,7 @@ def relay(
 def run_in_workers(
     configs:list[RunConfig],
     runs:list[Run],    # Theirs
-    workers:int, say:Callable, share_teacher:bool, # As in `run_study`
+    workers:int, report:Callable, share_teacher:bool, # As in `run_study`
 )->list[str]:          # What failed, a line each
     "Let several processes make the runs, each with its share of the cores"
     for c in teacher_configs([c for c,r in zip(configs, runs) if not r.finished]): teacher_path(c, base_path(c))
@@ -182,10 +182,10 @@ def run_in_workers(
     out.mkdir(parents=True, exist_ok=True)
     request, log = (out/f'.study-{platform.node()}-{os.getpid()}.{k}' for k in ('json', 'log')) # a second terminal has its own
     write_json(request, dict(share_teacher=share_teacher, configs=[asdict(c) for c in configs]))
-    with log.open('w') as errors: relay([start_worker(request, errors, workers) for _ in range(workers)], say)
+    with log.open('w') as errors: relay([start_worker(request, errors, workers) for _ in range(workers)], report)
     request.unlink(missing_ok=True)
     failed = [f'{r.path.name}: unfinished' for r in runs if not r.finished]
-    if failed: say(f"{log} ends with:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
+    if failed: report(f"{log} ends with:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
     else: log.unlink(missing_ok=True)
     return failed
 
@@ -203,20 +203,20 @@ def check_study(configs:list[RunConfig], workers:int)->None:
         raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')
 
 # %% ../../nbs/api/jobs/06_study.ipynb #c76fcf48
-@accepts_former_names(together='share_teacher')
+@accepts_former_names(together='share_teacher', say='report')
 def run_study(
     configs:list[RunConfig],  # From `grid`
     workers:int=1,            # Processes
-    say:Callable=print,       # Called with a line a run
+    report:Callable=print,    # Called with a line a run
     share_teacher:bool=False, # Train runs jointly that differ in the initialization only
 )->list[Run]:                 # All of them, finished
     "Make all runs; what failed is raised at the end, after the others are done"
     check_study(configs, workers)
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
-    say(f"{len(runs)} runs, {sum(r.finished for r in runs)} of them on record")
-    if workers > 1: failed = run_in_workers(configs, runs, workers, say, share_teacher)
+    report(f"{len(runs)} runs, {sum(r.finished for r in runs)} of them on record")
+    if workers > 1: failed = run_in_workers(configs, runs, workers, report, share_teacher)
     else:
-        failed = run_all(configs, say, share_teacher)
-        failed = failed or [f'{r.path.name}: in the hands of another worker, or unfinished' for r in runs if not r.finished]
+        failed = run_all(configs, report, share_teacher)
+        failed = failed or [f'{r.path.name}: locked by another worker, or unfinished' for r in runs if not r.finished]
     if failed: raise ResultError(f"{len(failed)} of {len(runs)} runs failed: "+'; '.join(failed))
     return runs
