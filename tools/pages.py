@@ -121,17 +121,17 @@ def body(page, rich=True, links=None) -> str:
 
 def code(cell, following, page, links, ids, rich) -> list[str]:
     "A code cell: its source without directives, then its outputs"
-    said = dict(re.findall(r'^#\| *([\w-]+): *(.*?) *$', cell['source'], re.M))
-    if said.get('include') == 'false': return []
+    directives = dict(re.findall(r'^#\| *([\w-]+): *(.*?) *$', cell['source'], re.M))
+    if directives.get('include') == 'false': return []
     source = '\n'.join(l for l in cell['source'].split('\n') if not l.startswith('#|')).strip('\n')
-    parts = [fence(source, 'python')] if source.strip() and said.get('echo') != 'false' else []
-    if said.get('output') == 'false': return parts
+    parts = [fence(source, 'python')] if source.strip() and directives.get('echo') != 'false' else []
+    if directives.get('output') == 'false': return parts
     for o in cell['outputs']:
         data = {k: v if isinstance(v, dict) else joined(v) for k, v in o.get('data', {}).items()}
         if 'text/markdown' in data and 'text/html' not in data:
             text = data['text/markdown']
             if 'Exported source' in following: text = re.sub(r'```python\n.*?\n```\n', '', text, count=1, flags=re.S)   # which shows the signature
-            text = re.sub(r'^---\n', '', text) if said.get('echo') == 'false' else text
+            text = re.sub(r'^---\n', '', text) if directives.get('echo') == 'false' else text
             parts.append(prose(text, page, links, ids, rich))
         else: parts.append(output(o, data, page, rich))
     return parts

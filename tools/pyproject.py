@@ -15,7 +15,7 @@ HEAD = '[tool.nbdev]\n# made from settings.ini by `python tools/pyproject.py`: n
 
 
 def table(settings) -> str:
-    "The table that says to nbdev 3 what `settings` say to nbdev 2"
+    "The table that gives nbdev 3 the `settings` of nbdev 2"
     values = {k: settings[k] for k in TEXTS if settings.get(k)}
     values |= {k: settings.getboolean(k) for k in FLAGS if k in settings}
     values |= {k: settings[k].split() for k in LISTS if settings.get(k)}
