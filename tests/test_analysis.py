@@ -1,4 +1,4 @@
-"Reading many runs, and numbers that agree with somebody else's."
+"Reading many runs, and statistics that agree with another implementation."
 import json, shutil, time, warnings
 
 import numpy as np, pandas as pd, pytest
@@ -65,9 +65,9 @@ def test_damaged_and_unfinished_folders_are_named(runs200, tmp_path):
     (folder/c/'config.json').write_text('{"init": "copy')
     (folder/d/'history.parquet').unlink()
     (folder/e/'metrics.parquet').write_bytes(b'')
-    with pytest.warns(UserWarning) as said: df = load_runs(folder)
-    said = ' '.join(str(w.message) for w in said)
-    assert set(df.attrs['skipped']) == {a, b, c, d, e} and all(n in said for n in (a, b, c, d, e))
+    with pytest.warns(UserWarning) as caught: df = load_runs(folder)
+    messages = ' '.join(str(w.message) for w in caught)
+    assert set(df.attrs['skipped']) == {a, b, c, d, e} and all(n in messages for n in (a, b, c, d, e))
     assert 'unfinished' in df.attrs['skipped'][a] and 'metrics.parquet' in df.attrs['skipped'][b] and 'config.json' in df.attrs['skipped'][c] and 'history.parquet' in df.attrs['skipped'][d]
     assert df[df.model == 'student'].run.nunique() == 3
 
@@ -88,8 +88,8 @@ def test_a_damaged_run_is_named_when_the_study_is_opened_and_reading_changes_not
     for p in list(runs200.iterdir())[:4]: shutil.copytree(p, folder/p.name)
     bad, *good = sorted(p.name for p in folder.iterdir())
     damage(folder/bad/f'{name}.parquet')
-    with pytest.warns(UserWarning, match='left out 1 of the folders') as said: study = Study.open(folder)
-    assert len(said) == 1 and list(study.configs) == good and list(study.skipped) == [bad] and f'{name}.parquet' in study.skipped[bad]
+    with pytest.warns(UserWarning, match='left out 1 of the folders') as caught: study = Study.open(folder)
+    assert len(caught) == 1 and list(study.configs) == good and list(study.skipped) == [bad] and f'{name}.parquet' in study.skipped[bad]
     configs, content = study.configs, json.dumps([study.configs, study.skipped])
     with warnings.catch_warnings():
         warnings.simplefilter('error')
@@ -153,9 +153,9 @@ def test_a_history_without_groups_is_read_followed_and_resumed(tmp_path):
     assert list(Run(tmp_path).history.group) == ['all', 'language', 'all', 'unseen']
 
 
-@pytest.mark.parametrize('make, says', [(lambda p: p/'nowhere', 'is not a folder'), (lambda p: p, 'holds no finished run')])
-def test_a_folder_without_runs_is_one_sentence(make, says, tmp_path):
-    with pytest.raises(InputError, match=says): Study.open(make(tmp_path))
+@pytest.mark.parametrize('make, message', [(lambda p: p/'nowhere', 'is not a folder'), (lambda p: p, 'holds no finished run')])
+def test_a_folder_without_runs_raises(make, message, tmp_path):
+    with pytest.raises(InputError, match=message): Study.open(make(tmp_path))
 
 
 def test_one_seed_has_no_interval():
@@ -177,7 +177,7 @@ def test_differences_use_the_seeds_that_both_have():
     assert d.p == .5                                # two seeds: ++ and -- of four
 
 
-def test_a_packed_study_says_the_same(runs200, tmp_path):
+def test_a_packed_study_has_the_same_tables(runs200, tmp_path):
     folder = tmp_path/'runs'
     for p in list(runs200.iterdir())[:6]: shutil.copytree(p, folder/p.name)
     with warnings.catch_warnings():
@@ -198,7 +198,7 @@ def test_two_runs_of_one_arm_and_seed_are_not_averaged(runs200):
     with pytest.raises(InputError, match='are several runs of'): overall(pd.concat([s, again]))
 
 
-def test_other_texts_are_not_compared(runs200, tmp_path):
+def test_different_examples_are_not_compared(runs200, tmp_path):
     from privkd_nb.analysis.examples import example_differences
     folder = tmp_path/'runs'
     for p in list(runs200.iterdir())[:2]: shutil.copytree(p, folder/p.name)

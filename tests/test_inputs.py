@@ -1,4 +1,4 @@
-"What the user brings: every row of their own files is read as it stands, or refused with its place."
+"A user's own files: every row is read as it is, or rejected with its row number."
 import json, os, shutil, subprocess, sys
 from collections import Counter
 
@@ -27,28 +27,28 @@ def write(folder, rows=ROWS, name='mine.csv', encoding='utf-8'):
 
 @pytest.mark.parametrize('name', ['mine.csv', 'mine.jsonl'])
 @pytest.mark.parametrize('encoding', ['latin-1', 'utf-16', 'utf-16-le'])
-def test_another_encoding_is_refused(tmp_path, name, encoding):
+def test_other_encodings_are_rejected(tmp_path, name, encoding):
     p = write(tmp_path, [ROWS[0] | dict(text='grüße'), *ROWS[1:]], name, encoding)
     with pytest.raises(InputError, match=rf'{name} is not UTF-8 text \(line \d+\); save it with the encoding UTF-8'): load_task(str(p))
 
 
-def test_a_byte_order_mark_is_no_part_of_the_data(tmp_path):
+def test_a_byte_order_mark_is_ignored(tmp_path):
     assert load_task(str(write(tmp_path, encoding='utf-8-sig'))).fingerprint() == load_task(str(write(tmp_path/'b'))).fingerprint()
 
 
-def test_bytes_in_parquet_are_refused(tmp_path):
+def test_bytes_in_parquet_are_rejected(tmp_path):
     p = write(tmp_path, [r | dict(text=r['text'].encode()) for r in ROWS], 'mine.parquet')
     with pytest.raises(InputError, match='holds bytes'): load_task(str(p))
 
 
-def test_a_csv_is_text(tmp_path):
+def test_csv_values_are_read_as_text(tmp_path):
     rows = [dict(text=t, label=l, language='no', split=s) for t, l, s in [('007', '1', 'train'), ('true', '02', 'train'), ('1e3', '1', 'dev'), ('2024-01-01', '1', 'test')]]
     data = read_own(write(tmp_path, rows))[1]
     assert data['train'].text.tolist() == ['007', 'true'] and data['train'].label.tolist() == ['1', '02'] and data['test'].text.tolist() == ['2024-01-01']
 
 
 @pytest.mark.parametrize('column', ['tokens', 'ner_tags'])
-def test_lists_in_a_csv_are_refused(tmp_path, column):
+def test_lists_in_a_csv_are_rejected(tmp_path, column):
     rows = [dict(tokens=['Ada', 'left'], ner_tags=['B-PER', 'O'], language='en', split=s) for s in ('train', 'train', 'test')]
     load_task(str(write(tmp_path, rows, 'mine.parquet'))), load_task(str(write(tmp_path, rows, 'mine.jsonl')))
     with pytest.raises(InputError, match=r'mine.csv \(train\), row 1: tokens is .* not a list of words; .*Parquet or JSON Lines'): load_task(str(write(tmp_path, rows)))
@@ -56,7 +56,7 @@ def test_lists_in_a_csv_are_refused(tmp_path, column):
 
 
 @pytest.mark.parametrize('name', ['validation', 'valid', 'val', 'dev', 'Dev', ' VAL '])
-def test_splits_by_other_names(tmp_path, name):
+def test_other_names_of_splits_are_accepted(tmp_path, name):
     rows = [r | dict(split=name) if i % 5 == 0 and r['split'] == 'train' else r for i, r in enumerate(ROWS)]
     data = read_own(write(tmp_path, rows))[1]
     assert len(data['validation']) == sum(r['split'] == name for r in rows) > 0 and sum(map(len, data.values())) == len(rows)
@@ -65,45 +65,45 @@ def test_splits_by_other_names(tmp_path, name):
 
 
 @pytest.mark.parametrize('bad', ['held', '', None])
-def test_a_row_of_no_split_is_refused(tmp_path, bad):
+def test_an_unknown_split_is_rejected(tmp_path, bad):
     for name in ('mine.csv', 'mine.jsonl'):
         with pytest.raises(InputError, match=f'{name}, row 3: split=.* is not a split; write train, validation'): load_task(str(write(tmp_path, [r | dict(split=bad) if i == 2 else r for i, r in enumerate(ROWS)], name)))
 
 
-def test_files_of_a_folder_are_used_or_named(tmp_path):
+def test_files_of_a_folder_are_read_or_rejected(tmp_path):
     for s in ('train', 'test'): write(tmp_path, [{k: v for k, v in r.items() if k != 'split'} for r in ROWS if r['split'] == s], f'{s}.csv')
     (tmp_path/'runs').mkdir(), (tmp_path/'README.md').touch(), (tmp_path/'.hidden.csv').touch(), (tmp_path/'train.py').touch()
     assert set(own_files(tmp_path)) == {'train', 'test'}
-    for name, says in [('extra.csv', 'extra.csv belongs to no split'), ('dev.tsv', 'dev.tsv cannot be read'), ('train.parquet', 'two files for train, train.csv and train.parquet')]:
+    for name, message in [('extra.csv', 'extra.csv belongs to no split'), ('dev.tsv', 'dev.tsv cannot be read'), ('train.parquet', 'two files for train, train.csv and train.parquet')]:
         (tmp_path/name).touch()
-        for ask in (lambda: load_task(str(tmp_path)), lambda: RunConfig(dataset=str(tmp_path))):
-            with pytest.raises(InputError, match=says): ask()
+        for load in (lambda: load_task(str(tmp_path)), lambda: RunConfig(dataset=str(tmp_path))):
+            with pytest.raises(InputError, match=message): load()
         (tmp_path/name).unlink()
 
 
 @pytest.mark.parametrize('column', ['text', 'label', 'language'])
-@pytest.mark.parametrize('hole', ['', '   ', None])
+@pytest.mark.parametrize('empty', ['', '   ', None])
 @pytest.mark.parametrize('at', [4, 13])            # a training row, whether held out or not, and a test row
-def test_holes_are_refused_with_the_files_row(tmp_path, column, hole, at):
-    rows = [r | {column: hole} if i == at else r for i, r in enumerate(ROWS)]
+def test_empty_values_are_rejected_with_their_row_number(tmp_path, column, empty, at):
+    rows = [r | {column: empty} if i == at else r for i, r in enumerate(ROWS)]
     for name in ('mine.csv', 'mine.jsonl'):
         with pytest.raises(InputError, match=rf"{name} \({rows[at]['split']}\) has rows with an empty text, label or language; remove them \(1 of \d+, the first is row {at+1}\)"): load_task(str(write(tmp_path, rows, name)))
 
 
 @pytest.mark.parametrize('at', range(12))
-def test_a_row_is_named_by_its_place_in_the_file(tmp_path, at):
+def test_errors_give_the_row_number_in_the_file(tmp_path, at):
     rows = [dict(tokens=['Ada', 'left'], ner_tags=['B-PER'] if i == at else ['B-PER', 'O'], language='en', split='test' if i % 2 else 'train') for i in range(12)]
     with pytest.raises(InputError, match=rf'row {at+1}: 2 tokens but 1 tags'): load_task(str(write(tmp_path, rows, 'mine.jsonl')))
 
 
-def test_an_entry_that_the_hub_does_not_have_is_refused(monkeypatch):
+def test_a_data_set_that_is_not_on_the_hub_raises(monkeypatch):
     monkeypatch.setitem(CATALOG, 'local', TaskInfo('local', 'token', ['en', 'de'], 'entity_f1'))
     monkeypatch.setitem(CATALOG, 'remote', TaskInfo('remote', 'token', ['en', 'de'], 'entity_f1', hub='me/remote'))
     with pytest.raises(InputError, match='local is not on the hub; pass data_dir'): load_task('local')
     with pytest.raises(InputError, match='the layout of remote in me/remote is not known'): load_task('remote')
 
 
-def test_a_run_is_named_by_what_is_in_the_files(tmp_path):
+def test_the_name_of_a_run_depends_on_the_content_of_its_files(tmp_path):
     def name(p, **kw): return Run.named(tmp_path, RunConfig(dataset=str(p), **kw).identity()).path.name
     p = write(tmp_path/'a')
     first, cfg = name(p), RunConfig(dataset=str(p))
@@ -111,7 +111,7 @@ def test_a_run_is_named_by_what_is_in_the_files(tmp_path):
     assert name(shutil.copy(p, write(tmp_path/'b'))) == first
     before = cfg.identity()
     text = p.read_text()
-    p.write_text(text.replace('query 0', 'query X'))                       # as many bytes, at once
+    p.write_text(text.replace('query 0', 'query X'))                       # of equal size, written immediately
     assert name(p) != first and cfg.identity() != before
     p.write_text(text)
     assert name(p) == first
@@ -127,7 +127,7 @@ def test_a_run_is_named_by_what_is_in_the_files(tmp_path):
 def test_an_unchanged_file_is_hashed_once(tmp_path, monkeypatch):
     p = write(tmp_path)
     first, now = file_hash(p), core.time.time()
-    assert first not in core._FILES.values()                               # too young: it could be written again within a tick of the clock
+    assert first not in core._FILES.values()                               # too recent: it could be written again within the resolution of the clock
     monkeypatch.setattr(core.time, 'time', lambda: now+60)                  # long after it was written
     assert file_hash(p) == first and first in core._FILES.values()
     p.write_text(p.read_text().replace('query 0', 'query X'))
@@ -135,12 +135,12 @@ def test_an_unchanged_file_is_hashed_once(tmp_path, monkeypatch):
     assert files_hash([p]) != files_hash([shutil.copy(p, tmp_path/'other.csv')])
 
 
-def test_hashing_loads_nothing_heavy(tmp_path):
+def test_hashing_imports_no_large_package(tmp_path):
     code = f"import sys; from privkd_nb.jobs.config import RunConfig; RunConfig(dataset={str(write(tmp_path))!r}).identity(); print([m for m in ('torch', 'pandas', 'pyarrow') if m in sys.modules])"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60).stdout.strip() == '[]'
 
 
-def test_validation_is_held_out_fairly():
+def test_held_out_validation_data_is_stratified():
     many = pd.DataFrame([dict(text=f'{g}{l}{i}', label=l, language=g) for g, n in dict(en=400, de=40, sw=2, yo=1).items() for l in ('a', 'b') for i in range(n) if (g, l) != ('yo', 'b')])
     for seed in range(20):
         train, held = hold_out(many, seed)
@@ -152,7 +152,7 @@ def test_validation_is_held_out_fairly():
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_every_language_of_ones_own_data_is_validated(tmp_path):
+def test_validation_data_has_every_language(tmp_path):
     rows = ROWS + [dict(text=f'hoja {i}', label='ask', language='es', split='train' if i < 2 else 'test') for i in range(3)]
     held = []
     for seed in range(10):
@@ -162,13 +162,13 @@ def test_every_language_of_ones_own_data_is_validated(tmp_path):
     assert all(h == held[0] for h in held)             # a teacher (seed 0) never trains on what a student is validated on
 
 
-def test_layers_in_several_lists_are_refused():
+def test_a_model_with_several_lists_of_layers_raises():
     from transformers import XLMConfig, XLMForSequenceClassification
     for n in (2, 6):
         with pytest.raises(InputError, match='spreads its layers over 4 lists'): layer_stack(XLMForSequenceClassification(XLMConfig(emb_dim=16, n_layers=n, n_heads=2, n_words=50)))
 
 
-def test_a_bench_that_found_other_losses_ends_in_failure(tmp_path, monkeypatch, capsys):
+def test_a_bench_with_unequal_losses_exits_with_an_error(tmp_path, monkeypatch, capsys):
     from privkd_nb import cli
     def executed(notebook, to, given):
         to.write_text('{}')
@@ -178,16 +178,16 @@ def test_a_bench_that_found_other_losses_ends_in_failure(tmp_path, monkeypatch, 
     assert 'has no result for this package, later epochs on tiny: FAILED: 1.0e-01' in capsys.readouterr().err and (tmp_path/'bench.ipynb').exists()
 
 
-@pytest.mark.parametrize('args,says', [(['--rounds', '0'], 'rounds=0 must be at least 1'), (['--threads', '-2'], 'threads=-2 must be at least 0'), (['--batch_size', '0'], 'batch_size=0 must be at least 1'), (['--steps', '2'], 'warm=2 leaves nothing of steps=2'),
+@pytest.mark.parametrize('args,message', [(['--rounds', '0'], 'rounds=0 must be at least 1'), (['--threads', '-2'], 'threads=-2 must be at least 0'), (['--batch_size', '0'], 'batch_size=0 must be at least 1'), (['--steps', '2'], 'warm=2 leaves nothing of steps=2'),
                                        (['--models', 'xlmr-bse'], "Did you mean 'xlmr-base'"), (['--lengths', 'masive'], "Did you mean 'massive'"), (['--losses', 'ce,lgits'], "Did you mean 'logits'"), (['--tiny', '--rounds', '3'], 'tiny brings its own rounds')])
-def test_a_bench_that_cannot_be_measured_is_refused_at_once(tmp_path, capsys, monkeypatch, args, says):
+def test_invalid_options_of_a_bench_raise_before_a_kernel_starts(tmp_path, capsys, monkeypatch, args, message):
     from privkd_nb import cli
     monkeypatch.setattr(cli, 'execute', lambda *a: pytest.fail('a kernel was started'))
     assert cli.main(['bench', *args, '--out', str(tmp_path/'b')]) == 2
-    assert says in capsys.readouterr().err and not (tmp_path/'b').exists()
+    assert message in capsys.readouterr().err and not (tmp_path/'b').exists()
 
 
-def test_pack_takes_no_place_but_a_packed_study_s(tmp_path, capsys):
+def test_pack_overwrites_only_a_packed_study(tmp_path, capsys):
     from many_runs import make_runs
     from privkd_nb.cli import main
     make_runs(tmp_path/'runs', 2)
@@ -198,7 +198,7 @@ def test_pack_takes_no_place_but_a_packed_study_s(tmp_path, capsys):
     for _ in range(2): assert main(['pack', str(tmp_path/'runs'), str(tmp_path/'new')]) == 0
 
 
-def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch):
+def test_unexpected_errors_keep_their_traceback(monkeypatch):
     from privkd_nb import cli
     from privkd_nb.jobs import distil as job
     def broken(cfg): raise RuntimeError('index 66 is out of bounds')
@@ -206,7 +206,7 @@ def test_an_error_that_is_not_ours_keeps_its_traceback(monkeypatch):
     with pytest.raises(RuntimeError, match='index 66'): cli.main(['distil', '--tiny'])
 
 
-def test_texts_longer_than_a_model_has_positions_are_refused(tmp_path):
+def test_a_max_length_beyond_the_models_positions_raises(tmp_path):
     from privkd_nb.jobs.distil import distil
     folder = tmp_path/'long'
     folder.mkdir()

@@ -1,4 +1,4 @@
-"A loss term that a user defines works wherever a built-in one does, with no edit in the package."
+"A user-defined loss term works wherever a built-in one does, without a change in the package."
 import numpy as np, pytest, torch
 
 from privkd_nb import RunConfig, distil
@@ -19,7 +19,7 @@ from privkd_nb.train.trainer import DistillTrainer
 
 @pytest.fixture(autouse=True)
 def only_builtin():
-    "Own terms are forgotten after each test"
+    "Remove user-defined terms after each test"
     yield
     for k in [k for k, t in TERMS.items() if not t.builtin]: del TERMS[k]
 
@@ -52,24 +52,24 @@ def trained(data, folder, losses, spec=InitSpec(), **kw):
     return tr, {k: h[h.metric == k].value.values for k in ['loss', *tr.losses]}
 
 
-def test_it_is_weighted_recorded_and_cached(data, tmp_path):
+def test_an_own_term_is_weighted_recorded_and_cached(data, tmp_path):
     mine = last_cos()
     check_term(mine)
     tr, live = trained(data, tmp_path/'a', {'ce': 1, mine: .5})
     assert np.allclose(live['loss'], live['ce']+.5*live['last_cos'], atol=1e-4) and live['last_cos'][0] > 0
-    cached, kept = trained(data, tmp_path/'b', 'ce,last_cos=0.5', cache=tmp_path/'cache')
+    cached, cached_losses = trained(data, tmp_path/'b', 'ce,last_cos=0.5', cache=tmp_path/'cache')
     assert (tr.teacher_outputs.how, cached.teacher_outputs.how) == ('computed every step', 'cached')
-    assert all(np.allclose(live[k], kept[k], rtol=1e-4) for k in live)
+    assert all(np.allclose(live[k], cached_losses[k], rtol=1e-4) for k in live)
 
 
-def test_its_last_layer_is_the_teachers_not_the_last_that_is_compared(data, tmp_path):
+def test_last_is_the_teachers_last_layer_not_the_last_matched_one(data, tmp_path):
     last_cos()
     tr, _ = trained(data, tmp_path, 'last_cos', InitSpec('copy_ft', depth='first', n_layers=2))
     assert tr.layers == [0, 1] and tr.teacher_outputs.sources[0].needed.hidden == (4,) and tr.needed.hidden == (2,)
 
 
 @pytest.mark.parametrize('reads', READS)
-def test_a_forward_pass_keeps_what_it_reads(data, tmp_path, reads):
+def test_a_forward_pass_returns_only_what_the_term_reads(data, tmp_path, reads):
     seen = {}
 
     @term(reads=reads)
@@ -91,7 +91,7 @@ def test_gold_terms_need_no_teacher(data, tmp_path):
     assert tr.teacher is None and tr.teacher_outputs is None
 
 
-def test_hidden_sizes(data, tmp_path):
+def test_hidden_sizes_are_projected_or_must_be_equal(data, tmp_path):
     narrow = InitSpec('scratch', config=dict(hidden_size=16, intermediate_size=32))
     tr, _ = trained(data, tmp_path, {'ce': 1, last_cos(width='projected'): 1}, narrow)
     assert tr.model.distill_projection.weight.shape == (32, 16)
@@ -103,7 +103,7 @@ def test_hidden_sizes(data, tmp_path):
         check_pair(['halved'], tiny_model(num_attention_heads=2).config, tiny_model().config, [0, 1, 2, 3])
 
 
-def test_a_run_is_named_by_its_source(tmp_path):
+def test_the_name_of_a_run_depends_on_the_source_of_its_terms(tmp_path):
     def cfg(): return RunConfig(tiny=True, losses='ce,last_cos=0.5', out_dir=str(tmp_path))
     last_cos()
     first = cfg().identity()
@@ -117,7 +117,7 @@ def test_a_run_is_named_by_its_source(tmp_path):
     assert set(run.history[run.history.split == 'train'].metric) >= {'last_cos', 'ce'} and run.config['losses'] == cfg().identity()['losses']
 
 
-def test_what_cannot_be_a_term_is_refused():
+def test_invalid_terms_raise():
     with pytest.raises(InputError, match=r'the function cosine, which does not say what it reads; write @term\(reads=...\) above it'): parse_losses({'ce': 1, cosine: 1})
     with pytest.raises(InputError, match="reads='logit' is not a choice.*Did you mean 'logits'"): term(reads='logit')(cosine)
     with pytest.raises(InputError, match='kl is a term of this package; give yours another name'):
@@ -126,7 +126,7 @@ def test_what_cannot_be_a_term_is_refused():
     assert list(parse_losses([last_cos(), 'ce'])) == ['last_cos', 'ce']
 
 
-def test_processes_that_would_not_know_it_refuse(tmp_path):
+def test_jobs_that_start_processes_reject_own_terms(tmp_path):
     from privkd_nb.jobs.background import BackgroundRun
     from privkd_nb.jobs.study import grid, run_study
     last_cos()

@@ -35,8 +35,8 @@ def test_other_tables_are_left_alone(tool):
 
 def test_lists_are_lists_and_flags_are_flags(tool):
     settings = ConfigParser()
-    said = dict(lib_path='x', recursive='True', clean_ids='no', allowed_cell_metadata_keys='tags doc', skip_procs='')
-    settings.read_dict({'DEFAULT': said})
+    given = dict(lib_path='x', recursive='True', clean_ids='no', allowed_cell_metadata_keys='tags doc', skip_procs='')
+    settings.read_dict({'DEFAULT': given})
     *rows, own = tool.table(settings['DEFAULT']).splitlines()[2:]
     assert rows == ['lib_path = "x"', 'recursive = true', 'clean_ids = false', 'allowed_cell_metadata_keys = ["tags", "doc"]']
     assert own == 'update_pyproject = false'

@@ -1,4 +1,4 @@
-"Whatever happens to a store's files and writers, a row that is read is the row that was written."
+"A row that is read equals the row that was written, whatever happens to the files and writers of a store."
 import os, resource, shutil, signal, subprocess, sys, time, warnings
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def segments(folder): return sorted(Path(folder).glob('segment-*.safetensors'))
 
 
 def agrees(store, ids):
-    "The store has these rows, and they are right"
+    "The store has these rows, and they are correct"
     assert store.has(map(key, ids)).all()
     for i, h, n in zip(ids, store.get(map(key, ids), 'hidden'), store.get(map(key, ids), 'label')):
         assert h.dtype == 'f4' and n.shape == () and n == i
@@ -24,14 +24,14 @@ def agrees(store, ids):
 
 
 def opened(folder, about=ME):
-    "A store, and what was warned of"
-    with warnings.catch_warnings(record=True) as said:
+    "A store and its warnings"
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
-        return RowStore(folder, about), [str(o.message) for o in said]
+        return RowStore(folder, about), [str(w.message) for w in caught]
 
 
 def process(code, *args, **kw):
-    "A process that has this file's helpers"
+    "A process with the helpers of this file"
     return subprocess.Popen([sys.executable, '-c', f'import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom test_store import *\n{code}', *map(str, args)], text=True, **kw)
 
 
@@ -47,7 +47,7 @@ def store(tmp_path):
 def first_segment(store): return store.folder/next(n for n, s in store.segments.items() if key(0) in s.keys)
 
 
-# What goes in comes out
+# Round trips
 
 @pytest.mark.parametrize('dtype', 'f2 f4 f8 i1 i2 i4 i8 u1 u2 u4 u8 ? >f4'.split())
 def test_every_type_and_shape(tmp_path, dtype):
@@ -63,7 +63,7 @@ def test_every_type_and_shape(tmp_path, dtype):
 
 
 def test_random_histories(tmp_path):
-    "Against a dictionary: any order of adding, filling, reopening and asking"
+    "Against a dictionary: any order of adding, filling, reopening and reading"
     for seed in range(8):
         rng, known, folder = np.random.default_rng(seed), {}, tmp_path/str(seed)
         stores = [RowStore(folder, ME) for _ in range(2)]
@@ -73,14 +73,14 @@ def test_random_histories(tmp_path):
             if do == 0: s.add([key(i) for i in ids], rows(ids))
             if do == 1:
                 s.refresh()
-                want = len(set(ids)-known.keys())
-                assert s.fill([key(i) for i in ids], lambda at: rows([ids[j] for j in at]), batch=int(rng.integers(1, 5)), nbytes=int(rng.integers(1, 200))) == want
+                expected = len(set(ids)-known.keys())
+                assert s.fill([key(i) for i in ids], lambda at: rows([ids[j] for j in at]), batch=int(rng.integers(1, 5)), nbytes=int(rng.integers(1, 200))) == expected
             if do == 2: stores[rng.integers(2)] = RowStore(folder, ME)
             if do in (0, 1): known |= {i: 1 for i in ids}
             s.refresh()
-            ask = rng.integers(0, 60, 9).tolist()
-            assert s.has([key(i) for i in ask]).tolist() == [i in known for i in ask]
-            assert s.missing([key(i) for i in ask]) == [n for n, i in enumerate(ask) if i not in known and i not in ask[:n]]
+            query = rng.integers(0, 60, 9).tolist()
+            assert s.has([key(i) for i in query]).tolist() == [i in known for i in query]
+            assert s.missing([key(i) for i in query]) == [n for n, i in enumerate(query) if i not in known and i not in query[:n]]
             assert len(s) == len(known)
         agrees(stores[0], list(known)) if len(stores[0]) == len(known) else agrees(RowStore(folder, ME), list(known))
         assert RowStore(folder, ME).nbytes == sum(p.stat().st_size for p in segments(folder))
@@ -102,7 +102,7 @@ def test_key_spellings(store):
 
 @pytest.mark.parametrize('wrong', [{}, dict(x=[np.zeros(2)]), dict(x=[np.zeros(2), np.zeros((2, 2))]), dict(x=[np.zeros(2), np.zeros(2, 'f4')]),
                                    dict(x=['a', 'b']), dict(x=[object(), object()]), dict(x=[1j, 2j])])
-def test_what_cannot_be_stored(store, wrong):
+def test_invalid_rows_raise(store, wrong):
     before = segments(store.folder)
     with pytest.raises(InputError): store.add([key(50), key(51)], wrong)
     assert segments(store.folder) == before and not store.has([key(50)]).any()
@@ -111,83 +111,83 @@ def test_what_cannot_be_stored(store, wrong):
 
 # Damaged files
 
-def test_truncated_anywhere(store):
+def test_truncation_anywhere_is_detected(store):
     seg = first_segment(store)
     whole = seg.read_bytes()
     for n in sorted({0, 1, 7, 8, 9, 50, len(whole)//2, *range(len(whole)-9, len(whole))}):
         seg.write_bytes(whole[:n])
-        s, said = opened(store.folder)
-        assert len(said) == 1 and str(seg) in said[0] and 'truncated' in said[0]
+        s, messages = opened(store.folder)
+        assert len(messages) == 1 and str(seg) in messages[0] and 'truncated' in messages[0]
         assert s.missing(map(key, range(15))) == list(range(10))
         agrees(s, range(10, 15))
-        assert s.fill([key(i) for i in range(15)], rows) == 10 and seg.read_bytes() == whole       # made again, the same
+        assert s.fill([key(i) for i in range(15)], rows) == 10 and seg.read_bytes() == whole       # recomputed, with equal bytes
         agrees(RowStore(store.folder, ME), range(15))
-        (aside,) = store.folder.glob('*.damaged-1')
-        assert aside.read_bytes() == whole[:n]          # nothing is lost
-        aside.unlink()
+        (quarantined,) = store.folder.glob('*.damaged-1')
+        assert quarantined.read_bytes() == whole[:n]          # nothing is lost
+        quarantined.unlink()
 
 
-def test_one_bit_anywhere(store):
+def test_a_flipped_bit_anywhere_is_detected(store):
     seg = first_segment(store)
     whole = seg.read_bytes()
     for at in {*range(16), *np.random.default_rng(0).integers(0, len(whole), 150).tolist(), len(whole)-1}:     # length, header, shapes, data, keys
         content = bytearray(whole)
         content[at] ^= 1 << at % 8
         seg.write_bytes(content)
-        s, said = opened(store.folder)
-        assert len(said) == 1 and str(seg) in said[0] and ('its content does not match its name' in said[0] or at < 8), at
+        s, messages = opened(store.folder)
+        assert len(messages) == 1 and str(seg) in messages[0] and ('its content does not match its name' in messages[0] or at < 8), at
         assert s.missing(map(key, range(15))) == list(range(10)), at
     assert len(list(store.folder.glob('*.damaged*'))) > 100
 
 
-def test_longer_swapped_and_renamed(store):
+def test_longer_and_renamed_segments_are_detected(store):
     a, b = segments(store.folder)
     a.write_bytes(a.read_bytes()+b'\0')
     shutil.copy(b, b.with_name('segment-0123456789abcdef.safetensors'))
-    s, said = opened(store.folder)
-    assert len(said) == 2 and all('does not match' in o for o in said) and len(s.segments) == 1
+    s, messages = opened(store.folder)
+    assert len(messages) == 2 and all('does not match' in o for o in messages) and len(s.segments) == 1
 
 
-def test_unreadable_is_not_used(store):
+def test_an_unreadable_segment_is_not_used(store):
     seg = first_segment(store)
     seg.unlink()
     seg.mkdir()                                       # opening it is an OSError
-    s, said = opened(store.folder)
-    assert 'cannot be read' in said[0] and len(s) == 5
+    s, messages = opened(store.folder)
+    assert 'cannot be read' in messages[0] and len(s) == 5
 
 
-# Whose rows
+# Owner of the rows
 
 @pytest.mark.parametrize('about', ['{"weights": "other"}', '{"half":', '', '\0\xff', None, '{"weights": "b5bb9d80", "precision": "float32", "more": 1}'])
-def test_foreign_folder(store, about):
+def test_a_foreign_folder_is_quarantined(store, about):
     path = store.folder/'about.json'
     path.unlink() if about is None else path.write_text(about, encoding='latin-1')
-    s, said = opened(store.folder)
-    assert len(said) == 1 and 'foreign-1' in said[0] and len(s) == 0 and s.get([], 'x') == []
-    assert len(segments(f'{store.folder}.foreign-1')) == 2      # moved, whole
+    s, messages = opened(store.folder)
+    assert len(messages) == 1 and 'foreign-1' in messages[0] and len(s) == 0 and s.get([], 'x') == []
+    assert len(segments(f'{store.folder}.foreign-1')) == 2      # moved, unchanged
     s.add([key(1)], rows([1]))
     agrees(opened(store.folder)[0], [1])
     assert len(opened(store.folder, ME | dict(weights='x'))[0]) == 0 and Path(f'{store.folder}.foreign-2').is_dir()
 
 
-def test_about_is_compared_as_json(store):
-    s, said = opened(store.folder, dict(reversed(ME.items())))
-    assert not said and len(s) == 15
+def test_owners_are_compared_as_json(store):
+    s, messages = opened(store.folder, dict(reversed(ME.items())))
+    assert not messages and len(s) == 15
 
 
-def test_foreign_segments_are_refused(store, tmp_path):
-    "Also those that a program still adds whose folder has been taken over"
+def test_foreign_segments_are_quarantined(store, tmp_path):
+    "Also segments that a program adds after its folder was quarantined"
     new, _ = opened(store.folder, ME | dict(weights='x'))
     store.add([key(1)], dict(hidden=[row(2)], label=[np.int64(2)]))
-    agrees(store, [3])                                          # its own maps stay valid
+    agrees(store, [3])                                          # its memory maps stay valid
     with pytest.warns(UserWarning, match='belong to another owner'): new.refresh()
     assert len(new) == 0 and len(list(new.folder.glob('*.foreign-1'))) == 1
 
 
 def test_other_files_are_left_alone(tmp_path):
     (tmp_path/'thesis.tex').write_text('mine')
-    _, said = opened(tmp_path)
-    assert not said and (tmp_path/'thesis.tex').read_text() == 'mine'
+    _, messages = opened(tmp_path)
+    assert not messages and (tmp_path/'thesis.tex').read_text() == 'mine'
 
 
 # Writers
@@ -216,13 +216,13 @@ def test_two_processes_compute_each_row_once(tmp_path):
     agrees(RowStore(tmp_path/'rows', ME), range(200))
 
 
-def test_opening_does_not_wait_for_a_filler(store):
+def test_opening_does_not_wait_for_a_writer(store):
     with store.lock():
         p = process('agrees(RowStore(sys.argv[1], ME), range(15))', store.folder)
         assert p.wait(30) == 0
 
 
-def test_a_folder_is_not_taken_from_its_filler(store):
+def test_a_folder_is_not_quarantined_while_it_is_written(store):
     with store.lock():
         p = process('RowStore(sys.argv[1], dict(weights="x"))', store.folder, stderr=subprocess.DEVNULL)
         with pytest.raises(subprocess.TimeoutExpired): p.wait(2)
@@ -230,14 +230,14 @@ def test_a_folder_is_not_taken_from_its_filler(store):
     assert p.wait(30) == 0 and len(segments(store.folder)) == 0
 
 
-def test_two_begin_at_once(tmp_path):
+def test_several_processes_create_one_store_at_once(tmp_path):
     ps = [process('s = RowStore(sys.argv[1], ME); s.add([key(int(sys.argv[2]))], rows([int(sys.argv[2])]))', tmp_path/'rows', i) for i in range(3)]
     assert [p.wait(60) for p in ps] == [0]*3
     agrees(RowStore(tmp_path/'rows', ME), range(3))
     assert not list(tmp_path.glob('*foreign*'))
 
 
-def test_interrupted_filling_keeps_what_was_finished(store):
+def test_an_interrupted_fill_keeps_its_finished_batches(store):
     ids, n = list(range(100, 140)), 0
     def compute(at):
         nonlocal n
@@ -250,7 +250,7 @@ def test_interrupted_filling_keeps_what_was_finished(store):
     agrees(store, ids)
 
 
-def test_fill_checks_what_it_is_given(store):
+def test_fill_checks_the_number_of_computed_rows(store):
     with pytest.raises(InputError, match='compute gave 1 of label for 2 positions'): store.fill([key(90), key(91)], lambda at: dict(label=[np.int64(0)]))
     assert not store.has([key(90), key(91)]).any()
 
@@ -273,15 +273,15 @@ def test_killed_while_writing(tmp_path, written):
     assert process(KILLED, tmp_path/'rows', written).wait(60) == -signal.SIGKILL
     (left,) = (tmp_path/'rows').glob('.tmp-*')
     assert left.stat().st_size == written
-    s, said = opened(tmp_path/'rows')
-    assert not said and not left.exists() and len(s) == 1
+    s, messages = opened(tmp_path/'rows')
+    assert not messages and not left.exists() and len(s) == 1
     agrees(s, [1])
-    assert s.fill([key(i) for i in range(9)], rows) == 8         # the dead do not hold the lock
+    assert s.fill([key(i) for i in range(9)], rows) == 8         # a killed process releases its lock
     agrees(s, range(9))
 
 
 def test_killed_anywhere(tmp_path):
-    "A filler killed at any moment: what is there is right, and filling goes on"
+    "A writer is killed at any moment: its rows are correct, and filling continues"
     ids = list(range(300))
     for n in range(3):
         p = process('''
@@ -291,27 +291,27 @@ s.fill([key(i) for i in range(300)], lambda at: (time.sleep(.004), rows(at))[1],
         p.stdout.readline()
         time.sleep(.03+.02*n)
         p.kill(); p.wait(); p.stdout.close()
-        s, said = opened(tmp_path/'rows')
-        assert not said and not list(s.folder.glob('.tmp-*'))
+        s, messages = opened(tmp_path/'rows')
+        assert not messages and not list(s.folder.glob('.tmp-*'))
         agrees(s, [i for i in ids if s.has([key(i)])[0]])
     s.fill([key(i) for i in ids], rows)
     agrees(RowStore(tmp_path/'rows', ME), ids)
 
 
-def test_only_abandoned_files_are_swept(store):
+def test_only_abandoned_temporary_files_are_deleted(store):
     import platform
     mine, foreign, old = (store.folder/n for n in (f'.tmp-{platform.node()}-{os.getpid()}-aa', '.tmp-elsewhere-1-bb', '.tmp-elsewhere-1-cc'))
     for p in mine, foreign, old: p.write_bytes(b'half')
     os.utime(old, (time.time()-7200,)*2)
-    with store.lock():                                         # somebody fills: not now
+    with store.lock():                                         # not while another process writes
         p = process('RowStore(sys.argv[1], ME)', store.folder)
         assert p.wait(30) == 0 and old.exists()
-    s, said = opened(store.folder)
-    assert not said and len(s) == 15 and (mine.exists(), foreign.exists(), old.exists()) == (True, True, False)
+    s, messages = opened(store.folder)
+    assert not messages and len(s) == 15 and (mine.exists(), foreign.exists(), old.exists()) == (True, True, False)
 
 
 def test_read_only_folder(store, tmp_path):
-    "A store that may only be read is read, though a dead writer has left something"
+    "A read-only store can be read, although a killed writer left a temporary file"
     (store.folder/'.tmp-elsewhere-1-aa').touch()
     os.utime(store.folder/'.tmp-elsewhere-1-aa', (0, 0))
     ro = tmp_path/'ro'
@@ -320,14 +320,14 @@ def test_read_only_folder(store, tmp_path):
     try:
         shutil.copytree(store.folder, ro/'rows')
         subprocess.run(['mount', '-o', 'remount,ro', ro], check=True)
-        s, said = opened(ro/'rows')
+        s, messages = opened(ro/'rows')
         agrees(s, range(15))
-        assert not said and s.fill(map(key, range(15)), None) == 0
+        assert not messages and s.fill(map(key, range(15)), None) == 0
         with pytest.raises(OSError): s.add([key(50)], rows([50]))
     finally: subprocess.run(['umount', '-l', ro], check=True)
 
 
-def test_travels_to_a_worker(store):
+def test_a_store_is_pickled_without_its_rows(store):
     import pickle
     content = pickle.dumps(store)
     assert len(content) < 1000
@@ -336,14 +336,14 @@ def test_travels_to_a_worker(store):
 
 # Full disks
 
-def fill_up(folder):
-    "Add until there is no room; say how many rows came first"
+def check_full_disk(folder):
+    "Add rows until the disk is full: earlier rows stay readable"
     s, n = RowStore(folder, ME), 0
     big = lambda i: dict(hidden=[np.full((100, 500), i, 'f4')])  # 200 kB
     try:
         while n < 100: s.add([key(n)], big(n)); n += 1
-    except StoreFullError as e: said = e
-    assert 2 <= n < 100 and s.folder.name in str(said) and 'There is no room for 200,' in str(said) and 'unharmed' in str(said)
+    except StoreFullError as e: error = e
+    assert 2 <= n < 100 and s.folder.name in str(error) and 'There is no room for 200,' in str(error) and 'unharmed' in str(error)
     for t in s, opened(folder)[0]:
         assert len(t) == n and t.missing([key(n)]) == [0]
         assert all((x == i).all() for i, x in enumerate(t.get(map(key, range(n)), 'hidden')))
@@ -353,7 +353,7 @@ def fill_up(folder):
 
 def test_full_tmpfs(tmp_path):
     if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=2m', 'none', tmp_path], capture_output=True).returncode: pytest.skip('skipped: mounting is not permitted')
-    try: fill_up(tmp_path/'rows')
+    try: check_full_disk(tmp_path/'rows')
     finally: subprocess.run(['umount', '-l', tmp_path], check=True)
 
 
@@ -372,8 +372,8 @@ for t in s, RowStore(sys.argv[1], ME): agrees(t, [1, 3]); assert len(t) == 2
     assert process(code, tmp_path/'rows').wait(60) == 0
 
 
-def test_full_disk_at_the_first_breath(tmp_path):
-    "Not even the folder can be begun"
+def test_full_disk_when_the_folder_is_created(tmp_path):
+    "Not even the folder can be created"
     code = '''
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
