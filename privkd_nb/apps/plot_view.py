@@ -24,7 +24,7 @@ def encoded(
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #14a89a19
 def decoded(
-    o, # Anything a figure is made of
+    o, # A figure as a dictionary, or a part of one
 ):     # The same, with arrays instead of base64
     "Undo plotly's base64"
     if isinstance(o, (list, tuple)): return [decoded(v) for v in o]
@@ -36,7 +36,7 @@ def decoded(
 # %% ../../nbs/api/apps/00_plot_view.ipynb #f5a86c30
 def _is_number(v): return v is None or type(v) in (int, float) or isinstance(v, np.number)
 
-def _numeric(values, a): # Whether a column that is no plain array of numbers means numbers with gaps
+def _numeric(values, a): # Whether a column of another type holds numbers with gaps
     return isinstance(values, (list, tuple)) or a.dtype.kind != 'b' and pd.api.types.is_numeric_dtype(getattr(values, 'dtype', a.dtype))
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #5c392692
@@ -59,7 +59,7 @@ def static_bundle(
     fig:go.Figure,
     text:str='A plotly figure', # The plain form
 )->dict:                        # MIME type -> content
-    "A figure for where there is no kernel"
+    "A figure in the forms that need no kernel"
     config = dict(displaylogo=False)
     return {'text/plain': text, 'application/vnd.plotly.v1+json': {**json.loads(fig.to_json()), 'config': config},
             'text/html': pio.to_html(fig, include_plotlyjs='cdn', full_html=False, config=config)}
@@ -87,7 +87,7 @@ class PlotView(anywidget.AnyWidget):
     ):
         self._lock, self._height, self._click_handlers = threading.RLock(), height, []
         self._fig, self._epoch = _with_columns(fig or go.Figure()), 0     # `extend` messages name the figure that they extend
-        self._whole, self._new_from = False, {}                           # what the next message holds: all, or trace -> first new point
+        self._whole, self._new_from = False, {}                           # content of the next message: all, or trace -> first new point
         self._timer, self._sent_at, self._made_at = None, 0., time.monotonic()
         super().__init__()
         self.on_msg(lambda *msg: self._on_message(*msg))
@@ -100,12 +100,12 @@ class PlotView(anywidget.AnyWidget):
 # %% ../../nbs/api/apps/00_plot_view.ipynb #bbbde8e5
 @patch(as_prop=True)
 def figure(self:PlotView)->go.Figure:
-    "What is shown now, as an ordinary figure"
+    "The current figure, as an ordinary one"
     with self._lock: return go.Figure(decoded(self._fig), skip_invalid=True)
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #cdc51522
 @patch
-def _schedule(self:PlotView): # A message now, or when the last one is a twentieth of a second old
+def _schedule(self:PlotView): # Send a message now, or as soon as the last one is a twentieth of a second old
     if self._timer: return
     wait = self._sent_at+self.every-time.monotonic()
     if wait <= 0: return self.flush()
@@ -116,7 +116,7 @@ def _schedule(self:PlotView): # A message now, or when the last one is a twentie
 # %% ../../nbs/api/apps/00_plot_view.ipynb #a17bfba8
 @patch
 def flush(self:PlotView)->None:
-    "Send now what is waiting to be sent"
+    "Send the pending message now"
     with self._lock:
         if self._timer: self._timer.cancel()
         whole, new_from, now = self._whole, self._new_from, time.monotonic()
@@ -126,7 +126,7 @@ def flush(self:PlotView)->None:
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #466acb18
 @patch
-def _addition(self:PlotView, new_from): # The points from `new_from` on, as JSON
+def _addition(self:PlotView, new_from): # The points since `new_from`, as JSON
     data = self._fig['data']
     traces = [[i, n, encoded(data[i]['x'][n:]), encoded(data[i]['y'][n:])] for i,n in new_from.items()]
     return pio.json.to_json_plotly(dict(epoch=self._epoch, traces=traces))
@@ -159,7 +159,7 @@ def extend(self:PlotView,
 # %% ../../nbs/api/apps/00_plot_view.ipynb #1676400d
 @patch
 def show(self:PlotView,
-    fig:go.Figure, # Takes the place of what is shown
+    fig:go.Figure, # Replaces the current one
 )->None:
     "Replace the figure; zoom is kept as long as `layout.uirevision` stays the same"
     new = _with_columns(fig)

@@ -31,7 +31,7 @@ def time_forward(
     batch_size:int,      # Texts per forward pass
     collate:Collate,     # Pads a batch
     seconds:float=.25,   # Time limit; at least 3 passes are run, or 1 that takes over a second
-    count:int|None=None, # Number of passes, however long they take
+    count:int|None=None, # Number of passes; replaces the time limit
 )->np.ndarray:           # Seconds of each pass
     "Time forward passes"
     device, times, begun = next(model.parameters()).device, [], perf_counter()
@@ -90,7 +90,7 @@ def inference_speed(
 
 # %% ../../nbs/api/evaluation/01_latency.ipynb #2403417e
 def speed_table(
-    frame:pd.DataFrame, # From `speed_rows`, with two models
+    frame:pd.DataFrame, # From `speed_rows`, of two models
 )->pd.DataFrame:        # Index: language and 'all'; columns: latency and throughput of both models, and the second one's speed-up
     "Compare the latency and throughput of two models"
     names, low, high = frame.model.unique().tolist(), frame.batch_size.min(), frame.batch_size.max()

@@ -61,7 +61,7 @@ class StoppedError(RuntimeError):
 def final_state(
     status:StatusFile,
 )->Iterator[None]:
-    "Write that a run was stopped or has failed, if its block ends with an error"
+    "Write the state 'stopped' or 'failed' if the block raises an error"
     try: yield
     except BaseException as e:
         status.write('stopped' if isinstance(e, (StoppedError, KeyboardInterrupt)) else 'failed')
@@ -73,7 +73,7 @@ def prepare_student(
     cfg:RunConfig,
     models:Models,
 )->tuple: # Student and its `InitCard`
-    "Make the student"
+    "Initialize the student"
     return init_student(cfg.init_spec(), models.teacher, models.base)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d3ccb137
@@ -88,7 +88,7 @@ def encode_task(
     cfg:RunConfig,
     task:Task,
     tokenizer,  # The teacher's
-    readers=(), # Models, which must have positions for all tokens
+    readers=(), # Models, checked for enough positions
 )->Examples:
     "Tokenize the data of a run"
     tables = task.train, validation_subset(task), task.test
@@ -104,7 +104,7 @@ def write_setup(
     student, card:InitCard, # From `prepare_student`
     data:Examples,
 )->None:
-    "Write what is known before training"
+    "Write configuration, environment and init card"
     sizes = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}
     run.begin(cfg.identity(), describe_environment(
         **compute_setup(), data=dict(fingerprint=task.fingerprint(), **sizes), train_languages=task.train_languages,
@@ -126,7 +126,7 @@ def arguments_of(
     metric:str,     # Selects the checkpoint when stopping early
     folder:Path,    # Where checkpoints are saved
 )->TrainingArguments:
-    "How a student is trained"
+    "The training arguments of a run"
     steps = len(StepSampler(train.lengths, cfg.batch_size, cfg.seed, cfg.batching, cfg.max_tokens))
     return training_args(folder, len(train), TINY['epochs'] if cfg.tiny else cfg.epochs, cfg.lr or default_lr(student),
                          cfg.batch_size, steps, seed=cfg.seed, metric=metric, patience=cfg.patience)
@@ -155,7 +155,7 @@ def write_scores(
     teacher,
     test:Encoded,
 )->None:
-    "Write the predictions of student and teacher, and their scores by language"
+    "Write history, predictions and scores by language of student and teacher"
     teacher.to(trainer.args.device)
     preds = {role: predict(m, test) for role,m in dict(student=trainer.model, teacher=teacher).items()}
     scores = {role: score_predictions(p, trainer.train_languages) for role,p in preds.items()}
@@ -185,7 +185,7 @@ def write_results(
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #47599797
 def stop_note(run:Run, state)->str:
-    "What a user reads after a stop"
+    "The message of a `StoppedError`"
     return (f"run {run.path.name} was stopped at step {state.global_step} of {state.max_steps}, at a checkpoint; "
             "start it again to resume from there.")
 

@@ -19,7 +19,7 @@ from .fine_tune import load_data, load_models
 from ..record import Run
 
 # %% ../../nbs/api/jobs/05_joint.ipynb #f7b814e4
-MAX_CACHED = 8 # Batches, or micro-batches, whose outputs are remembered
+MAX_CACHED = 8 # Batches, or micro-batches, whose outputs are cached
 
 class SharedTeacher:
     "One teacher of several students, with one forward pass a batch"
@@ -27,20 +27,27 @@ class SharedTeacher:
         students:int, # How many read each batch
     ):
         self.students, self.room, self.n_forward = students, MAX_CACHED, 0
-        self.teacher = self.needed = None
+        self.teacher = self.needed = None # The `Teacher` and its outputs, from the first `adopt`
         self.outputs = {} # Positions of the examples of a batch -> [outputs, how many students have not read them]
+
+    @property
+    def cached(self)->list[str]: return self.teacher.cached
+    @property
+    def live(self)->bool: return self.teacher.live
+    @property
+    def note(self)->str: return self.teacher.note
+    @property
+    def how(self)->str: return self.teacher.how
 
 # %% ../../nbs/api/jobs/05_joint.ipynb #4726f3c2
 @patch
 def adopt(self:SharedTeacher,
-    make,            # Makes a `Teacher`
+    make,            # Returns a new `Teacher`
     needed,          # The outputs that the student reads
     micro_batches:int=1, # Gradient accumulation steps
 )->SharedTeacher:
-    "Use one teacher for all, made by the first student"
-    if self.teacher is None:
-        self.teacher, self.needed = make(), needed
-        self.cached, self.live, self.note, self.how = (getattr(self.teacher, k) for k in ('cached', 'live', 'note', 'how'))
+    "Use the teacher of the first student for all"
+    if self.teacher is None: self.teacher, self.needed = make(), needed
     if needed != self.needed:
         raise InputError(f'students that are trained jointly must be compared with the same layers of the teacher; '
                          f'one reads {needed}, another {self.needed}.')
@@ -49,7 +56,7 @@ def adopt(self:SharedTeacher,
 
 @patch
 def make_room(self:SharedTeacher, micro_batches:int):
-    "Remember the outputs of at least two optimizer steps"
+    "Cache the outputs of at least two optimizer steps"
     self.room = max(self.room, 2*micro_batches)
 
 # %% ../../nbs/api/jobs/05_joint.ipynb #efb13207
@@ -73,7 +80,7 @@ def random_state()->tuple:
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), gpus
 
 def set_random_state(state:tuple):
-    "Put back states from `random_state`"
+    "Restore states from `random_state`"
     random.setstate(state[0]); np.random.set_state(state[1]); torch.set_rng_state(state[2])
     if state[3]: torch.cuda.set_rng_state_all(state[3])
 
@@ -102,7 +109,7 @@ def begin(self:RoundRobin, i:int):
 
 @patch
 def wait(self:RoundRobin, i:int):
-    "Wait for the turn of the `i`-th training, which finds its random state"
+    "Wait for the turn of the `i`-th training, and restore its random state"
     with self.free: self.free.wait_for(lambda: self.turn == i)
     if self.cancelled: raise KeyboardInterrupt
     set_random_state(self.states[i])
@@ -166,7 +173,7 @@ def check_joint(configs:list[RunConfig])->None:
 
 # %% ../../nbs/api/jobs/05_joint.ipynb #e2efea10
 def distil_jointly(
-    configs:list[RunConfig], # That differ in the initialization, and in nothing else
+    configs:list[RunConfig], # They differ in the initialization only
 )->list[Run]:                # Finished
     "Distil several students in one process, with one teacher forward pass a batch"
     check_joint(configs)
