@@ -214,7 +214,7 @@ def data_name(self:RunConfig)->str:
 # %% ../../nbs/api/jobs/00_config.ipynb #a56292c7
 @patch
 def identity(self:RunConfig)->dict:
-    "What the run's name is made from: everything that decides its numbers"
+    "The parameters that a run is named by: everything that affects its numbers"
     usual = {k for k in ('batching', 'max_tokens') if getattr(self, k) == RunConfig.__dataclass_fields__[k].default}
     same = {NAMED_AS.get(k, k): v for k,v in asdict(self).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source

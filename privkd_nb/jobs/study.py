@@ -39,7 +39,7 @@ def grid(
 
 # %% ../../nbs/api/jobs/06_study.ipynb #12358fcd
 def is_free(cfg:RunConfig)->bool:
-    "Whether a run is to be made, and nobody is making it"
+    "Whether a run is unfinished and no worker is training it"
     run = Run.named(cfg.out_dir, cfg.identity())
     if run.finished and not cfg.redo: return False
     try:
@@ -61,8 +61,8 @@ def joint_groups(
 @contextmanager
 def claim(
     group:list[RunConfig],
-)->Iterator[bool]: # False: another worker makes them
-    "The right to train a group jointly, which one worker has at a time"
+)->Iterator[bool]: # False: another worker trains them
+    "Hold the lock of a group, which one worker has at a time"
     if len(group) == 1: yield True; return
     out = Path(group[0].out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -76,7 +76,7 @@ def claim(
 def run_titles(
     configs:list[RunConfig],
 )->dict[int,str]: # By the id of a configuration
-    "What to call each run of a study"
+    "The name of each run in progress lines"
     names = arm_names([c.identity() for c in configs])
     return {id(c): f"{i}/{len(configs)} {name} · fraction {c.fraction:g} · {c.scenario} · seed {c.seed}"
             for i,(c,name) in enumerate(zip(configs, names), 1)}
@@ -86,8 +86,8 @@ def run_group(
     group:list[RunConfig], # Trained jointly, if there are several
     titles:dict,           # From `run_titles`
     report:Callable,       # Called with a line a run
-)->list[str]:              # What failed, a line each
-    "Make the free runs of a group"
+)->list[str]:              # A line for each failed run
+    "Train the free runs of a group"
     todo, start, failed = [c for c in group if is_free(c)], time.time(), []
     try:
         runs = distil_jointly(todo) if len(todo) > 1 else [distil(c) for c in todo]
@@ -113,8 +113,8 @@ def run_all(
     configs:list[RunConfig],
     report:Callable=print,    # Called with a line a run
     share_teacher:bool=False, # Train runs jointly that differ in the initialization only
-)->list[str]:                 # What failed, a line each
-    "Make every run that is neither finished nor locked by another worker"
+)->list[str]:                 # A line for each failed run
+    "Train every run that is neither finished nor locked by another worker"
     failed, titles = [], run_titles(configs)
     for group in joint_groups(configs, share_teacher):
         with claim(group) as free: failed += run_group(group if free else [], titles, report)
@@ -127,7 +127,7 @@ OF_TEACHER = ('dataset', 'scenario', 'teacher_scenario', 'languages', 'teacher_f
 def teacher_configs(
     configs:list[RunConfig],
 )->list[RunConfig]: # The last one of each teacher
-    "A configuration for every teacher that is to be fine-tuned"
+    "A configuration for every teacher to fine-tune"
     return list({tuple(getattr(c, k) for k in OF_TEACHER): c for c in configs if c.teacher == 'auto'}.values())
 
 # %% ../../nbs/api/jobs/06_study.ipynb #shar0003
@@ -144,11 +144,11 @@ if __name__ == '__main__' and sys.argv[0].endswith('study.py'): sys.exit(main())
 
 # %% ../../nbs/api/jobs/06_study.ipynb #a384be38
 def start_worker(
-    request:Path, # What `main` reads
+    request:Path, # A request file, as `main` reads it
     log,          # A file for its errors
     workers:int,  # How many share the cores
 )->subprocess.Popen:
-    "Start a process that makes runs; it prints a line a run"
+    "Start a worker process; it prints a line a run"
     threads = max(1, (os.cpu_count() or 1)//workers)
     env = os.environ | dict(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM='false')
     return subprocess.Popen([sys.executable, '-m', 'privkd_nb.jobs.study', str(request)], stdin=subprocess.DEVNULL,
@@ -175,8 +175,8 @@ def run_in_workers(
     configs:list[RunConfig],
     runs:list[Run],    # Theirs
     workers:int, report:Callable, share_teacher:bool, # As in `run_study`
-)->list[str]:          # What failed, a line each
-    "Let several processes make the runs, each with its share of the cores"
+)->list[str]:          # A line for each failed run
+    "Train the runs in several processes, each with its share of the cores"
     for c in teacher_configs([c for c,r in zip(configs, runs) if not r.finished]): teacher_path(c, base_path(c))
     out = Path(configs[0].out_dir)
     out.mkdir(parents=True, exist_ok=True)
@@ -191,7 +191,7 @@ def run_in_workers(
 
 # %% ../../nbs/api/jobs/06_study.ipynb #6d1873f1
 def check_study(configs:list[RunConfig], workers:int)->None:
-    "Raise an `InputError` for a study that cannot be made"
+    "Raise an `InputError` for a study that cannot run"
     if not configs: raise InputError('the study has no runs; pass at least one configuration.')
     if world() > 1:
         raise InputError('a study shares its runs among workers by itself; start it without torchrun, '
@@ -210,7 +210,7 @@ def run_study(
     report:Callable=print,    # Called with a line a run
     share_teacher:bool=False, # Train runs jointly that differ in the initialization only
 )->list[Run]:                 # All of them, finished
-    "Make all runs; what failed is raised at the end, after the others are done"
+    "Train all runs that are not finished; failures raise a `ResultError` at the end"
     check_study(configs, workers)
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
     report(f"{len(runs)} runs, {sum(r.finished for r in runs)} of them on record")
