@@ -39,11 +39,11 @@ def _unpadded(kernel):
     return attention
 
 # %% ../../nbs/api/compute/02_unpadding.ipynb #436df658
-KERNELS = dict(sdpa='unpadded_sdpa', eager='unpadded_eager') # A kernel, and the wrapper around it
-AttentionInterface.register('unpadded_sdpa', _unpadded(sdpa_attention_forward))
-AttentionInterface.register('unpadded_eager', _unpadded(None))
-AttentionMaskInterface.register('unpadded_sdpa', sdpa_mask)
-AttentionMaskInterface.register('unpadded_eager', eager_mask)
+KERNELS = {k: f'unpadded_{k}_{id(_now):x}' for k in ('sdpa', 'eager')} # A kernel, and the wrapper around it
+AttentionInterface.register(KERNELS['sdpa'], _unpadded(sdpa_attention_forward))
+AttentionInterface.register(KERNELS['eager'], _unpadded(None))
+AttentionMaskInterface.register(KERNELS['sdpa'], sdpa_mask)
+AttentionMaskInterface.register(KERNELS['eager'], eager_mask)
 
 # %% ../../nbs/api/compute/02_unpadding.ipynb #1b4a8cb5
 @contextmanager
@@ -94,17 +94,20 @@ def probe_batch(
 @torch.no_grad()
 def can_unpad(
     model,            # A transformers encoder
-    tol:float=1e-4,   # Largest difference allowed, relative to the logits
+    tol:float=1e-4,   # Largest difference allowed, relative to the largest number
 )->bool:
-    "Whether a model gives the same logits without padding"
+    "Whether a model gives the same hidden states and logits without padding"
     by_name = model.config._attn_implementation in KERNELS and getattr(model, '_supports_attention_backend', False)
     if not by_name and not is_disentangled(model): return False
     training, (ids, mask, token_index) = model.training, probe_batch(model).values()
+    kw = dict(input_ids=ids, attention_mask=mask, output_hidden_states=True)
     model.eval()
     try:
-        plain = model(input_ids=ids, attention_mask=mask).logits
-        with unpadded(model, token_index, 2, 7): short = model(input_ids=ids, attention_mask=mask).logits
+        plain = model(**kw)
+        with unpadded(model, token_index, 2, 7): short = model(**kw)
     except (AttributeError, TypeError, RuntimeError, IndexError, KeyError): return False
     finally: model.train(training)
-    valid = mask.bool() if plain.ndim == 3 else slice(None)
-    return bool((plain[valid]-short[valid]).abs().max() <= tol*plain.abs().max().clamp(min=1e-3))
+    def near(a, b): return a.shape == b.shape and bool((a-b).abs().max() <= tol*a.abs().max().clamp(min=1e-3))
+    def flat(x): return x if len(x) == 1 else flatten_tokens(x, token_index)
+    logits = [flat(o.logits) if plain.logits.ndim == 3 else o.logits for o in (plain, short)]
+    return near(*logits) and all(near(flat(x), flat(y)) for x,y in zip(plain.hidden_states, short.hidden_states, strict=True))
