@@ -18,7 +18,7 @@ def first_metric(run:Run)->str:
 # %% ../../nbs/api/jobs/03_report.ipynb #566d7b04
 def language_table(
     run:Run,
-    metric:str|None=None, # Default: the task's first
+    metric:str|None=None, # Default: the task's main metric
 )->pd.DataFrame:          # Index: language; columns: seen, n, teacher, student, difference
     "Teacher, student and the difference, by language and on average"
     metric = metric or first_metric(run)

@@ -173,7 +173,7 @@ def relay(
 # %% ../../nbs/api/jobs/06_study.ipynb #shar0001
 def run_in_workers(
     configs:list[RunConfig],
-    runs:list[Run],    # Theirs
+    runs:list[Run],    # The runs of `configs`
     workers:int, report:Callable, share_teacher:bool, # As in `run_study`
 )->list[str]:          # A line for each failed run
     "Train the runs in several processes, each with its share of the cores"
