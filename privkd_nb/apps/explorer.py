@@ -16,7 +16,7 @@ from ..analysis.load import Study
 from ..core import InputError, check_choice, replacing
 from ..figures.save import save_figure
 from ..record import SCORES
-from .explorer_views import VIEWS, Answer, Choice, Views
+from .explorer_views import VIEWS, Answer, Choice, Views, curve_titles
 from .plot_view import PlotView, static_bundle
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #3a628996
@@ -73,7 +73,7 @@ TASK = ['dataset', 'scenario', 'fraction']
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #beaa19c2
 class Controls(W.VBox):
-    "The controls of a study, each an attribute; `choice` is what they hold"
+    "The controls of a study, each an attribute; `choice` has their values"
     def __init__(self,
         study:Study,
         view:str='scores', # The first view, one of `VIEWS`
@@ -124,7 +124,7 @@ def _pairs(values): return [(str(v), v) for v in values]
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #ccf8a547
 @patch
-def _set_options(self:Controls): # What the study has for the data set, scenario and fraction that are chosen
+def _set_options(self:Controls): # To those of the study for the chosen data set, scenario and fraction
     d = self._set_task_options()
     arms, langs = order_arms(d.arm.unique()), sorted(d[d.group=='language'].language.unique())
     inits = dict.fromkeys(a.split(' · ')[0] for a in arms)
@@ -133,7 +133,8 @@ def _set_options(self:Controls): # What the study has for the data set, scenario
     set_options(self.language, [('all', ''), *_pairs(langs)])
     set_options(self.sort_by, [('mean of arms', ''), *_pairs(arms)])
     set_options(self.minus, [('nothing', ''), *_pairs(arms)])
-    set_options(self.curve, [('training loss', 'loss'), ('cross entropy', 'ce'), ('validation score', 'score')])
+    curves = curve_titles(self.study, self.dataset.value, self.scenario.value)
+    set_options(self.curve, [(title, k) for k,title in curves.items()])
     set_options(self.statistic, [('mean', 'mean'), ('interquartile mean', 'iqm')])
     for w in (self.a, self.b): set_options(w, _pairs(arms))
     set_options(self.seed, _pairs(sorted(int(v) for v in d.seed.unique())))
@@ -157,7 +158,7 @@ def _set_task_options(self:Controls): # Of data set, scenario, fraction and scor
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #35dc697b
 class Explorer(Controls):
-    "Controls, and the answer of `Views` to what they hold"
+    "Controls, and the view that they select"
     def __init__(self,
         runs='sample',     # A folder of runs, a packed study, a `Study`, or 'sample'
         view:str='scores', # The first view, one of `VIEWS`
@@ -205,7 +206,7 @@ def _update(self:Explorer): # Show the answer of the view to the choice
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #6aff9041
 @patch
-def _repr_mimebundle_(self:Explorer, **kw): # The widget, and for where there is no kernel the figure that it shows
+def _repr_mimebundle_(self:Explorer, **kw): # The widget, and its figure for pages without a kernel
     bundle = super(Explorer, self)._repr_mimebundle_(**kw)
     data, meta = bundle if isinstance(bundle, tuple) else (bundle, {})
     still = static_bundle(self.answer.figure) if self.answer.figure is not None else {'text/html': self.answer.html}

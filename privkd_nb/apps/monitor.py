@@ -15,14 +15,14 @@ import ipywidgets as W, numpy as np, pandas as pd, plotly.graph_objects as go
 from ..core import InputError, read_json
 from ..record import DONE, PROGRESS, HistoryTail, Run
 from ..analysis.curves import Curves
-from ..figures.run import describe, line_keys, monitor_figure
+from ..figures.run import LineKey, describe, line_keys, monitor_figure
 from .plot_view import PlotView, static_bundle
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #dba034fd
 def watched_runs(
     what, # A `Run`, a folder, a list of these, or a folder of runs
 )->list[Path]:
-    "The run folders meant"
+    "The folders of the runs to watch"
     if isinstance(what, (list, tuple)): return list(dict.fromkeys(p for w in what for p in watched_runs(w)))
     if not isinstance(what, (Run, str, Path)):
         raise InputError(f"{what!r} cannot be watched; give a Run, the path of a run's folder, a list of these, or a folder of runs.")
@@ -49,7 +49,7 @@ def run_labels(
 # %% ../../nbs/api/apps/01_monitor.ipynb #5d16fdf6
 def progress_of(
     path:Path,
-)->dict|None: # None if it cannot be read just now
+)->dict|None: # None if it cannot be read at the moment
     "The progress of a run; empty if it has not started"
     try:
         if (path/PROGRESS).exists(): return read_json(path/PROGRESS)
@@ -59,7 +59,7 @@ def progress_of(
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #70d79aaf
 class News(NamedTuple):
-    "What was last read of a run's progress"
+    "A run's progress at the last reading"
     progress:dict       # From `progress_of`
     at:float            # When it changed, by `time.monotonic`
     changed:bool=False  # Whether a change was seen since the watch started
@@ -67,14 +67,14 @@ class News(NamedTuple):
     @property
     def ended(self)->bool: return self.progress.get('state') in ('finished', 'stopped', 'failed')
     @property
-    def quiet(self)->float: # By the clock of the run, or, if a change was seen, by our own where that is less
+    def quiet(self)->float: # By the run's clock; after a change was seen, by ours if that is less
         "Seconds since the run last wrote its state"
         quiet = time.time()-self.progress['updated'] if self.progress else 0.
         return min(quiet, time.monotonic()-self.at) if self.changed else quiet
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #8c123d3b
 class Runs:
-    "The runs that are watched, and how far each of them is"
+    "The watched runs and their progress"
     def __init__(self,
         what, # As in `watched_runs`
     ):
@@ -96,12 +96,12 @@ class Runs:
         elif now is not None and now != old.progress: self.news[path] = News(now, time.monotonic(), changed=True)
 
     @property
-    def first(self)->Path: # Not finished, if there is one
+    def first(self)->Path: # The first unfinished run, or else the first
         working = [p for p in self.paths if self.news[p].progress.get('state') not in ('finished', None)]
         return (working or self.paths)[0]
 
     @property
-    def over(self)->bool: # Whether every run has ended; to a folder of runs, more may be added for half an hour
+    def over(self)->bool: # Whether every run has ended; a folder of runs stays open for half an hour
         if not all(n.ended for n in self.news.values()): return False
         if isinstance(self.what, (str, Path)) and self.paths != [Path(self.what)]:
             return time.time()-max(n.progress['updated'] for n in self.news.values()) > 1800
@@ -110,7 +110,7 @@ class Runs:
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #f41d4773
 class RunFeed:
-    "The lines and scores of one run, read on from where the last reading stopped"
+    "The lines and scores of one run; each reading continues where the last one stopped"
     def __init__(self,
         path:Path, # The run's folder
     ):
@@ -118,8 +118,8 @@ class RunFeed:
         self.about = dict(metric=None, seen=None)                     # score and training languages, once recorded
         self._tail, self._complete = HistoryTail(path/'history.jsonl'), False
 
-    def read(self)->bool: # True: more than the ends of lines changed
-        "Read what is new"
+    def read(self)->bool: # True: new points are not enough
+        "Read the new rows"
         return self._read_about() | self._read_history()
 
     def _read_about(self):
@@ -150,9 +150,9 @@ class RunFeed:
 LIMIT = 1500 # Points of a line before it is drawn again
 
 class Line(NamedTuple):
-    "How much of a line is drawn"
-    key:tuple   # Of `line_keys`
-    read:int    # Points of the curve that are in it
+    "The drawn part of a line"
+    key:LineKey # From `line_keys`
+    read:int    # Points of the curve that it includes
     drawn:int   # Points that it has in the figure
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #ce7e080e
@@ -166,14 +166,14 @@ class LiveLines:
         "Draw the whole figure"
         self.view.show(fig.update_layout(uirevision=feed.path.name))
         counts = zip(line_keys(feed.curves), fig.data)
-        self.lines, self.final = [Line(k, len(feed.curves.lines[k[0]][0]), len(t.x)) for k,t in counts], final
+        self.lines, self.final = [Line(k, len(feed.curves.lines[k.metric].steps), len(t.x)) for k,t in counts], final
 
-    def extend(self, curves:Curves)->bool: # False: it needs a new figure
+    def extend(self, curves:Curves)->bool: # False: a new figure is needed
         "Add new points to the ends of the lines"
         if self.lines is None or [l.key for l in self.lines] != line_keys(curves): return False
         grown, points = [], {}
         for i,l in enumerate(self.lines):
-            x, y = curves.lines[l.key[0]][0], curves.lines[l.key[0]][l.key[1]]
+            x, y = l.key.of(curves)
             grown.append(Line(l.key, len(x), l.drawn+len(x)-l.read))
             if len(x) > l.read: points[i] = np.array(x[l.read:], 'i4'), np.array(y[l.read:], 'f4')
         if any(l.drawn > LIMIT for l in grown): return False
@@ -183,11 +183,11 @@ class LiveLines:
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #d385bf9b
 class Monitor:
-    "A live view of one run, or of several with one shown"
+    "A live view of one run, or of one of several"
     def __init__(self,
         what,             # A `Run`, a run's folder, a list of these, or a folder of runs
-        every:float=.25,  # Seconds between two looks, at least
-        start:bool=True,  # False: look once
+        every:float=.25,  # Seconds between two readings, at least
+        start:bool=True,  # False: read once
     ):
         self.runs, self.every = Runs(what), max(.25, every)
         self.view, self.state = PlotView(height=440), W.HTML()
@@ -207,7 +207,7 @@ class Monitor:
     def news(self)->News: return self.runs.news[self.shown]
     @property
     def figure(self)->go.Figure:
-        "What is shown, as a plain figure with the state in its title"
+        "The current figure, as a plain one with the state in its title"
         label = run_labels([self.shown])[self.shown]
         with self._lock: return monitor_figure(self.feed.curves, self.news.progress, **self.feed.about, title=label)
     def __repr__(self):
@@ -219,7 +219,7 @@ class Monitor:
 def _show_run(self:Monitor, path): self.feed, self.lines = RunFeed(path), LiveLines(self.view)
 
 @patch
-def _offer_runs(self:Monitor): # In the drop-down list, where there are several
+def _offer_runs(self:Monitor): # In the drop-down list, if there are several
     paths, labels = self.runs.paths, self.runs.labels
     if self.shown not in paths: self._show_run(self.runs.first)
     for w in (self.pick, self.table): w.layout.display = '' if len(paths) > 1 else 'none'
@@ -244,7 +244,7 @@ def _show_status(self:Monitor, words):
     self._set(self.state, f'<div style="line-height:1.5">{bar}<b>{label}</b>&ensp;{escape(words)}</div>')
 
 @patch
-def _show_table(self:Monitor): # Of all runs, where there are several
+def _show_table(self:Monitor): # Of all runs, if there are several
     labels, news = self.runs.labels, self.runs.news
     if len(news) < 2: return
     def row(p): return f'<tr><td style="padding-right:2em">{escape(labels[p])}</td><td>{escape(describe(news[p].progress))}</td></tr>'
@@ -252,13 +252,13 @@ def _show_table(self:Monitor): # Of all runs, where there are several
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #16662f7a
 @patch
-def _set(self:Monitor, widget, html): # A message only if something changed
+def _set(self:Monitor, widget, html): # Send a message only if something changed
     if widget.value != html: widget.value = html
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #d8dd5d74
 @patch
 def look(self:Monitor)->None:
-    "Read what is new and show it"
+    "Read the new rows and draw them"
     with self._lock:
         self._read_progress()
         news, feed = self.news, self.feed
@@ -270,7 +270,7 @@ def look(self:Monitor)->None:
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #5a636bf8
 @patch
-def _read_progress(self:Monitor): # Of the run that is shown, and every two seconds of all
+def _read_progress(self:Monitor): # Of the run on display; every two seconds, of all runs
     if len(self.runs.paths) > 1 and time.monotonic()-self.runs.scanned_at < 2: return self.runs.read(self.shown)
     before = self.runs.paths
     self.runs.scan()
@@ -278,7 +278,7 @@ def _read_progress(self:Monitor): # Of the run that is shown, and every two seco
     self._show_table()
 
 @patch
-def _try_look(self:Monitor)->bool: # Whether it went well; an error is shown, because in a thread or callback it is invisible
+def _try_look(self:Monitor)->bool: # Whether it succeeded; an error in a thread or callback would be invisible, so it is shown
     try: self.look()
     except Exception as e: self._show_status(f'the monitor met an error and tries again: {type(e).__name__}: {e}')
     else: return True
@@ -298,13 +298,13 @@ def _watch(self:Monitor):
 # %% ../../nbs/api/apps/01_monitor.ipynb #ec7670ea
 @patch
 def stop(self:Monitor)->None:
-    "Look no more; what is shown stays"
+    "Stop updating; the figure stays as it is"
     self._stopping.set()
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #d369034b
 @patch
 def settle(self:Monitor)->None:
-    "Replace the live figure by a plain one, which a saved notebook keeps"
+    "Replace the live figure by a plain one, which is saved with the notebook"
     for d in self._displays: d.update(static_bundle(self.figure, repr(self)), raw=True)
 
 @patch
