@@ -74,12 +74,12 @@ def test_a_forward_pass_returns_only_what_the_term_reads(data, tmp_path, reads):
 
     @term(reads=reads)
     def peek(s, t, b):
-        seen.update(logits=s.logits, hidden=dict(s.hidden), attention=dict(s.attention), last=s.get('last'), other=t)
-        x = dict(logits=s.logits, hidden=s.hidden.get(1), last=s.get('last'), embedding=s.hidden.get(0), attention=s.attention.get(0))[reads]
+        seen.update(logits=s.logits, hidden=dict(s.hidden), attention=dict(s.attention), values=dict(s['values']), last=s.get('last'), other=t)
+        x = dict(logits=s.logits, hidden=s.hidden.get(1), last=s.get('last'), embedding=s.hidden.get(0), attention=s.attention.get(0), values=s['values'].get(0))[reads]
         return x.float().clamp(-1, 1).mean()
     tr, _ = trained(data, tmp_path, 'peek')
     assert set(seen['hidden']) == dict(hidden={1, 2}, last={2}, embedding={0}).get(reads, set())
-    assert set(seen['attention']) == ({0, 1} if reads == 'attention' else set())
+    assert set(seen['attention']) == ({0, 1} if reads == 'attention' else set()) and set(seen['values']) == ({0, 1} if reads == 'values' else set())
     assert (seen['other'].logits is not None) == (reads == 'logits')
     assert (tr.model.config._attn_implementation == 'eager') == (reads == 'attention')
 
@@ -118,7 +118,7 @@ def test_the_name_of_a_run_depends_on_the_source_of_its_terms(tmp_path):
 
 
 def test_invalid_terms_raise():
-    with pytest.raises(InputError, match=r'the function cosine, which does not say what it reads; write @term\(reads=...\) above it'): parse_losses({'ce': 1, cosine: 1})
+    with pytest.raises(InputError, match=r'the function cosine without a list of what it reads; write @term\(reads=...\) above it'): parse_losses({'ce': 1, cosine: 1})
     with pytest.raises(InputError, match="reads='logit' is not a choice.*Did you mean 'logits'"): term(reads='logit')(cosine)
     with pytest.raises(InputError, match='kl is a term of this package; give yours another name'):
         @term(reads='logits')
@@ -134,3 +134,49 @@ def test_jobs_that_start_processes_reject_own_terms(tmp_path):
     with pytest.raises(InputError, match='a background run starts processes that do not know the term last_cos'): BackgroundRun(RunConfig(**cfg)).start()
     with pytest.raises(InputError, match='a study with several workers starts processes that do not know the term last_cos'): run_study(grid(**cfg, seed=[0, 1]), workers=2)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize('reads', ['values', 'attention', 'hidden'])
+def test_what_it_reads_is_cached_as_it_is_computed(data, tmp_path, reads):
+    @term(reads=reads, heads='equal')
+    def gap(s, t, b):
+        kind = reads if reads != 'hidden' else 'hidden'
+        pairs = b.hidden_pairs if reads == 'hidden' else b.attention_pairs
+        d = [torch.where(s[kind][i] > -1e4, s[kind][i]-t[kind][j], 0.).float() for i, j in pairs]
+        if reads == 'attention': d = [x*(b.mask[:,None,:,None]*b.mask[:,None,None]) for x in d]
+        return sum(x.pow(2).sum() for x in d)/b.totals['tokens']
+    (_, a), (tr, b) = trained(data, tmp_path/'a', 'gap', unpadding='off'), trained(data, tmp_path/'b', 'gap', cache=tmp_path/'cache')
+    assert tr.teacher_outputs.how == 'cached' and np.allclose(a['gap'], b['gap'], rtol=1e-3)
+
+
+def test_the_name_of_a_run_knows_what_a_term_uses():
+    def helper(x): return x.pow(2)
+
+    def with_helper():
+        @term(reads='logits')
+        def f(s, t, b): return helper(s.logits-t.logits).mean()
+        return term_label('f')
+
+    def weighted(w):
+        @term(reads='logits')
+        def f(s, t, b): return w*(s.logits-t.logits).abs().mean()
+        return term_label('f')
+    first = with_helper()
+    assert with_helper() == first and weighted(1.) == weighted(1.) != weighted(2.)
+
+    def helper(x): return x.abs()
+    assert with_helper() != first
+    assert weighted(torch.ones(2)) == weighted(torch.ones(2)) != weighted(torch.zeros(2))
+
+
+def test_a_recorded_term_is_known_again_while_it_is_the_same():
+    mine = last_cos()
+    label = term_label('last_cos')
+    assert parse_losses({label: .5}) == {'last_cos': .5}
+    del TERMS['last_cos']
+    with pytest.raises(InputError, match='a term that a user defined; define last_cos first'): parse_losses({label: .5})
+
+    @term(reads='last')
+    def other(s, t, b): return s.last.mean()
+    TERMS['last_cos'] = TERMS.pop('other')
+    with pytest.raises(InputError, match='but last_cos has another source now'): parse_losses({label: .5})

@@ -4,17 +4,19 @@
 
 # %% auto #0
 __all__ = ['LAWS', 'trial', 'counts', 'pad_more', 'pick', 'padding', 'twice', 'micro_batches', 'nothing_valid', 'copy',
-           'reaches_student', 'check_term']
+           'reaches_student', 'only_read', 'check_law', 'check_term']
 
 # %% ../../nbs/api/losses/03_laws.ipynb #871975eb
 import torch, torch.nn.functional as F
 from fastcore.basics import AttrDict
-from .terms import Term, TermInputs, distill_terms
+from ..compute.forward import LAYERED, outputs
+from .terms import Term, TermInputs, distill_terms, required_outputs
 
 # %% ../../nbs/api/losses/03_laws.ipynb #7ea2dde2
 def trial(
     kind:str='sequence', # 'sequence' or 'token'
     b:int=4, t:int=7, c:int=5, d:int=6, h:int=2, # Examples, positions, classes, hidden size, heads
+    narrow:int=0,        # The student's hidden size, if it is another
     seed:int=0,
 )->tuple:                # (student outputs, teacher outputs, TermInputs), with random numbers
     "Random outputs of two models for one batch"
@@ -25,8 +27,10 @@ def trial(
     labels = torch.randint(c, z[:-1], generator=g)
     if kind == 'token': labels = torch.where(mask.bool() & (torch.arange(t) % 2 == 0), labels, -100)
     n = int(mask.sum())
-    def outputs(): return AttrDict(logits=r(*z), hidden={i: r(n, d) for i in range(3)}, attention={l: r(b, h, t, t) for l in range(2)})
-    return outputs(), outputs(), TermInputs(labels, mask, counts(labels, mask), layers=[0, 1], last=(2, 2))
+    def random(d): return outputs(r(*z), hidden={i: r(n, d) for i in range(3)}, attention={l: r(b, h, t, t) for l in range(2)},
+                                  values={l: r(n, d) for l in range(2)})
+    student, teacher, project = random(narrow or d), random(d), (lambda x, w=r(narrow, d): x@w) if narrow else lambda x: x
+    return student, teacher, TermInputs(labels, mask, counts(labels, mask), layers=[0, 1], project=project, last=(2, 2))
 
 def counts(labels, mask)->dict: # As in a batch from `Collate`
     "How many labels, tokens and pairs of tokens count"
@@ -36,15 +40,17 @@ def counts(labels, mask)->dict: # As in a batch from `Collate`
 def pad_more(o, b, k:int=3, value:float=99.):
     "Outputs and inputs with `k` more positions of padding, which hold `value`"
     word = b.labels.ndim == 2
-    out = AttrDict(o, logits=F.pad(o.logits, (0,0,0,k), value=value) if word else o.logits, attention={l: F.pad(a, (0,k,0,k), value=value) for l,a in o.attention.items()})
-    return out, TermInputs(F.pad(b.labels, (0,k), value=-100) if word else b.labels, F.pad(b.mask, (0,k)), b.totals, b.layers, last=b.last)
+    attention = {l: F.pad(a, (0,k,0,k), value=value) for l,a in o.attention.items()}
+    out = AttrDict(o, logits=F.pad(o.logits, (0,0,0,k), value=value) if word else o.logits, attention=attention)
+    return out, TermInputs(F.pad(b.labels, (0,k), value=-100) if word else b.labels, F.pad(b.mask, (0,k)), b.totals, b.layers, b.project, last=b.last)
 
 def pick(o, b, rows):
     "Outputs and inputs of some examples of a batch; the totals stay those of the whole"
     at = torch.repeat_interleave(torch.arange(len(b.mask)), b.mask.sum(1))
     keep = torch.cat([(at == r).nonzero()[:,0] for r in rows])
-    out = AttrDict(logits=o.logits[rows], hidden={i: h[keep] for i,h in o.hidden.items()}, attention={l: a[rows] for l,a in o.attention.items()})
-    return out, TermInputs(b.labels[rows], b.mask[rows], b.totals, b.layers, last=b.last)
+    out = outputs(o.logits[rows], attention={l: a[rows] for l,a in o.attention.items()},
+                  **{k: {i: h[keep] for i,h in o[k].items()} for k in ('hidden', 'values')})
+    return out, TermInputs(b.labels[rows], b.mask[rows], b.totals, b.layers, b.project, last=b.last)
 
 # %% ../../nbs/api/losses/03_laws.ipynb #f1b80cbf
 def padding(f, s, t, b):
@@ -66,8 +72,8 @@ def micro_batches(f, s, t, b):
 
 def nothing_valid(f, s, t, b):
     "Where nothing counts, the loss is 0, not 0/0"
-    empty = TermInputs(torch.full_like(b.labels, -100), torch.zeros_like(b.mask), dict.fromkeys(b.totals, 0), b.layers, last=b.last)
-    def bare(o): return AttrDict(o, hidden={i: h[:0] for i,h in o.hidden.items()})
+    empty = TermInputs(torch.full_like(b.labels, -100), torch.zeros_like(b.mask), dict.fromkeys(b.totals, 0), b.layers, b.project, last=b.last)
+    def bare(o): return AttrDict(o, **{k: {i: h[:0] for i,h in o[k].items()} for k in ('hidden', 'values')})
     return torch.as_tensor(0.), f(bare(s), bare(t), empty)
 
 def copy(f, s, t, b):
@@ -81,11 +87,33 @@ def reaches_student(
     t:Term, student, teacher, b:TermInputs, # As from `trial`
 )->bool:
     "Whether a term has a gradient for the student; a gold term must have none for the teacher"
-    def leaves(o): return [o.logits, *o.hidden.values(), *o.attention.values()]
+    def leaves(o): return [o.logits, *(x for k in LAYERED for x in o[k].values())]
     for x in leaves(student)+leaves(teacher): x.requires_grad_()
     loss = distill_terms([t.name], student, teacher, b)[t.name]
     mine, theirs = (torch.autograd.grad(loss, leaves(o), allow_unused=True, retain_graph=True) for o in (student, teacher))
     return any(g is not None and g.abs().sum() > 0 for g in mine) and (not t.gold or all(g is None for g in theirs))
+
+def only_read(
+    t:Term, o, # Outputs
+):
+    "Those outputs that a term lists in `reads`"
+    needed = required_outputs([t.name], [0, 1], n_layers=2)
+    kept = {k: {i: x for i,x in o[k].items() if i in getattr(needed, k)} for k in LAYERED}
+    return outputs(o.logits if needed.logits else None, **kept)
+
+def check_law(
+    t:Term, law,  # Of `LAWS`
+    kind:str,     # 'sequence' or 'token'
+    tol:float, **kw, # Of `trial`
+)->None:
+    "Raise an `AssertionError` that names the law, if a term breaks it"
+    def f(s, o, b): return distill_terms([t.name], only_read(t, s), only_read(t, o), b)[t.name]
+    try: want, got = law(f, *trial(kind, **kw))
+    except Exception as e:
+        raise AssertionError(f"{t.name}, {kind} task: {type(e).__name__}: {e}; does it read what reads={', '.join(t.reads)} lists, "
+                             f"and labels of -100?{' The student is narrower here: use b.project.' if kw else ''}") from e
+    close = torch.allclose(want.float(), torch.as_tensor(got).float(), rtol=tol, atol=tol)
+    assert close, f'{t.name}, {kind} task: {law.__doc__}; it is {float(got):.6g} instead of {float(want):.6g}'
 
 def check_term(
     t:Term,       # Of the table, or your own
@@ -93,11 +121,8 @@ def check_term(
     tol:float=1e-5, # Largest difference, relative
 )->None:          # Raises an `AssertionError` that names the law
     "Check a loss term against all laws, for labels of examples and of words"
-    def f(s, o, b): return distill_terms([t.name], s, o, b)[t.name]
     for kind in ('sequence', 'token'):
         for law in LAWS:
-            if law.__name__ in skip or law is copy and t.gold: continue
-            want, got = law(f, *trial(kind))
-            assert torch.allclose(want.float(), torch.as_tensor(got).float(), rtol=tol, atol=tol), \
-                f'{t.name}, {kind} task: {law.__doc__}; it is {float(got):.6g} instead of {float(want):.6g}'
+            if law.__name__ not in skip and not (law is copy and t.gold): check_law(t, law, kind, tol)
+        if t.width == 'projected': check_law(t, padding, kind, tol, narrow=4)
         assert reaches_student(t, *trial(kind)), f'{t.name}, {kind} task: the gradient must reach the student'

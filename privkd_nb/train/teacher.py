@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import AttrDict, patch
 from tqdm import tqdm
-from ..compute.forward import OutputSpec, first_layers, forward
+from ..compute.forward import LAYERED, OutputSpec, first_layers, forward, outputs
 from ..compute.unpadding import can_unpad, probe_batch, unpadded
 from ..core import content_key
 from ..data.encoding import Collate, Encoded
@@ -40,9 +40,10 @@ def teacher_key(
 )->dict:
     "What decides a teacher's outputs"
     config = {k: v for k,v in model.config.to_dict().items() if k not in IGNORED_CONFIG}
-    return dict(weights=weights_hash(model), architecture=type(model).__name__, config=content_key(json.loads(json.dumps(config, default=str))),
-                precision='bf16' if bf16 else 'fp32', logits=needed.logits, hidden=list(needed.hidden), attention=list(needed.attention),
-                on=needed.on if needed.attention else '')
+    own = dict(weights=weights_hash(model), architecture=type(model).__name__, config=content_key(json.loads(json.dumps(config, default=str))),
+               precision='bf16' if bf16 else 'fp32', logits=needed.logits, hidden=list(needed.hidden), attention=list(needed.attention),
+               on=needed.on if needed.attention else '')
+    return own | (dict(values=list(needed.values)) if needed.values else {})
 
 # %% ../../nbs/api/train/01_teacher.ipynb #a9b7e8b7
 def cache_bytes(
@@ -52,7 +53,8 @@ def cache_bytes(
 )->int:
     "How much disk the cached outputs of some examples take"
     c, n, pairs = model.config, int(lengths.sum()), int((lengths.astype(np.int64)**2).sum())
-    return 4*(len(lengths)*c.num_labels+len(needed.hidden)*n*c.hidden_size+len(needed.attention)*pairs*c.num_attention_heads)
+    states = (len(needed.hidden)+len(needed.values))*n*c.hidden_size
+    return 4*(len(lengths)*c.num_labels+states+len(needed.attention)*pairs*c.num_attention_heads)
 
 # %% ../../nbs/api/train/01_teacher.ipynb #46304ca9
 class LiveTeacher:
@@ -70,7 +72,7 @@ class LiveTeacher:
     def can_stop(self, k:int)->bool: # Whether the outputs are the same without the layers above `k`
         "Tried on two short examples, because some models normalise after whichever layer is their last"
         if k >= self.model.config.num_hidden_layers: return False
-        batch, inner = probe_batch(self.model), replace(self.needed, attention=())
+        batch, inner = probe_batch(self.model), replace(self.needed, attention=(), values=())
         whole = forward(self.model, batch, inner)
         try:
             with first_layers(self.model, k): cut = forward(self.model, batch, inner)
@@ -117,9 +119,10 @@ def __call__(self:CachedTeacher, batch:dict)->AttrDict:
         got = rows(name)
         return self.tensor(self.padded(got, shape(got[0].shape)), device)
     def classes(s): return (t, s[1]) if len(s) == 2 else s          # (b,t,c) for words, (b,c) for examples
-    return AttrDict(logits=padded('logits', classes) if self.needed.logits else None,
-                    hidden={i: whole(f'hidden{i}') for i in self.needed.hidden},
-                    attention={l: padded(f'attention{l}', lambda s: (s[0], t, t)) for l in self.needed.attention})
+    return outputs(padded('logits', classes) if self.needed.logits else None,
+                   hidden={i: whole(f'hidden{i}') for i in self.needed.hidden},
+                   attention={l: padded(f'attention{l}', lambda s: (s[0], t, t)) for l in self.needed.attention},
+                   values={l: whole(f'values{l}') for l in self.needed.values})
 
 # %% ../../nbs/api/train/01_teacher.ipynb #af46ad9c
 def teacher_outputs(
@@ -149,7 +152,8 @@ def split_rows(
     if out.logits is not None:
         z = out.logits.float().cpu().numpy()
         rows['logits'] = [z[r,:n[r]] if z.ndim == 3 else z[r] for r in range(len(z))]
-    for k,h in out.hidden.items(): rows[f'hidden{k}'] = np.split(h.float().cpu().numpy(), np.cumsum(n)[:-1])
+    for kind in ('hidden', 'values'):
+        for k,h in out[kind].items(): rows[f'{kind}{k}'] = np.split(h.float().cpu().numpy(), np.cumsum(n)[:-1])
     for l,a in out.attention.items(): rows[f'attention{l}'] = [x[:,:n[r],:n[r]] for r,x in enumerate(a.float().cpu().numpy())]
     return rows
 
@@ -182,8 +186,8 @@ class Teacher:
         bf16:bool=False,
     ):
         self.model, self.sources, self.note, self.bf16 = model, [], '', bf16
-        logits, inner = replace(needed, hidden=(), attention=()), replace(needed, logits=False)
-        left = [w for w in (logits if needed.logits else None, inner if needed.hidden or needed.attention else None) if w]
+        logits, inner = OutputSpec(on=needed.on), replace(needed, logits=False)
+        left = [logits]*needed.logits+[inner]*needed.inner
         if folder is not None and data is not None: left = [w for w in left if not self.cache(w, data, Path(folder), budget)]
         if left: self.sources.append(LiveTeacher(model, needed if len(left) > 1 else left[0], bf16))
 
@@ -219,7 +223,7 @@ def cache(self:Teacher, needed:OutputSpec, data:Encoded, folder:Path, budget:flo
 @patch
 def __call__(self:Teacher, batch:dict)->AttrDict: # As from `forward`
     "The outputs for a batch from `Collate`"
-    out = AttrDict(logits=None, hidden={}, attention={})
+    out = outputs()
     for o in (s(batch) for s in self.sources):
-        out = AttrDict(logits=out.logits if o.logits is None else o.logits, hidden=out.hidden|o.hidden, attention=out.attention|o.attention)
+        out = outputs(out.logits if o.logits is None else o.logits, **{k: out[k]|o[k] for k in LAYERED})
     return out
