@@ -1,6 +1,5 @@
-"Training in another process: the kernel stays free, a stop loses nothing, and two workers share a study."
-import os, subprocess, sys, time
-from pathlib import Path
+"Training in another process: a stopped run loses nothing, and two workers share a study."
+import subprocess, sys, time
 
 import pandas as pd, pytest, torch
 from filelock import Timeout
@@ -9,7 +8,7 @@ from safetensors.torch import load_file
 from privkd_nb.jobs.background import BackgroundRun, FailedError
 from privkd_nb.models.playground_base import TINY_BASE, playground_base
 from privkd_nb.jobs.config import RunConfig
-from privkd_nb.jobs.distil import StoppedError, distil, run_lock
+from privkd_nb.jobs.distil import StoppedError, run_lock
 from privkd_nb.record import Run
 from privkd_nb.jobs.study import grid, run_study
 
@@ -25,13 +24,13 @@ def until(condition, seconds=120):
         time.sleep(.05)
 
 
-def test_stopped_and_started_again_it_ends_where_it_would_have(settings, tmp_path):
+def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(settings, tmp_path):
     cfgs = [RunConfig(**settings, out_dir=str(tmp_path/k)) for k in ('whole', 'stopped')]
     whole = BackgroundRun(cfgs[0]).start().wait(300)
     run = BackgroundRun(cfgs[1]).start()
     before = time.time()
     until(lambda: run.progress.get('state') == 'training' and run.progress['step'] > 5)
-    assert run.start().process.pid == run.progress['pid']              # starting twice starts one
+    assert run.start().process.pid == run.progress['pid']              # a second start starts no second process
     run.stop()
     assert not run.alive and not run.finished and run.progress['state'] == 'stopped' and not (run.path/'stop').exists()
     at = run.progress['step']
@@ -45,15 +44,15 @@ def test_stopped_and_started_again_it_ends_where_it_would_have(settings, tmp_pat
     pd.testing.assert_frame_equal(whole.metrics, again.metrics)
 
 
-def test_seen_from_another_process(settings, tmp_path):
+def test_a_run_is_read_and_stopped_from_another_process(settings, tmp_path):
     run = BackgroundRun(RunConfig(**settings | dict(epochs=60), out_dir=str(tmp_path), losses='ce')).start()
     until(lambda: run.progress.get('state') == 'training')
     code = f"from privkd_nb.record import Run; r = Run({str(run.path)!r}); print(r.progress['state'], len(r.history) > 0, r.finished)"
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split() == ['training', 'True', 'False']
-    other = BackgroundRun(run.cfg)                                     # another kernel: no handle on the process
+    other = BackgroundRun(run.cfg)                                     # as in another kernel, without a handle of the process
     assert other.alive
     other.stop()
-    until(lambda: not run.alive, 20)                                   # it says 'stopped' a moment before it is gone
+    until(lambda: not run.alive, 20)                                   # its state is 'stopped' shortly before the process ends
 
 
 def test_one_writer_at_a_time(settings, tmp_path):
@@ -62,7 +61,7 @@ def test_one_writer_at_a_time(settings, tmp_path):
         with pytest.raises(Timeout): run_lock(run, 0).acquire()
 
 
-def test_a_killed_run_says_so(settings, tmp_path):
+def test_a_killed_run_raises(settings, tmp_path):
     run = BackgroundRun(RunConfig(**settings | dict(epochs=60), out_dir=str(tmp_path), losses='ce', seed=3)).start()
     until(lambda: run.progress.get('state') == 'training' and run.progress['step'] > 3)
     run.process.kill()
@@ -90,4 +89,4 @@ def test_each_group_is_trained_jointly_by_one_worker(tmp_path):
     runs = run_study(configs, workers=2, share_teacher=True, report=lines.append)
     assert all(r.finished for r in runs)
     made = [l for l in lines if 'with 1 more)' in l]
-    assert sorted(l.split()[0] for l in made) == ['1/4', '2/4', '3/4', '4/4'], lines        # each once: no worker waited for the other's
+    assert sorted(l.split()[0] for l in made) == ['1/4', '2/4', '3/4', '4/4'], lines        # each once: no worker waited for the other

@@ -1,4 +1,4 @@
-"Two processes over gloo give the numbers of one, at equal global batch."
+"Two processes over gloo give the numbers of one, at an equal effective batch."
 import os, socket, subprocess, sys
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_two_processes_are_one(trained, case):
+def test_two_processes_match_one(trained, case):
     one, two = (trained/n/case for n in '12')
     x, y = (History(p/'history.jsonl').frame() for p in (one, two))
     assert x.drop(columns='value').equals(y.drop(columns='value'))
@@ -38,11 +38,11 @@ def test_two_processes_are_one(trained, case):
     a, b = (load_file(p/'model'/'model.safetensors') for p in (one, two))
     assert a.keys() == b.keys()
     for k in a: assert torch.allclose(a[k], b[k], atol=2e-4), (k, (a[k]-b[k]).abs().max())
-    if CASES[case].get('keep'): assert len(list((two/'cache').glob('*/*.safetensors'))) == 1      # filled by one of the two
+    if CASES[case].get('cache'): assert len(list((two/'cache').glob('*/*.safetensors'))) == 1      # filled by one of the two
 
 
 def test_a_whole_run_on_two_processes(tmp_path):
-    "From nothing: base, teacher and student"
+    "With an empty cache: base, teacher and student are all trained"
     out = launch(2, '-m', 'privkd_nb.cli', 'distil', '--tiny', '--out_dir', tmp_path/'runs', '--losses', 'ce,logits', PRIVKD_CACHE=str(tmp_path/'cache'))
     assert out.stdout.count('on record: ') == 1
     run = Run.load(out.stdout.split('on record: ')[1].splitlines()[0].strip())
@@ -51,8 +51,8 @@ def test_a_whole_run_on_two_processes(tmp_path):
     assert not run.read('speed').empty and not (run.path/'checkpoints').exists()
 
 
-def test_processes_that_would_train_apart_are_refused(tmp_path, monkeypatch):
+def test_processes_that_would_train_separately_raise(tmp_path, monkeypatch):
     from ddp_worker import main
     from privkd_nb.core import InputError
-    monkeypatch.setenv('WORLD_SIZE', '2'); monkeypatch.setattr('privkd_nb.train.trainer.on_cpu', lambda: False)
+    monkeypatch.setenv('WORLD_SIZE', '2'); monkeypatch.setattr('privkd_nb.train.arguments.on_cpu', lambda: False)
     with pytest.raises(InputError, match='2 processes were started.* know of 1'): main(tmp_path, 'ce')

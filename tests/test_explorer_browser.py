@@ -92,22 +92,22 @@ SLACK = float(os.environ.get('PRIVKD_TIME_SLACK', 3))              # for shared 
 def test_privkd_explore_is_a_page_of_its_own(tmp_path):
     p = subprocess.Popen([str(Path(sys.executable).parent/'privkd'), 'explore', 'sample', '--no-browser', '--port', '8931'], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     try:
-        said, url = [], None
-        threading.Thread(target=lambda: said.extend(p.stdout), daemon=True).start()
+        printed, url = [], None
+        threading.Thread(target=lambda: printed.extend(p.stdout), daemon=True).start()
         until = time.time()+90
         while not url and time.time() < until and p.poll() is None:
-            url = next((m[0] for line in list(said) if (m := re.search(r'http://127\.0\.0\.1:\d+/\?token=\w{20,}', line))), None)
+            url = next((m[0] for line in list(printed) if (m := re.search(r'http://127\.0\.0\.1:\d+/\?token=\w{20,}', line))), None)
             time.sleep(.1)
-        assert url, ''.join(said)
+        assert url, ''.join(printed)
         with chromium(800) as page:
-            asked = []
-            page.on('request', lambda r: asked.append(r.url))
+            requested = []
+            page.on('request', lambda r: requested.append(r.url))
             assert page.goto(url.split('?')[0]).url.split('?')[0].endswith('/login') or page.locator('input[name=password]').count()      # no token, no explorer
             page.goto(url)
             before = shown(page, timeout=90)
             page.get_by_role('button', name='Amount of data').click()
             assert 'amount of data' in shown(page, before)['title']
             assert page.locator('.jp-InputArea').count() == 0
-            assert [u for u in asked if not u.startswith((url.split('/?')[0], 'ws:', 'data:', 'blob:'))] == []          # asks nobody else
+            assert [u for u in requested if not u.startswith((url.split('/?')[0], 'ws:', 'data:', 'blob:'))] == []          # no other host is contacted
             assert page.errors == []
     finally: os.killpg(p.pid, signal.SIGTERM)

@@ -108,7 +108,7 @@ MASSIVE = "from privkd_nb.data.tasks import load_task; t = load_task('massive', 
 def test_massive_and_then_without_the_hub(hub, tmp_path):
     p = client(MASSIVE, hub, tmp_path)
     assert p.stdout.strip() == "['ask', 'set'] ['en-US', 'sw-KE'] en-US test 0 ask 8", p.stderr[-1500:]
-    assert client(MASSIVE, 'http://127.0.0.1:9', tmp_path).stdout == p.stdout             # from what was kept
+    assert client(MASSIVE, 'http://127.0.0.1:9', tmp_path).stdout == p.stdout             # from the cache
 
 
 def test_tweets(hub, tmp_path):

@@ -1,4 +1,4 @@
-"The proofs of initialization, for each architecture and both kinds of task."
+"Tests of initialization, for each architecture and both kinds of task."
 import copy
 
 import pytest, torch

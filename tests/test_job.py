@@ -1,5 +1,5 @@
-"The main job by each of its doors, its refusals, and what it leaves behind."
-import json, os, shutil, subprocess, sys, time
+"The main job through each of its interfaces, its error messages, and the files that it writes."
+import json, os, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd, pytest, torch
@@ -26,14 +26,14 @@ def test_papermill_with_an_output_path(tmp_path):
     assert figures(json.loads((tmp_path/'copy_ft.ipynb').read_text(encoding='utf-8'))) == 2
 
 
-def test_papermill_without_one_prints_the_notebook(tmp_path):
+def test_papermill_without_an_output_path_prints_the_notebook(tmp_path):
     before = NOTEBOOK.read_bytes()
     p = call('papermill', NOTEBOOK, '-p', 'init', 'copy_ft', '-p', 'tiny', True, '-p', 'out_dir', tmp_path)
     assert p.returncode == 0, p.stderr[-2000:]
     assert figures(json.loads(p.stdout)) == 2 and NOTEBOOK.read_bytes() == before
 
 
-def test_the_first_tutorial_in_seconds(tmp_path):
+def test_the_first_tutorial_with_tiny(tmp_path):
     p = call('papermill', ROOT/'nbs'/'tutorials'/'01_first_distillation.ipynb', tmp_path/'first.ipynb', '-p', 'tiny', True, '-p', 'out_dir', tmp_path)
     assert p.returncode == 0, p.stderr[-2000:]
     assert figures(json.loads((tmp_path/'first.ipynb').read_text(encoding='utf-8'))) >= 4
@@ -55,17 +55,17 @@ def test_privkd_run(tmp_path):
     assert 'already on record' in again.stdout
 
 
-@pytest.mark.parametrize('args, says', [
+@pytest.mark.parametrize('args, message', [
     (['--init', 'copyft'], "choose from scratch, copy_base, copy_ft, pretrained. Did you mean 'copy_ft'?"), (['--languages', 'en,xx'], "languages='xx' is not a choice; choose from ar, de"),
     (['--layers', '9'], 'the teacher has 6 layers, so choose 1 to 6'), (['--dataset', 'masive'], 'neither a known task'), (['--losses', 'hiden'], "Did you mean 'hidden'")])
-def test_a_wrong_option_is_one_sentence_in_a_second(args, says):
+def test_an_invalid_option_gives_one_sentence_quickly(args, message):
     start = time.time()
     p = call('privkd', 'run', *args)
-    assert p.returncode == 2 and says in p.stderr and 'Traceback' not in p.stderr and len(p.stderr.strip().splitlines()) == 1
+    assert p.returncode == 2 and message in p.stderr and 'Traceback' not in p.stderr and len(p.stderr.strip().splitlines()) == 1
     assert time.time()-start < 3                                           # on a busy machine; under one second on a quiet one
 
 
-def test_a_stopped_run_is_one_sentence(tmp_path, monkeypatch, capsys):
+def test_a_stopped_run_prints_one_sentence(tmp_path, monkeypatch, capsys):
     from privkd_nb import cli
     from privkd_nb.jobs import distil as job
     def stopped(cfg): raise job.StoppedError('run x was stopped at step 3 of 9, at a checkpoint; start it again and it goes on from there.')
@@ -74,7 +74,7 @@ def test_a_stopped_run_is_one_sentence(tmp_path, monkeypatch, capsys):
     assert capsys.readouterr().err == 'privkd: run x was stopped at step 3 of 9, at a checkpoint; start it again and it goes on from there.\n'
 
 
-def test_former_options_are_accepted_with_one_line(tmp_path, monkeypatch, capsys):
+def test_former_options_are_accepted_with_a_notice(tmp_path, monkeypatch, capsys):
     from privkd_nb import cli
     from privkd_nb.jobs import distil as job, study
     made, out = [], ['--tiny', '--out_dir', str(tmp_path)]
@@ -101,7 +101,7 @@ def test_former_options_are_not_in_the_help(command, capsys):
     assert '--unpadding' in text and not [o for o in ('--packing', '--vocabulary', '--pieces', '--together') if o in text]
 
 
-def test_a_study_of_an_earlier_version_can_be_made(tmp_path):
+def test_a_study_request_of_an_earlier_version_is_accepted(tmp_path):
     from dataclasses import asdict
     from privkd_nb.jobs.study import main
     cfg = asdict(RunConfig(tiny=True, losses='ce', out_dir=str(tmp_path)))
@@ -111,7 +111,7 @@ def test_a_study_of_an_earlier_version_can_be_made(tmp_path):
     assert Run.named(tmp_path, RunConfig(tiny=True, losses='ce').identity()).finished
 
 
-def test_a_wrong_parameter_stops_papermill_at_the_first_cell(tmp_path):
+def test_an_invalid_parameter_stops_papermill_at_the_first_cell(tmp_path):
     p = call('papermill', NOTEBOOK, tmp_path/'x.ipynb', '-p', 'init', 'copyft')
     assert p.returncode != 0 and "Did you mean 'copy_ft'?" in p.stderr
     ran = [c for c in json.loads((tmp_path/'x.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code' and c['execution_count']]
@@ -123,13 +123,13 @@ def test_make_passes_parameters_through():
     assert "--init 'scratch'" in p.stdout and "--out_dir 'elsewhere'" in p.stdout and '--seed' not in p.stdout
 
 
-def test_an_unfinished_run_is_redone_and_a_finished_one_is_not(tmp_path):
+def test_an_unfinished_run_is_repeated_and_a_finished_one_is_read(tmp_path):
     cfg = RunConfig(tiny=True, languages='en,de', losses='ce', out_dir=str(tmp_path))
     run = distil(cfg)
     first = run.metrics
     (run.path/'done.json').unlink()
     with pytest.raises(InputError, match='is unfinished'): Run.load(run.path)
-    pd.testing.assert_frame_equal(distil(cfg).metrics, first)              # again from nothing: the same numbers
+    pd.testing.assert_frame_equal(distil(cfg).metrics, first)              # trained again from the beginning: the same numbers
     pd.testing.assert_frame_equal(distil(cfg).history, run.history)
 
 
@@ -143,7 +143,7 @@ def test_your_own_files(tmp_path):
     assert 'accuracy' in set(run.metrics.metric)
 
 
-def test_a_given_teacher_is_put_in_the_datas_order_or_refused(tmp_path):
+def test_the_labels_of_a_given_teacher_are_reordered_or_rejected(tmp_path):
     from privkd_nb.jobs.fine_tune import load_data, load_models, teacher_path, base_path
     from privkd_nb.models.loading import load_encoder, load_tokenizer
     from privkd_nb.models.encoders import set_labels

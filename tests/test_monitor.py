@@ -100,12 +100,12 @@ def test_the_thread_ends_with_its_run_and_leaves_a_plain_figure(tmp_path):
     run = Run(tmp_path/'r')
     status, h = StatusFile(run.path, every=0), History(run.path/'history.jsonl')
     status.step(1, 2)
-    m, kept = Monitor(run), []
-    m._displays.append(type('Handle', (), dict(update=lambda self, bundle, raw: kept.append(bundle)))())
+    m, shown = Monitor(run), []
+    m._displays.append(type('Handle', (), dict(update=lambda self, bundle, raw: shown.append(bundle)))())
     h.add(2, dict(ce=float('nan')))
     status.write('finished')
     m.thread.join(10)
-    assert not m.thread.is_alive() and 'application/vnd.jupyter.widget-view+json' not in kept[-1] and 'finished' in kept[-1]['text/html']
+    assert not m.thread.is_alive() and 'application/vnd.jupyter.widget-view+json' not in shown[-1] and 'finished' in shown[-1]['text/html']
     monitor_figure(run.history, run.progress).to_json()                                           # a line of NaN only
 
 

@@ -1,10 +1,9 @@
-"The documentation site: built once without Quarto, then looked at."
+"The documentation site, built once without Quarto: pages, links, figures and search index."
 import json, re
 from collections import Counter
 
 import pytest
-from conftest import ROOT, load_tool
-
+from conftest import ROOT
 
 
 @pytest.fixture(scope='module')
@@ -25,7 +24,7 @@ def test_every_page_is_in_the_sidebar(docs, pages):
 def test_no_link_is_broken(docs, site): assert docs.broken_links(site) == []
 
 
-def test_a_broken_link_is_named(docs, tmp_path):
+def test_broken_links_are_reported(docs, tmp_path):
     (tmp_path/'a.html').write_text('<a href="b.html#there">x</a> <a href="b.html#not">x</a> <img src="c.png">')
     (tmp_path/'b.html').write_text('<h2 id="there">x</h2>')
     assert docs.broken_links(tmp_path) == ['a.html -> b.html#not', 'a.html -> c.png']
@@ -50,7 +49,7 @@ def test_formulas_are_mathml(site):
 
 
 def test_no_link_is_shown_as_text(site):
-    "As where a name in backticks, which is linked by itself, stands in a link of its own"
+    "Such as a link around a name in backticks, which nbdev links automatically"
     shown = {p.relative_to(site): re.sub(r'<(script|style|pre|code).*?</\1>|<[^>]+>', '', p.read_text(), flags=re.S) for p in site.rglob('*.html')}
     assert len(shown) > 50
     assert {str(p): m[0] for p, text in shown.items() if (m := re.search(r'\]\((https?:|\.\./|api/)[^)]*\)', text))} == {}
@@ -77,7 +76,7 @@ def test_llms_txt_lists_every_page(site, pages):
     assert [p.md for p in pages if f'/{p.md})' not in text or not (site/p.md).exists()] == []
 
 
-def test_prices_and_code_keep_their_dollars(docs):
+def test_dollar_signs_of_prices_and_code_are_no_formulas(docs):
     from pages import mathematics, outside_code
     text = 'costs $5 or $10, `$x$`, $x$\n\n```sh\necho $HOME $PATH\n```\n'
     assert re.sub('<math.*?</math>', 'M', outside_code(text, mathematics)) == text.replace(', $x$', ', M')

@@ -1,4 +1,4 @@
-"What must hold of whole training steps, whatever the architecture and the task."
+"Properties of complete training steps, for each architecture and both kinds of task."
 import pandas as pd, pytest, torch
 
 from privkd_nb.data.encoding import encode
@@ -35,7 +35,7 @@ def pair(arch, kind, n=2):
 @pytest.mark.parametrize('kind', ['sequence', 'token'])
 @pytest.mark.parametrize('arch', ['xlmr', 'bert', 'distilbert', 'deberta'])
 class TestTerms:
-    def test_pads_never_change_a_loss_or_a_gradient(self, arch, kind):
+    def test_padding_changes_no_loss_and_no_gradient(self, arch, kind):
         student, teacher, layers = pair(arch, kind)
         short = tiny_batch(4, 9, kind, padding=3)
         pad = lambda x, v: torch.nn.functional.pad(x, (0, 5), value=v)
@@ -54,7 +54,7 @@ class TestTerms:
         two = {k: torch.cat([v, v]) for k, v in one.items()}
         for k, v in terms(student, teacher, layers, one).items(): assert torch.allclose(v, terms(student, teacher, layers, two)[k], rtol=1e-4), k
 
-    def test_each_term_reaches_the_student_and_none_the_teacher(self, arch, kind):
+    def test_gradients_reach_the_student_and_not_the_teacher(self, arch, kind):
         student, teacher, layers = pair(arch, kind)
         for k in ALL:
             student.zero_grad()
@@ -62,14 +62,14 @@ class TestTerms:
             assert sum(p.grad.abs().sum() for p in student.parameters() if p.grad is not None) > 0, k
             assert all(p.grad is None for p in teacher.parameters()), k
 
-    def test_a_full_copy_has_nothing_to_match(self, arch, kind):
+    def test_a_full_copy_has_zero_distillation_loss(self, arch, kind):
         teacher = tiny_model(arch, 4, kind=kind)
         student, card = init_student(InitSpec(n_layers=4), teacher)
         for m in (student, teacher): use_eager(m)
         for k, v in terms(student, teacher, card.layers, tiny_batch(kind=kind)).items():
             if k != 'ce': assert v.abs() < 1e-6, (k, v)
 
-    def test_bfloat16_is_close(self, arch, kind):
+    def test_bfloat16_losses_are_close(self, arch, kind):
         student, teacher, layers = pair(arch, kind)
         full = terms(student, teacher, layers, tiny_batch(kind=kind))
         with torch.autocast('cpu', dtype=torch.bfloat16): half = terms(student, teacher, layers, tiny_batch(kind=kind))
@@ -97,7 +97,7 @@ def ner_trainer(folder, losses=PAPER, teacher=None, spec=InitSpec(), data=None, 
                           processing_class=tok, args=training_args(folder, len(df), **dict(epochs=1, lr=1e-3, batch_size=8, use_cpu=True, metric='entity_f1')|kw))
 
 
-def test_words_train_and_are_scored_by_entity(tmp_path):
+def test_token_classification_is_scored_by_entity(tmp_path):
     tr = ner_trainer(tmp_path)
     tr.train()
     h = tr.history.frame()
@@ -105,19 +105,19 @@ def test_words_train_and_are_scored_by_entity(tmp_path):
     assert h[h.split == 'train'].step.nunique() == 3
 
 
-def test_accumulation_is_exact_for_words_of_uneven_number(tmp_path):
+def test_gradient_accumulation_is_exact_for_uneven_numbers_of_labels(tmp_path):
     teacher = tiny_model(layers=4, kind='token', labels=NAMES, vocab_size=300, hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
-    def last(parts):
-        tr = ner_trainer(tmp_path/str(parts), teacher=teacher, micro_batches=parts)
+    def trained(micro_batches):
+        tr = ner_trainer(tmp_path/str(micro_batches), teacher=teacher, micro_batches=micro_batches)
         tr.train()
         return tr.history.frame(), torch.cat([p.flatten() for p in tr.model.parameters()])
-    (h1, w1), *rest = last(1), last(2), last(8)
+    (h1, w1), *rest = trained(1), trained(2), trained(8)
     for h, w in rest:
         a, b = (x[(x.split == 'train')].value.astype(float).values for x in (h1, h))
         assert abs(a-b).max() < 1e-3 and (w1-w).abs().max() < 1e-3
 
 
-def test_kernels(tmp_path):
+def test_attention_kernels(tmp_path):
     assert ner_trainer(tmp_path/'a', 'ce,logits').model.config._attn_implementation == 'sdpa'
     tr = ner_trainer(tmp_path/'b', 'ce,attention')
     assert tr.model.config._attn_implementation == tr.teacher.config._attn_implementation == 'eager'
@@ -125,7 +125,7 @@ def test_kernels(tmp_path):
     assert 'eager' not in (tmp_path/'c'/'config.json').read_text()
 
 
-def test_pairs_that_cannot_be_compared_are_refused(tmp_path):
+def test_incompatible_students_and_teachers_raise(tmp_path):
     heads = InitSpec('scratch', config=dict(num_attention_heads=2))
     with pytest.raises(InputError, match='2 heads and the teacher 4'): ner_trainer(tmp_path, spec=heads)
     with pytest.raises(InputError, match='needs a teacher'): DistillTrainer(tiny_model(), None, 'ce,logits')
@@ -133,25 +133,25 @@ def test_pairs_that_cannot_be_compared_are_refused(tmp_path):
         DistillTrainer(tiny_model(labels=4), tiny_model(labels=2), 'ce,logits')
 
 
-def test_the_projection_learns(tmp_path):
+def test_the_projection_is_trained(tmp_path):
     tr = ner_trainer(tmp_path, spec=InitSpec('scratch', config=dict(hidden_size=16, intermediate_size=32)))
     before = tr.model.distill_projection.weight.clone()
     tr.train()
     assert not torch.equal(before, tr.model.distill_projection.weight)
 
 
-def test_divergence_names_term_step_and_rate_and_keeps_the_checkpoint(tmp_path):
+def test_divergence_error_names_term_step_and_learning_rate_and_the_checkpoint_stays(tmp_path):
     tr = ner_trainer(tmp_path, epochs=4, evals=4)
     tr.train()
-    good = sorted(tmp_path.glob('checkpoint-*'))
+    checkpoints = sorted(tmp_path.glob('checkpoint-*'))
     tr2 = ner_trainer(tmp_path, epochs=8, evals=8)
-    real, calls = tr2.compute_loss, []
+    compute_loss, calls = tr2.compute_loss, []
     def poisoned(*a, **k):
         calls.append(1)
         if len(calls) == 2:
             with torch.no_grad(): tr2.model.roberta.encoder.layer[0].output.dense.bias.fill_(float('nan'))
-        return real(*a, **k)
+        return compute_loss(*a, **k)
     tr2.compute_loss = poisoned
     with pytest.raises(DivergedError, match=r"the loss term 'ce' became nan at step 14 with learning rate .*checkpoint-12"):
-        tr2.train(resume_from_checkpoint=str(good[-1] if good[-1].name == 'checkpoint-12' else tmp_path/'checkpoint-12'))
+        tr2.train(resume_from_checkpoint=str(checkpoints[-1] if checkpoints[-1].name == 'checkpoint-12' else tmp_path/'checkpoint-12'))
     assert (tmp_path/'checkpoint-12'/'model.safetensors').exists()
