@@ -59,14 +59,15 @@ def renamed(
 def accepts_former_names(
     **former, # Former name = current name; '': not needed any more
 ):            # A decorator of classes and functions
-    "Accept former names of parameters; a class lists them as `former_names`"
+    "Accept former names of parameters; the class or function lists them as `former_names`"
     def accepting(call):
         @wraps(call)
         def accept(*args, **kw): return call(*args, **renamed(kw, former))
         return accept
     def wrap(what):
-        if not isinstance(what, type): return accepting(what)
-        what.__init__, what.former_names = accepting(what.__init__), former
+        if isinstance(what, type): what.__init__ = accepting(what.__init__)
+        else: what = accepting(what)
+        what.former_names = former
         return what
     return wrap
 

@@ -1,5 +1,5 @@
 "Options that have another name now accept the former one, with one line of notice."
-import re
+import inspect, re
 
 import pytest
 
@@ -53,3 +53,49 @@ def test_make_passes_every_parameter_on():
     from dataclasses import fields
     listed = re.search(r'^PARAMETERS := ((?:.*\\\n)*.*)$', (ROOT/'Makefile').read_text(), re.M)[1].replace('\\', '').split()
     assert [p.lower() for p in listed] == [f.name for f in fields(RunConfig)]
+
+
+# The parameters of every public name in version 0.1.0
+EARLIER = dict(
+    BackgroundRun='cfg',
+    DistillTrainer='student teacher losses layers attention_on temp history train_languages economy ask',
+    Explorer='runs view',
+    InitCard='source depth layers parts seed architecture tensors source_hash models share_copied scores',
+    InitSpec='source depth n_layers parts seed config',
+    Monitor='what every start',
+    Run='path',
+    RunConfig=('dataset data_dir languages eval_languages scenario teacher_scenario fraction teacher_fraction base teacher init student '
+             'parts layers depth losses epochs teacher_epochs lr batch_size max_length patience batching pieces vocabulary packing '
+             'memory compile cache budget seed out_dir tiny redo'),
+    Study='path configs skipped packed',
+    Task='name kind labels metric train validation test train_languages eval_languages',
+    curves_figure='history smooth points',
+    differences='scores base metric reps level',
+    distil='cfg task models ask watch',
+    encode='df tokenizer labels max_length',
+    evaluate_by_language='model data train_languages pad_id batch_size',
+    init_student='spec teacher base',
+    language_table='run metric',
+    languages_figure='metrics metric split',
+    load_data='cfg who',
+    load_encoder='name kind labels trust_remote_code',
+    load_models='cfg task having',
+    load_runs='folder train',
+    load_task='name data_dir languages scenario eval_languages fraction seed limit',
+    load_tokenizer='name',
+    overall='scores metric reps level',
+    parse_losses='losses',
+    playground_base='spec progress',
+    resolve_layers='rule n_teacher n_student',
+    summary='run',
+    training_args='folder n_train epochs lr batch_size updates parts seed evals metric patience',
+)
+
+
+@pytest.mark.parametrize('name', EARLIER)
+def test_every_parameter_of_a_public_name_is_accepted_still(name):
+    import privkd_nb
+    what = getattr(privkd_nb, name)
+    known = {*inspect.signature(what).parameters, *getattr(what, 'former_names', {})}
+    assert set(EARLIER[name].split()) <= known
+    assert {new for new in getattr(what, 'former_names', {}).values() if new} <= {*inspect.signature(what).parameters, 'teacher_source'}

@@ -91,7 +91,7 @@ def evaluate_by_language(
     model,              # With a classification head
     data:Encoded,       # From `encode`
     train_languages=(), # Those trained on: the seen ones
-    batch_size:int=64,  # Examples in a forward pass
+    *, batch_size:int=64, # Examples in a forward pass
 )->pd.DataFrame:        # Index: language; columns: seen, n, and the scores
     "Predict and score `data` by language"
     return score_predictions(predict(model, data, batch_size), train_languages)

@@ -16,7 +16,7 @@ import pandas as pd
 from filelock import FileLock
 from transformers import EarlyStoppingCallback, TrainingArguments
 from ..compute.attention import usual_kernel
-from ..core import cache_dir, compute_setup, write_json
+from ..core import accepts_former_names, cache_dir, compute_setup, write_json
 from ..data.batching import StepSampler
 from ..data.encoding import Encoded, encode
 from ..data.tasks import Task
@@ -190,11 +190,12 @@ def stop_note(run:Run, state)->str:
             "start it again to resume from there.")
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #f511e061
+@accepts_former_names(watch='callbacks', ask='teacher_source')
 def distil(
     cfg:RunConfig,
     task:Task|None=None,     # From `load_data`; None: load it
     models:Models|None=None, # From `load_models`; None: load or make them
-    callbacks=(),            # Of the trainer, besides progress bar and status file
+    *, callbacks=(),         # Of the trainer, besides progress bar and status file
     **trainer_kw,            # Of `DistillTrainer`
 )->Run:                      # Finished
     "Distil one student and record everything about it"

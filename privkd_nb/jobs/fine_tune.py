@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import pandas as pd, torch
 from filelock import FileLock
-from ..core import InputError, build_once, cache_dir, content_key, replacing_folder, seed_for, write_json
+from ..core import InputError, accepts_former_names, build_once, cache_dir, content_key, replacing_folder, seed_for, write_json
 from ..data.encoding import Encoded, encode
 from ..data.tasks import Task, load_task
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
@@ -30,6 +30,7 @@ from ..train.trainer import DistillTrainer
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #41760978
 TINY = dict(languages='de,en,sw', rows=40, epochs=1)
 
+@accepts_former_names(who='role')
 def load_data(
     cfg:RunConfig,
     role:str='student', # 'student' or 'teacher': each has its own scenario and fraction

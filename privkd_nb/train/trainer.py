@@ -175,7 +175,7 @@ def get_batch_samples(self:DistillTrainer, epoch_iterator, num_batches, device):
 def record_scores(self:DistillTrainer, model, split='validation', data=None): # A frame, indexed by group and language
     "A model's scores by language and their means, written into the history under the name of `split`"
     data = self.eval_dataset if data is None else data
-    means = with_means(evaluate_by_language(model, data, self.train_languages, self.args.per_device_eval_batch_size))
+    means = with_means(evaluate_by_language(model, data, self.train_languages, batch_size=self.args.per_device_eval_batch_size))
     for (group, language),row in means.iterrows():
         values = {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}
         self.history.add(self.state.global_step, values, split, language, group)
