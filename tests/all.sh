@@ -13,6 +13,7 @@ unchanged() { (cd "$copy" && "$@" >/dev/null && { git diff --exit-code --stat ||
 step nbdev_clean changes nothing;  unchanged nbdev_clean
 step nbdev_export changes nothing; unchanged nbdev_export
 step README.md is what nbs/index.ipynb gives; python tools/readme.py --check
+step the code keeps its measures; python tools/house.py --check >"$copy/house" || { cat "$copy/house"; exit 1; }
 
 step the playground base, made once for what follows
 OMP_NUM_THREADS=2 python -c 'from privkd_nb.models.playground_base import playground_base; print(playground_base())'

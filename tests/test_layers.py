@@ -7,7 +7,7 @@ import pytest
 API = Path(__file__).parent.parent/'nbs'/'api'
 PACKAGE = API.parent.parent/'privkd_nb'
 # From the ground up. A package imports only what stands before it; '' are the pages that lie beside the packages.
-ORDER = ['', 'data', 'models', 'compute', 'losses', 'init', 'evaluation', 'train', 'analysis', 'jobs', 'figures', 'apps', 'bench', 'cli']
+ORDER = ['', 'data', 'models', 'compute', 'losses', 'init', 'evaluation', 'train', 'export', 'analysis', 'jobs', 'figures', 'apps', 'bench', 'cli']
 IMPORT = re.compile(r'''(?:from\s+privkd_nb\.([\w.]+)\s+import|import\s+privkd_nb\.([\w.]+)|lazy_import\(['"]privkd_nb\.([\w.]+)['"]\))''')
 
 
@@ -21,6 +21,7 @@ def read_pages(folder):
         name = re.search(r'^#\|\s*default_exp\s+([\w.]+)', '\n'.join(src), re.M)
         assert name, f'{p.name} exports no module'
         room, number = name[1].rpartition('.')[0], int(p.name[:2])
+        assert room in ORDER, f'{p} lies in {room}, which has no place in ORDER; add it'
         assert room == '.'.join(p.parent.relative_to(folder).parts), f'{p} exports {name[1]}'
         assert p.stem[3:] == name[1].rpartition('.')[2], f'{p} exports {name[1]}'
         place = (ORDER.index('cli'), 0) if name[1] == 'cli' else (ORDER.index(room), number)
@@ -67,3 +68,5 @@ def test_the_rule_cannot_pass_on_nothing(tmp_path):
     with pytest.raises(AssertionError, match='no page'): read_pages(tmp_path)
     page(tmp_path, 'data/00_low.ipynb', '#| default_exp models.low')
     with pytest.raises(AssertionError, match='exports models.low'): read_pages(tmp_path)
+    page(tmp_path, 'data/00_low.ipynb', '#| default_exp new.low')
+    with pytest.raises(AssertionError, match='has no place in ORDER; add it'): read_pages(tmp_path)

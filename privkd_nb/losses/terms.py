@@ -79,14 +79,14 @@ def _attention(s, t, b): return sum(F.attention_mse(s.attention[i], t.attention[
 
 # %% ../../nbs/api/losses/02_terms.ipynb #edcc619e
 TERMS = {t.name: t for t in (
-    Term('ce', _ce, 'logits', gold=True, title='cross entropy with the gold labels', short='cross entropy', cost='alone it is plain fine-tuning', builtin=True),
-    Term('logits', _logits, 'logits', title='squared difference of the logits', source='Kim et al. 2021', cost='a number a class to cache', builtin=True),
-    Term('kl', _kl, 'logits', title='KL divergence of the softened predictions', source='Hinton et al. 2015', cost='as logits', builtin=True),
-    Term('hidden', _hidden, 'hidden', width='projected', title='squared difference of hidden states, summed over layers',
+    Term('ce', _ce, 'logits', gold=True, title='hard-label loss: cross entropy with the gold labels', short='cross entropy', cost='alone it is plain fine-tuning', builtin=True),
+    Term('logits', _logits, 'logits', title='logit matching: squared difference of the logits', source='Kim et al. 2021', cost='a number a class to cache', builtin=True),
+    Term('kl', _kl, 'logits', title='soft-label distillation: KL divergence of the softened predictions', source='Hinton et al. 2015', cost='as logits', builtin=True),
+    Term('hidden', _hidden, 'hidden', width='projected', title='feature distillation: squared difference of hidden states, summed over layers',
          source='TinyBERT, Jiao et al. 2020', cost='d numbers a token and layer to cache', builtin=True),
-    Term('embedding', _embedding, 'embedding', width='projected', title='squared difference of the embedding outputs',
+    Term('embedding', _embedding, 'embedding', width='projected', title='embedding distillation: squared difference of the embedding outputs',
          source='TinyBERT', cost='d numbers a token to cache', builtin=True),
-    Term('attention', _attention, 'attention', heads='equal', title='squared difference of attention scores, summed over layers',
+    Term('attention', _attention, 'attention', heads='equal', title='attention distillation: squared difference of attention scores, summed over layers',
          source='TinyBERT',
          cost='the eager kernel; h numbers a pair of tokens and layer to cache', builtin=True))}
 
@@ -95,7 +95,7 @@ def terms_table(): # A pandas frame, a row a term
     "What each term reads, what it needs, and what it takes"
     import pandas as pd
     rows = [dict(term=t.name, what=t.title, reads=', '.join(t.reads), compared_with='gold labels' if t.gold else 'teacher',
-                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), source=t.source, cost=t.cost) for t in TERMS.values()]
+                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), source=t.source, cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
     return pd.DataFrame(rows).set_index('term')
 
 # %% ../../nbs/api/losses/02_terms.ipynb #50eb0bb1
