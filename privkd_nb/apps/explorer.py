@@ -158,7 +158,7 @@ def _set_task_options(self:Controls): # Of data set, scenario, fraction and scor
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #35dc697b
 class Explorer(Controls):
-    "Controls, and the view that they select"
+    "A widget to browse a folder of runs: controls, and the view that they select"
     def __init__(self,
         runs='sample',     # A folder of runs, a packed study, a `Study`, or 'sample'
         view:str='scores', # The first view, one of `VIEWS`

@@ -70,7 +70,7 @@ class LiveTeacher:
 
     @torch.inference_mode()
     def can_stop(self, k:int)->bool: # Whether the outputs are the same without the layers above `k`
-        "Tried on two short examples, because some models normalise after whichever layer is their last"
+        "Tried on two short examples, because some models apply a final normalization after the last layer that runs"
         if k >= self.model.config.num_hidden_layers: return False
         batch, inner = probe_batch(self.model), replace(self.needed, attention=(), values=())
         whole = forward(self.model, batch, inner)

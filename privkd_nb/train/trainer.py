@@ -195,7 +195,7 @@ def evaluate(self:DistillTrainer, eval_dataset=None, ignore_keys=None, metric_ke
 # %% ../../nbs/api/train/06_trainer.ipynb #dc504bb5
 @patch
 def save_model(self:DistillTrainer, output_dir=None, _internal_call=False):
-    "As in Trainer; a checkpoint is checked and says which embedding rows it has, an exported model is whole"
+    "As in Trainer; a checkpoint is finite and has `rows.json` beside it, an exported model has the whole table"
     if _internal_call:
         self.recorder.write()
         self.check_finite()
