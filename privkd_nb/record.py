@@ -42,6 +42,7 @@ def with_groups(
     if 'group' in frame and frame.group.notna().all(): return frame
     l = frame.language.astype('str')
     group = l.map(EARLIER).fillna('language').mask(frame.split == 'train', 'all')
+    if 'seen' in frame: group = group.mask(frame.seen.notna(), 'language')      # a mean is neither seen nor unseen; a language may be called 'mean'
     if 'group' in frame: group = frame.group.where(frame.group.notna(), group)
     columns = [c for k in frame.columns if k != 'group' for c in (['group', k] if k == 'language' else [k])]
     return frame.assign(group=group, language=l.where(group == 'language', ''))[columns]

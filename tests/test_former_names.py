@@ -99,3 +99,10 @@ def test_every_parameter_of_a_public_name_is_accepted_still(name):
     known = {*inspect.signature(what).parameters, *getattr(what, 'former_names', {})}
     assert set(EARLIER[name].split()) <= known
     assert {new for new in getattr(what, 'former_names', {}).values() if new} <= {*inspect.signature(what).parameters, 'teacher_source'}
+
+
+def test_former_attributes_read_and_write_the_current_ones():
+    cfg = RunConfig()
+    with notice('pieces', 'max_tokens'): cfg.pieces = 512
+    assert cfg.max_tokens == 512
+    with notice('packing', 'unpadding'): assert cfg.packing == 'auto'

@@ -180,3 +180,80 @@ def test_a_recorded_term_is_known_again_while_it_is_the_same():
     def other(s, t, b): return s.last.mean()
     TERMS['last_cos'] = TERMS.pop('other')
     with pytest.raises(InputError, match='but last_cos has another source now'): parse_losses({label: .5})
+
+
+def test_the_name_of_a_run_knows_names_in_comprehensions_and_needs_a_version_for_objects():
+    def gap(x): return x.abs()
+
+    def summed():
+        @term(reads='hidden')
+        def f(s, t, b): return sum(gap(s.hidden[i]-t.hidden[j]).mean() for i, j in b.hidden_pairs)
+        return term_label('f')
+    first = summed()
+
+    def gap(x): return 100*x.abs()
+    assert summed() != first
+
+    crit = torch.nn.SmoothL1Loss(beta=1.)
+    def f(s, t, b): return crit(s.logits, t.logits)
+    term(reads='logits')(f)
+    with pytest.raises(InputError, match=r"the term f uses crit, a SmoothL1Loss, which cannot enter a run's name; write @term\(..., version='1'\)"): RunConfig(losses='f').identity()
+    labels = []
+    for v in ('1', '2'):
+        term(reads='logits', version=v)(f)
+        labels.append(term_label('f'))
+    assert labels[0] != labels[1]
+    seen = []
+    def noting(s, t, b): seen.append(1); return (s.logits-t.logits).mean()
+    term(reads='logits')(noting)
+    with pytest.raises(InputError, match='uses seen, a list'): term_label('noting')
+
+
+def test_a_trainer_keeps_the_term_that_it_was_given(data, tmp_path):
+    @term(reads='logits')
+    def mine(s, t, b): return (s.logits-t.logits).pow(2).mean()
+    task, tok, enc = data
+    teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500, seed=1)
+    student, card = init_student(InitSpec(), teacher)
+    tr = DistillTrainer(student, teacher, {mine: 1}, card.layers, train_dataset=enc, eval_dataset=enc, processing_class=tok,
+                        args=training_args(tmp_path, len(enc), 1, batch_size=8, use_cpu=True, max_steps=2, eval_strategy='no', save_strategy='no'))
+
+    @term(reads='hidden')
+    def mine(s, t, b): return 1000+s.hidden[1].mean()
+    tr.train()
+    h = tr.history.frame()
+    assert h[h.metric == 'mine'].value.max() < 100
+
+
+def test_a_configuration_takes_the_term_itself():
+    @term(reads='logits')
+    def mine(s, t, b): return (s.logits-t.logits).mean()
+    first = mine
+
+    @term(reads='logits')
+    def mine(s, t, b): return (s.logits-t.logits).abs().mean()
+    RunConfig(losses={first: 1})
+    assert TERMS['mine'] is first
+
+
+@pytest.mark.parametrize('value', [1., np.float32(1), None, torch.ones(1)])
+def test_a_term_returns_one_number(value, data, tmp_path):
+    @term(reads='logits')
+    def odd(s, t, b): return value
+    with pytest.raises(InputError, match='the term odd returned .*; it must return a tensor with one number'): trained(data, tmp_path, 'ce,odd')
+
+
+def test_predicting_between_trainings_records_nothing(data, tmp_path):
+    tr, first = trained(data, tmp_path/'a', 'ce,logits')
+    n = len(tr.history.rows)
+    out = tr.predict(data[2])
+    assert out.predictions.shape == (len(data[2]), len(data[0].labels)) and len(tr.history.rows) == n and tr.recorder.micro_batches == []
+
+
+def test_names_with_a_meaning_are_not_for_terms():
+    for name in ('loss', 'learning_rate', 'paper', 'accuracy'):
+        def f(s, t, b): return 0
+        f.__name__ = name
+        with pytest.raises(InputError, match=f'a term cannot be called {name}'): term(reads='logits')(f)
+    with pytest.raises(InputError, match='losses has ce twice'): parse_losses('ce=1,ce=3')
+    with pytest.raises(InputError, match='losses has ce twice'): parse_losses(['ce', 'ce'])

@@ -100,14 +100,17 @@ def can_unpad(
     by_name = model.config._attn_implementation in KERNELS and getattr(model, '_supports_attention_backend', False)
     if not by_name and not is_disentangled(model): return False
     training, (ids, mask, token_index) = model.training, probe_batch(model).values()
-    kw = dict(input_ids=ids, attention_mask=mask, output_hidden_states=True)
+    seen, kw = [], dict(input_ids=ids, attention_mask=mask)
+    hook = encoder_of(model).register_forward_hook(lambda module, args, out: seen.append(out.last_hidden_state))
     model.eval()
     try:
         plain = model(**kw)
         with unpadded(model, token_index, 2, 7): short = model(**kw)
     except (AttributeError, TypeError, RuntimeError, IndexError, KeyError): return False
-    finally: model.train(training)
+    finally:
+        hook.remove()
+        model.train(training)
     def near(a, b): return a.shape == b.shape and bool((a-b).abs().max() <= tol*a.abs().max().clamp(min=1e-3))
     def flat(x): return x if len(x) == 1 else flatten_tokens(x, token_index)
     logits = [flat(o.logits) if plain.logits.ndim == 3 else o.logits for o in (plain, short)]
-    return near(*logits) and all(near(flat(x), flat(y)) for x,y in zip(plain.hidden_states, short.hidden_states, strict=True))
+    return near(*logits) and near(*map(flat, seen))

@@ -31,7 +31,7 @@ def word_tags(
 def predict(
     model,              # With a classification head
     data:Encoded,       # From `encode`
-    batch_size:int=64,  # Examples in a forward pass
+    *, batch_size:int=64,  # Examples in a forward pass
 )->pd.DataFrame:        # 'id', 'language', 'gold', 'predicted', 'loss'; for sequences 'probability' of the prediction
     "Predict every row of `data`"
     training, names = model.training, np.array(model_labels(model), dtype=object)
@@ -94,7 +94,7 @@ def evaluate_by_language(
     *, batch_size:int=64, # Examples in a forward pass
 )->pd.DataFrame:        # Index: language; columns: seen, n, and the scores
     "Predict and score `data` by language"
-    return score_predictions(predict(model, data, batch_size), train_languages)
+    return score_predictions(predict(model, data, batch_size=batch_size), train_languages)
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #80561b6e
 def with_means(

@@ -14,7 +14,7 @@ from ..data.encoding import Collate, Encoded
 def block_influence(
     model,            # An encoder
     data:Encoded,     # From `encode`
-    limit:int=256,    # Number of examples, chosen at random with a fixed seed
+    *, limit:int=256,    # Number of examples, chosen at random with a fixed seed
     batch_size:int=64,# Examples per batch
 )->list[float]:       # One number per layer, from 0 to 2
     "One minus the mean cosine similarity between the input and the output of each layer"

@@ -93,6 +93,7 @@ class RunConfig:
     redo:bool = _p(False, 'run again even if this run is on record')
     def __post_init__(self):
         "Bring every value to its type, and check it"
+        if not isinstance(self.losses, str): parse_losses(self.losses)      # terms of one's own join the table
         for f in fields(self): setattr(self, f.name, typed_value(f.name, getattr(self, f.name), f.type))
         self.check()
 

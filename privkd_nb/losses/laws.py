@@ -89,7 +89,7 @@ def reaches_student(
     "Whether a term has a gradient for the student; a gold term must have none for the teacher"
     def leaves(o): return [o.logits, *(x for k in LAYERED for x in o[k].values())]
     for x in leaves(student)+leaves(teacher): x.requires_grad_()
-    loss = distill_terms([t.name], student, teacher, b)[t.name]
+    loss = distill_terms([t.name], student, teacher, b, {t.name: t})[t.name]
     mine, theirs = (torch.autograd.grad(loss, leaves(o), allow_unused=True, retain_graph=True) for o in (student, teacher))
     return any(g is not None and g.abs().sum() > 0 for g in mine) and (not t.gold or all(g is None for g in theirs))
 
@@ -97,7 +97,7 @@ def only_read(
     t:Term, o, # Outputs
 ):
     "Those outputs that a term lists in `reads`"
-    needed = required_outputs([t.name], [0, 1], n_layers=2)
+    needed = required_outputs([t.name], [0, 1], n_layers=2, terms={t.name: t})
     kept = {k: {i: x for i,x in o[k].items() if i in getattr(needed, k)} for k in LAYERED}
     return outputs(o.logits if needed.logits else None, **kept)
 
@@ -107,7 +107,7 @@ def check_law(
     tol:float, **kw, # Of `trial`
 )->None:
     "Raise an `AssertionError` that names the law, if a term breaks it"
-    def f(s, o, b): return distill_terms([t.name], only_read(t, s), only_read(t, o), b)[t.name]
+    def f(s, o, b): return distill_terms([t.name], only_read(t, s), only_read(t, o), b, {t.name: t})[t.name]
     try: want, got = law(f, *trial(kind, **kw))
     except Exception as e:
         raise AssertionError(f"{t.name}, {kind} task: {type(e).__name__}: {e}; does it read what reads={', '.join(t.reads)} lists, "

@@ -20,7 +20,7 @@ from ..data.batching import StepLoader, StepSampler
 from ..data.encoding import Collate, batch_counts
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, with_means
-from ..losses.terms import PAPER, TermInputs, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
+from ..losses.terms import PAPER, TERMS, TermInputs, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
 from ..record import History
 from .efficiency import Efficiency, EfficientTraining
 from .recording import HistoryCallback, StepRecorder, stop_diverged
@@ -53,6 +53,7 @@ class DistillTrainer(Trainer):
         **kw,                   # Of `transformers.Trainer`: args, train_dataset, eval_dataset, processing_class …
     ):
         self.losses, self.layers, self.temp = parse_losses(losses), layers, temp
+        self.terms = {k: TERMS[k] for k in self.losses}     # as they are now, should one be defined again
         self.attention_on = check_choice('attention_on', attention_on, ['scores', 'probabilities'])
         self.history, self.train_languages = history or History(), list(train_languages)
         self.efficiency, self.teacher_source, self.totals = efficiency or Efficiency(), teacher_source, {}
@@ -124,7 +125,7 @@ def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_i
     "The weighted sum of all terms; the terms themselves go to the recorder"
     student = forward(model, inputs, self.needed, self.efficient.unpad)
     teacher = self.teacher_outputs(inputs) if self.teacher is not None else None
-    terms = distill_terms(self.losses, student, teacher, self.term_inputs(model, inputs))
+    terms = distill_terms(self.losses, student, teacher, self.term_inputs(model, inputs), self.terms)
     loss = sum(w*terms[k] for k,w in self.losses.items())
     if self.args.world_size > 1 and not self.needed.logits: loss = loss+0*student.logits.float().sum()
     if not inputs['counts']['tokens']: loss, terms = loss*0, {k: v*0 for k,v in terms.items()}
@@ -143,6 +144,14 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     project = getattr(self.accelerator.unwrap_model(model), 'distill_projection', lambda x: x)
     last = self.teacher and (self.model.config.num_hidden_layers, self.teacher.config.num_hidden_layers)
     return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), project, self.temp, last)
+
+# %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
+@patch
+def prediction_step(self:DistillTrainer, model, inputs, prediction_loss_only, ignore_keys=None):
+    "Logits and labels of one batch, without a loss"
+    inputs = self._prepare_inputs(inputs)
+    with torch.inference_mode(): logits = model(input_ids=inputs['input_ids'], attention_mask=inputs['attention_mask']).logits
+    return None, None if prediction_loss_only else logits.float(), inputs['labels']
 
 # %% ../../nbs/api/train/06_trainer.ipynb #load0002
 @patch
@@ -229,10 +238,11 @@ def check_rows(self:DistillTrainer, checkpoint:str|Path):
 @patch
 def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
     "As in Trainer; the student has its whole embedding table again at the end, however it ends"
-    if resume_from_checkpoint is True: resume_from_checkpoint = get_last_checkpoint(self.args.output_dir)
+    if resume_from_checkpoint is True and Path(self.args.output_dir).is_dir():
+        resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True      # without one, the Trainer raises its error
     with self.efficient:
         while True:
-            if resume_from_checkpoint: self.check_rows(resume_from_checkpoint)
+            if isinstance(resume_from_checkpoint, (str, Path)): self.check_rows(resume_from_checkpoint)
             try: return super(DistillTrainer, self).train(resume_from_checkpoint=resume_from_checkpoint, **kw)
             except RuntimeError as error:
                 if not self.efficient.can_retry(error): raise
