@@ -23,7 +23,7 @@ def test_every_promised_name_exists():
 
 
 def test_checking_a_configuration_loads_nothing_heavy():
-    p = python("import sys; from privkd_nb.jobs.config import RunConfig; RunConfig(); print([m for m in ('torch', 'transformers', 'pandas', 'datasets') if m in sys.modules])")
+    p = python("import sys; from privkd_nb.jobs.config import RunConfig; RunConfig(); print([m for m in ('torch', 'transformers', 'pandas', 'numpy', 'datasets') if m in sys.modules])")
     assert p.stdout.strip() == '[]', p
 
 

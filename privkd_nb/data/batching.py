@@ -12,7 +12,8 @@ import numpy as np, torch
 from torch.utils.data import BatchSampler, DataLoader
 from .encoding import DUMMY
 from ..core import check_choice
-from .order import BATCHING, epoch_batches
+from .catalog import BATCHING
+from .order import epoch_batches
 
 # %% ../../nbs/api/data/06_batching.ipynb #d7a45688
 class StepSampler(BatchSampler):

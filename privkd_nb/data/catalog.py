@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['MASSIVE_LANGUAGES', 'TSM_LANGUAGES', 'UNER_LANGUAGES', 'UNER_TAGS', 'CATALOG', 'SCENARIOS', 'SPLIT_NAMES',
-           'DATA_FILES', 'OTHER_FILES', 'TaskInfo', 'scenario_languages', 'check_languages', 'training_languages',
-           'split_of', 'own_files']
+           'DATA_FILES', 'OTHER_FILES', 'BATCHING', 'TaskInfo', 'scenario_languages', 'check_languages',
+           'training_languages', 'split_of', 'own_files']
 
 # %% ../../nbs/api/data/01_catalog.ipynb #bb66b25d
 from dataclasses import dataclass, field
@@ -120,3 +120,6 @@ def own_files(
     for s in ('train', 'test'):
         if s not in found: raise InputError(f"{path} has no {s} rows; expected {', '.join(s+e for e in DATA_FILES)}.")
     return found
+
+# %% ../../nbs/api/data/01_catalog.ipynb #26ed5d3d
+BATCHING = dict(random='any examples together', length='examples of similar length together')

@@ -10,10 +10,9 @@ import json, math, os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.catalog import CATALOG, SCENARIOS, check_languages, own_files, training_languages
+from ..data.catalog import BATCHING, CATALOG, SCENARIOS, check_languages, own_files, training_languages
 from ..core import InputError, accepts_former_names, check_choice, did_you_mean, files_hash
 from ..init.depth import resolve_layers
-from ..data.order import BATCHING
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses, term_label
 
