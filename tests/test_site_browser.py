@@ -41,14 +41,14 @@ def test_a_stranger_follows_every_link(served):
 def test_search_finds_and_figures_live(served):
     url, _ = served
     with chromium() as page:
-        page.goto(f'{url}/index.html')
+        assert page.goto(f'{url}/index.html').ok
         assert page.locator('h1').first.inner_text().startswith('PrivKD')
         assert page.locator('img[src*="images/"]').first.is_visible()                     # the result, in one picture
         assert 'make run' in page.inner_text('body')                                      # how to start
         page.keyboard.press('/')
         page.keyboard.type('bootstrap', delay=20)
         page.wait_for_function("[...document.querySelectorAll('a')].some(a => a.offsetParent && /stats/.test(a.href) && /bootstrap|Statistics|interval/i.test(a.innerText))", timeout=15_000)
-        page.goto(f'{url}/api/comparisons.html')
+        assert page.goto(f'{url}/api/figures/comparisons.html').ok
         page.wait_for_selector('.js-plotly-plot .main-svg')
         gd = page.locator('.js-plotly-plot').first
         assert gd.evaluate('e => e.data.length') > 1 and gd.bounding_box()['width'] > 400
@@ -64,5 +64,5 @@ def test_no_page_is_wider_than_the_window(served, width):
     url, _ = served
     with chromium(width) as page:
         for name in ('index', 'explore', 'api/losses/logits', 'api/figures/comparisons'):
-            page.goto(f'{url}/{name}.html')
+            assert page.goto(f'{url}/{name}.html').ok
             assert page.evaluate('document.documentElement.scrollWidth') <= width+1, name
