@@ -57,11 +57,11 @@ def fingerprint(
     for n,cell in zip(fn.__code__.co_freevars, fn.__closure__ or ()):
         try: used[n] = cell.cell_contents
         except ValueError: pass                 # defined later, and not called before
-    rest = dict(defaults=fn.__defaults__ or (), **{f'keyword {k}': v for k,v in (fn.__kwdefaults__ or {}).items()})
-    return [code, [[n, _shown(n, v, (*seen, fn))] for n,v in sorted({**used, **rest}.items())]]
+    usual = {n: p.default for n,p in inspect.signature(fn).parameters.items() if p.default is not p.empty}
+    return [code, *([[n, _shown(n, o[n], (*seen, fn))] for n in sorted(o)] for o in (used, usual))]
 
 def _shown(name, v, seen):
-    v = getattr(v, 'fn', v) if type(v).__name__ == 'Term' else v
+    if type(v).__name__ == 'Term': v = v.fn     # of losses.terms, which imports this page
     if inspect.isfunction(v) and not installed(v): return v.__qualname__ if v in seen else fingerprint(v, seen)
     if inspect.ismodule(v) or callable(v) and hasattr(v, '__qualname__') or type(v).__name__ in ('lazy_import', 'builtin_function_or_method'):
         if installed(v): return f"{getattr(v, '__module__', '')}.{getattr(v, '__qualname__', v.__name__)}"
