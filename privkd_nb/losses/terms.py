@@ -109,17 +109,15 @@ def parse_losses(
 )->dict[str,float]: # Weight by name
     "Read a set of loss terms and their weights"
     if isinstance(losses, str) and losses == 'paper': return dict(PAPER)
-    if isinstance(losses, Term): losses = [losses]
-    if not isinstance(losses, dict):
-        given = losses if not isinstance(losses, str) and any(map(callable, losses)) else as_list(losses)
-        pairs = [(k, 1) if callable(k) else (k.partition('=')[0].strip(), k.partition('=')[2] or 1) for k in given]
-        if twice := [k for k,_ in pairs if [str(o) for o,_ in pairs].count(str(k)) > 1]:
-            raise InputError(f"losses has {twice[0]} twice; write each term once, with its weight.")
-        losses = dict(pairs)
-    if not losses: raise InputError(f"losses is empty; choose from {', '.join(TERMS)}.")
-    names = [_known(k) for k in losses]
-    if twice := [k for k in names if names.count(k) > 1]: raise InputError(f"losses has {twice[0]} twice; write each term once, with its weight.")
-    return {k: _weight(k, w) for k,w in zip(names, losses.values())}
+    if isinstance(losses, dict): pairs = list(losses.items())
+    else:
+        each = [losses] if isinstance(losses, Term) else as_list(losses) if losses is None or isinstance(losses, str) else losses
+        pairs = [(k, 1) if callable(k) else (k.partition('=')[0].strip(), k.partition('=')[2] or 1) for k in each]
+    if not pairs: raise InputError(f"losses is empty; choose from {', '.join(TERMS)}.")
+    names = [_known(k) for k,_ in pairs]
+    for k in names:
+        if names.count(k) > 1: raise InputError(f"losses has {k} twice; write each term once, with its weight.")
+    return {k: _weight(k, w) for k,(_,w) in zip(names, pairs)}
 
 def _weight(name, w):
     try: ok = 0 < float(w) < math.inf

@@ -78,11 +78,12 @@ class DistillTrainer(Trainer):
 @patch
 def set_teacher(self:DistillTrainer, student, teacher):
     "Check the pair, choose attention kernels, and add a projection where hidden sizes differ"
-    self.teacher = teacher if teacher_terms(self.losses) else None
+    self.teacher = None
     if not teacher_terms(self.losses): return
     if teacher is None: raise InputError(f"losses={', '.join(self.losses)} needs a teacher; pass one, or use losses='ce'.")
     check_pair(self.losses, student.config, teacher.config, self.layers)
-    reads_attention = bool(required_outputs(self.losses, self.layers or [0], n_layers=1).attention)
+    self.teacher = teacher
+    reads_attention = any('attention' in t.reads for t in self.terms.values())
     for m in (student, teacher): (use_eager if reads_attention else restore_kernel)(m)
     if needs_projection(self.losses, student.config, teacher.config):
         with torch.random.fork_rng():
