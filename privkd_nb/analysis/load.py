@@ -76,6 +76,7 @@ def add_groups(
     if 'group' in df.columns and not df['group'].null_count(): return df
     l = pl.col('language').cast(pl.String)
     new = pl.when(pl.col('split') == 'train').then(pl.lit('all')).otherwise(l.replace_strict(EARLIER, default='language'))
+    if 'seen' in df.columns: new = pl.when(pl.col('seen').is_not_null()).then(pl.lit('language')).otherwise(new)  # a mean is neither seen nor unseen
     group = pl.coalesce('group', new) if 'group' in df.columns else new
     df = df.with_columns(group=group)
     return df.with_columns(language=pl.when(pl.col('group') == 'language').then(l).otherwise(pl.lit('')))
