@@ -12,7 +12,7 @@ import shutil, tempfile
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
-import pandas as pd, torch
+import pandas as pd
 from filelock import FileLock
 from ..core import InputError, accepts_former_names, build_once, cache_dir, content_key, replacing_folder, seed_for, write_json
 from ..data.encoding import Encoded, encode
@@ -180,9 +180,7 @@ def load_source(
     task:Task, seed:int,
 ):
     "A model that a student is initialized from; its new head is random, but the same in every process"
-    with torch.random.fork_rng():
-        torch.manual_seed(seed_for(seed, 'student'))
-        return load_encoder(name, task.kind, task.labels)
+    return load_encoder(name, task.kind, task.labels, seed=seed_for(seed, 'student'))
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #ae355d7c
 def load_models(
