@@ -1,11 +1,12 @@
 "The hub's code paths, against a small server on the loopback interface that answers as the hub does."
-import hashlib, json, os, subprocess, sys, threading, time
+import hashlib, json, os, re, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 
+FAULTY = {'de-DE': '503', 'fr-FR': 'cut', 'es-ES': 'page', 'it-IT': 'silent', 'ja-JP': 'wrong', 'da-DK': '429', 'fi-FI': 'still', 'el-GR': '401'}   # of IllHub
 SHA = '0123456789abcdef0123456789abcdef01234567'
 
 
@@ -13,9 +14,10 @@ def make_repositories(root: Path):
     "Made-up rows in the layout of the real repositories: (kind, name) -> folder"
     from datasets import ClassLabel, Dataset, Features, Sequence, Value
     from privkd_nb.models.tiny import tiny_model
+    langs = ['en-US', 'sw-KE', *FAULTY]
     massive, tsm, uner, model = root/'massive', root/'tsm', root/'uner', root/'tiny'
     feats = Features(dict(id=Value('string'), locale=Value('string'), partition=Value('string'), scenario=ClassLabel(names=['a', 'b']), intent=ClassLabel(names=['set', 'ask']), utt=Value('string')))
-    for lang, split in [(l, s) for l in ('en-US', 'sw-KE') for s in ('train', 'validation', 'test')]:
+    for lang, split in [(l, s) for l in langs for s in ('train', 'validation', 'test')]:
         (massive/lang/split).mkdir(parents=True)
         Dataset.from_list([dict(id=str(i), locale=lang, partition=split, scenario=0, intent=i % 2, utt=f'{lang} {split} {i}') for i in range(4)], features=feats).to_parquet(str(massive/lang/split/'0000.parquet'))
     for split in ('train', 'validation', 'test'):
@@ -135,3 +137,101 @@ def test_without_a_network_it_fails_within_seconds_and_says_what_to_do(code, tmp
     last = p.stderr.strip().splitlines()[-1]
     assert 'InputError' in last and 'cannot be reached' in last and 'data_dir' in last and 'local folder' in last
     assert time.time()-start < 30                                          # importing torch and transformers included
+
+
+class IllHub(Hub):
+    "A hub with faults: the owner of a repository says which; what follows 'later-' befalls files other than config.json"
+
+    def do_GET(self):
+        parts = unquote(urlsplit(self.path).path).lstrip('/').removeprefix('api/models/').removeprefix('api/datasets/').removeprefix('datasets/').split('/')
+        fault = parts[0]
+        if fault.startswith('later-'):
+            fault = '' if parts[-1] == 'config.json' or not parts[-1].endswith('safetensors') else fault.removeprefix('later-')
+            if fault in ('cut', 'slow', 'wrong', 'still') and self.command == 'HEAD': fault = 'head'
+            if not fault: return self.answer_for('someone/tiny', parts)
+        if parts[0] == 'AmazonScience':
+            fault = FAULTY.get(next((l for l in FAULTY if l in parts), ''), '') if parts[-1].endswith('parquet') else ''
+            if fault in ('cut', 'wrong', 'still') and self.command == 'HEAD': fault = 'head'
+            if not fault: return Hub.do_GET(self)
+        body = (self.repositories['models', 'someone/tiny']/'model.safetensors').read_bytes()
+        size = {'Content-Length': str(len(body)), 'ETag': f'"{"0"*64 if any(w in self.path for w in ("later-wrong", "ja-JP")) else "1"*40}"', 'X-Repo-Commit': SHA}
+        if fault.isdigit(): return self.reply(int(fault), b'Internal', **({'Retry-After': '77'} if fault == '429' else {}), **({'X-Error-Code': 'GatedRepo'} if fault == '403' else {}))
+        if fault == 'silent': time.sleep(60)
+        if fault == 'drip':
+            try:
+                for c in b'HTTP/1.1 200 OK\r\nX-Long: '+b'x'*60: self.wfile.write(bytes([c])); self.wfile.flush(); time.sleep(1)
+            except OSError: pass
+        if fault == 'page': return self.reply(200, b'<html>Log in</html>', Content_Type='text/html; charset=utf-8')
+        if fault == 'text': return self.reply(200, b'<html>Log in</html>', Content_Type='text/plain')
+        if fault == 'loop': return self.reply(302, Location=self.path)
+        if fault == 'hang-up': return self.connection.close()
+        if fault in ('head', 'wrong'): return self.reply(200, body, **size)
+        if fault in ('cut', 'slow', 'still'):
+            self.send_response(200)
+            for k, v in size.items(): self.send_header(k, v)
+            self.end_headers()
+            if fault == 'slow':                                            # slow, but it goes on for longer than a fault may last
+                for i in range(0, len(body), len(body)//12+1): self.wfile.write(body[i:i+len(body)//12+1]); self.wfile.flush(); time.sleep(.2)
+                return
+            self.wfile.write(body[:1000]); self.wfile.flush()
+            if fault == 'still': time.sleep(60)
+
+    do_HEAD = do_GET
+
+    def answer_for(self, name, parts):
+        files = 'resolve' in parts
+        self.answer('models', name, self.repositories['models', name], 'x' if files else 'api/', '/'.join(parts[3 if files else 2:]))
+
+
+@pytest.fixture(scope='module')
+def ill_hub(hub):
+    server = ThreadingHTTPServer(('127.0.0.1', 0), IllHub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f'http://127.0.0.1:{server.server_port}'
+    server.shutdown()
+
+
+FAULTS = '''
+import json, sys, time
+import privkd_nb.hub as hub
+from privkd_nb.models.loading import load_encoder
+from privkd_nb.core import InputError
+from privkd_nb.data.sources import download_part, hub_parts
+from privkd_nb.data.catalog import CATALOG
+import transformers.models.xlm_roberta.modeling_xlm_roberta, datasets
+hub.WAIT = 1.
+for name in json.loads(sys.argv[1]):
+    start = time.monotonic()
+    try: found = type(load_encoder(name) if '/' in name else download_part(CATALOG['massive'], name, dict(hub_parts(CATALOG['massive'], name))[name], name)).__name__
+    except InputError as e: found = str(e)
+    except BaseException as e: found = f'{type(e)}: {e}'
+    print(json.dumps([name, found, time.monotonic()-start]))
+'''
+
+
+def found_for(names, endpoint, home):
+    code = f'import sys; sys.argv = ["", {json.dumps(json.dumps(names))}]\n{FAULTS}'
+    p = client(code, endpoint, home)
+    rows = [json.loads(l) for l in p.stdout.splitlines() if l.startswith('["')]
+    assert len(rows) == len(names), p.stderr[-2000:]
+    return {n: (found, seconds) for n, found, seconds in rows}
+
+
+def test_every_failure_is_one_sentence_soon(ill_hub, tmp_path):
+    import privkd_nb.hub as hub
+    assert hub.WAIT <= 10                                                   # the faults below wait a second instead
+    expected = {
+        '401': 'answered 401 .*`hf auth login`.*HF_TOKEN', '403': 'answered 403 .*ask for access at .*/403/tiny', '404': 'answered 404',
+        '429': 'answered 429 .*try again in 77 s', '500': 'answered 500', '502': 'answered 502', '503': 'answered 503', 'silent': 'does not answer .nothing within 1 s',
+        'drip': 'does not answer', 'page': 'answered 200 with a web page', 'loop': 'redirects', 'hang-up': 'breaks off|cannot be reached',
+        'later-503': 'answered 503', 'later-429': 'try again in 77 s', 'later-silent': 'does not answer', 'later-cut': 'breaks off|broke off', 'later-page': 'web page',
+        'later-still': 'bytes', 'later-wrong': 'was damaged on its way', 'text': 'proxy'}
+    found = found_for([f'{k}/tiny' for k in expected]+['later-slow/tiny', *FAULTY], ill_hub, tmp_path)
+    for fault, words in expected.items():
+        sentence, seconds = found[f'{fault}/tiny']
+        assert re.search(words, sentence) and '\n' not in sentence, (fault, sentence)
+        assert f'{fault}/tiny' in sentence and seconds < 15, (fault, sentence, seconds)
+    assert found['later-slow/tiny'][0] == 'XLMRobertaForSequenceClassification', found['later-slow/tiny']
+    for language, fault in FAULTY.items():
+        sentence, seconds = found[language]
+        assert re.search(expected[fault if fault in expected else f'later-{fault}'], sentence) and 'massive' in sentence and seconds < 15, (fault, sentence, seconds)

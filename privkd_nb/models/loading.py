@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Iterator
 import torch
 from ..core import InputError
-from ..hub import check_available, quietly
+from ..hub import from_hub, quietly
 from .report import check_report
 
 # %% ../../nbs/api/models/06_loading.ipynb #80d0805a
@@ -34,12 +34,11 @@ def load_encoder(
 ):                           # A transformers model in eval mode, in float32
     "Load an encoder with a classification head; an `InputError` names any other weight that is missing"
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
-    check_available(name)
     cls = AutoModelForSequenceClassification if kind == 'sequence' else AutoModelForTokenClassification
     kw = dict(use_safetensors=True, trust_remote_code=trust_remote_code, dtype=torch.float32)
     if labels: kw |= dict(num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={l: i for i,l in enumerate(labels)})
     try:
-        with quietly(), drawn_from(seed):                          # the report is read instead of printed
+        with from_hub(name), quietly(), drawn_from(seed):          # the report is read instead of printed
             model, report = cls.from_pretrained(name, **kw, output_loading_info=True, ignore_mismatched_sizes=True)
     except OSError as e:
         raise InputError(f"{name} cannot be loaded ({str(e).splitlines()[0]}); "
@@ -53,7 +52,6 @@ def load_tokenizer(
 ):            # A `PreTrainedTokenizerFast`
     "Load a fast tokenizer"
     from transformers import AutoTokenizer
-    check_available(name)
-    tok = AutoTokenizer.from_pretrained(name, use_fast=True)
+    with from_hub(name): tok = AutoTokenizer.from_pretrained(name, use_fast=True)
     if tok.is_fast: return tok
     raise InputError(f"{name} has no fast tokenizer, which word labels need; convert it with transformers first.")
