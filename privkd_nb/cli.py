@@ -18,6 +18,7 @@ from typing import Iterator
 import privkd_nb
 from .core import InputError, ResultError, as_list, check_choice, read_json, renamed
 from .jobs.config import RunConfig, field_groups
+from .markup import visible
 
 # %% ../nbs/api/99_cli.ipynb #589349ed
 def add_run_options(
@@ -42,7 +43,7 @@ def short_notices()->Iterator[None]:
         usual = warnings.showwarning
         def show(message, category, *args, **kw):
             if category is not FutureWarning or 'is now called' not in str(message): usual(message, category, *args, **kw)
-            else: print(f'privkd: {message}', file=sys.stderr)
+            else: print(f'privkd: {visible(message, 0)}', file=sys.stderr)
         warnings.showwarning = show
         yield
 
@@ -95,9 +96,9 @@ def run_notebook(
     run.path.mkdir(parents=True, exist_ok=True)
     out, unfinished = run.path/'run.ipynb', run.path/'run.unfinished.ipynb'
     if run.finished and not cfg.redo and out.exists():
-        print(f'already on record (--redo runs it again): {out}')
+        print(f'already on record (--redo runs it again): {visible(out, 0)}')
         return out
-    print(f'run {run.path.name} in {run.path.parent}', flush=True)
+    print(f'run {run.path.name} in {visible(run.path.parent)}', flush=True)
     execute(notebook_path(), unfinished, {f.name: getattr(cfg, f.name) for f in fields(cfg) if getattr(cfg, f.name) != f.default})
     os.replace(unfinished, out)
     return out
@@ -123,8 +124,9 @@ def make_study(
     "Make all runs of a grid"
     from privkd_nb.jobs.study import grid, run_study
     given = {k: ([True] if k in ('tiny', 'redo') and not v else v) for k,v in given.items()}
-    runs = run_study(grid(**given), workers, lambda s: print(s, flush=True), share_teacher)
-    return f'{len(runs)} runs in {runs[0].path.parent}; look at them with: privkd explore {runs[0].path.parent}'
+    runs = run_study(grid(**given), workers, lambda s: print(visible(s, 0, keep='\n'), flush=True), share_teacher)
+    out = visible(runs[0].path.parent, 0)
+    return f'{len(runs)} runs in {out}; look at them with: privkd explore {out}'
 
 # %% ../nbs/api/99_cli.ipynb #b0d51f9f
 def explorer_notebook(
@@ -177,7 +179,7 @@ def explore(
     missing = [m for m in ('voila', 'ipywidgets', 'anywidget') if importlib.util.find_spec(m) is None]
     if missing: raise InputError(f"privkd explore needs {', '.join(missing)}: pip install 'privkd_nb[notebook]'.")
     study = Study.open(runs)
-    print(f'{study}: open the address with the token below; Ctrl-C ends it', flush=True)
+    print(f'{visible(study)}: open the address with the token below; Ctrl-C ends it', flush=True)
     with tempfile.TemporaryDirectory() as tmp: status = serve(explorer_notebook(runs, Path(tmp)), free_port(port), browser)
     if status: raise InputError(f'the server of the explorer ended with status {status}; its output is above.')
 
@@ -254,7 +256,7 @@ def bench_notebook(
 # %% ../nbs/api/99_cli.ipynb #f2cfe73c
 def run_command(given:dict)->None:
     "`privkd run`: distil one student and record it"
-    print(f"executed notebook: {run_notebook(given)}")
+    print(f"executed notebook: {visible(run_notebook(given), 0)}")
 
 # %% ../nbs/api/99_cli.ipynb #762cc539
 def distil_command(given:dict)->None:
@@ -266,7 +268,7 @@ def distil_command(given:dict)->None:
     from privkd_nb.record import Run
     known = Run.named(cfg.out_dir, cfg.identity()).finished and not cfg.redo
     with quietly(): run = distil(cfg)
-    if is_main(): print(f"{'already on record (--redo runs it again)' if known else 'on record'}: {run.path}")
+    if is_main(): print(f"{'already on record (--redo runs it again)' if known else 'on record'}: {visible(run.path, 0)}")
 
 # %% ../nbs/api/99_cli.ipynb #a5f4b144
 def study_command(given:dict)->None:
@@ -289,7 +291,7 @@ def pack_command(given:dict)->None:
     "`privkd pack`: copy a study's tables, without models, into one small folder"
     from privkd_nb.analysis.load import Study
     from privkd_nb.analysis.pack import pack
-    print(pack(Study.open(given['runs']), given['to']))
+    print(visible(pack(Study.open(given['runs']), given['to']), 0))
 
 # %% ../nbs/api/99_cli.ipynb #96c70219
 COMMANDS = dict(run=run_command, distil=distil_command, study=study_command,
@@ -332,7 +334,7 @@ def main(argv=None)->int:
     except (Exception, KeyboardInterrupt) as e:
         sentence, status = explained(e)
         if not sentence: raise
-        print(f'privkd: {sentence}', file=sys.stderr)
+        print('privkd:', visible(sentence, 0, keep='\n'), file=sys.stderr)
         return status
     return 0
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from .core import InputError, content_key, read_json, replacing, write_json
+from .markup import md_code, md_text
 
 # %% ../nbs/api/03_record.ipynb #acdc432c
 HISTORY = ['step', 'split', 'group', 'language', 'metric', 'value']
@@ -145,13 +146,14 @@ def __repr__(self:Run): return f"Run({self.path.name!r}, {'finished' if self.fin
 
 @patch
 def _repr_markdown_(self:Run):
-    if not (self.path/'config.json').exists(): return f'**{self.path.name}**: not begun'
+    name = f'**{md_text(self.path.name)}**'
+    if not (self.path/'config.json').exists(): return f'{name}: not begun'
     def show(v): return ' + '.join(k if w == 1 else f'{w:g} {k}' for k,w in v.items()) if isinstance(v, dict) else v
-    rows = ' · '.join(f'{k} `{show(v)}`' for k,v in self.config.items() if v not in (None, '', False, 0))
-    if not self.finished: return f'**{self.path.name}** (unfinished) {rows}'
+    rows = ' · '.join(f'{md_text(k)} {md_code(show(v))}' for k,v in self.config.items() if v not in (None, '', False, 0))
+    if not self.finished: return f'{name} (unfinished) {rows}'
     m = self.metrics.query("split == 'test' and group == 'all' and metric != 'n'")
-    score = '; '.join(f"{who} "+', '.join(f'{r.metric} {r.value:.3f}' for r in d.itertuples()) for who,d in m.groupby('model'))
-    return f'**{self.path.name}**: {rows}\n\ntest, mean over languages: {score}'
+    score = '; '.join(f"{md_text(who)} "+', '.join(f'{md_text(r.metric)} {r.value:.3f}' for r in d.itertuples()) for who,d in m.groupby('model'))
+    return f'{name}: {rows}\n\ntest, mean over languages: {score}'
 
 # %% ../nbs/api/03_record.ipynb #8256cc5b
 class History:

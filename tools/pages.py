@@ -15,6 +15,8 @@ from nbdev.processors import FilterDefaults, exec_show_docs
 from nbdev.serve_drv import exec_nb
 from nbdev.showdoc import show_doc
 
+from privkd_nb.markup import html_attr, md_text
+
 CFG = get_config(path=Path(__file__).parent)
 ROOT, NBS, PROC = CFG.config_path, CFG.nbs_path, CFG.config_path/'_proc'
 DOCS_URL = f'{CFG.doc_host}{CFG.doc_baseurl}/'
@@ -166,17 +168,17 @@ def fence(text, language, rich=False) -> str:
 def figure(fig, page, rich) -> str:
     "A plotly figure as a div that figures.js draws; the data is an attribute, which search does not index and Markdown does not read"
     title = fig.get('layout', {}).get('title', {})
-    title = html.escape(re.sub('<[^>]+>', ' ', title.get('text', '') if isinstance(title, dict) else str(title)).strip())
-    if not rich: return f'*[interactive figure: {title}]*' if title else '*[interactive figure]*'
+    title = html.unescape(re.sub('<[^>]+>', ' ', title.get('text', '') if isinstance(title, dict) else str(title))).strip()
+    if not rich: return f'*[interactive figure: {md_text(title, 0)}]*' if title else '*[interactive figure]*'
     height = fig.get('layout', {}).get('height', 450)
     data = html.escape(json.dumps({k: fig[k] for k in ('data', 'layout') if k in fig}, ensure_ascii=False, separators=(',', ':')))
-    return f'<div class="output figure" role="img" aria-label="{title}" style="min-height:{height}px" data-figure="{data}"></div>'
+    return f'<div class="output figure" role="img" aria-label="{html_attr(title)}" style="min-height:{height}px" data-figure="{data}"></div>'
 
 
 def one_block(text):
     "HTML that Markdown takes as one block: no blank lines; a table without pandas' own style is styled by the theme, and scrolls"
     text = re.sub(r'<style scoped>.*?</style>', '', text, flags=re.S)
-    text = re.sub(r'<table border="1" class="dataframe">', '<table>', text)
+    text = re.sub(r'<table (?:border="1" )?class="dataframe[^"]*">', '<table>', text)
     return re.sub(r'\n\s*', '\n', text).strip()
 
 

@@ -7,7 +7,7 @@ __all__ = ['EMPTY', 'LOOK', 'ONE', 'SEVERAL', 'ONLY', 'TASK', 'dropdown', 'multi
            'Explorer']
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #0f5821fa
-import base64, html, tempfile, warnings
+import base64, tempfile, warnings
 from pathlib import Path
 from fastcore.basics import patch
 import ipywidgets as W, pandas as pd
@@ -15,6 +15,7 @@ from ..analysis.arms import order_arms
 from ..analysis.load import Study
 from ..core import InputError, check_choice, replacing
 from ..figures.save import save_figure
+from ..markup import html_attr, html_text, plot_text, visible
 from ..record import SCORES
 from .explorer_views import VIEWS, Answer, Choice, Views, curve_titles
 from .plot_view import PlotView, static_bundle
@@ -120,7 +121,7 @@ def on_change(self:Controls,
     self._listeners.append(f)
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #9251a513
-def _pairs(values): return [(str(v), v) for v in values]
+def _pairs(values): return [(visible(v), v) for v in values]
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #ccf8a547
 @patch
@@ -180,8 +181,8 @@ class Explorer(Controls):
 def _heading(study, caught): # The size of the study, and which runs were left out
     def counted(n, noun): return f'{n} {noun}{"s" if n > 1 else ""}'
     what = f'{study.path.name}: {counted(len(study), "run")} of {counted(len(study.arms), "arm")}'
-    left_out = ''.join(f'<p>⚠ {html.escape(str(w.message))}</p>' for w in caught)
-    return W.HTML(f'<h3 style="margin:2px 0">{html.escape(what)}</h3>{left_out}')
+    left_out = ''.join(f'<p>⚠ {html_text(w.message, 2000)}</p>' for w in caught)
+    return W.HTML(f'<h3 style="margin:2px 0">{html_text(what)}</h3>{left_out}')
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #21b7f70f
 @patch
@@ -198,7 +199,7 @@ def _update(self:Explorer): # Show the answer of the view to the choice
     try: self.answer = self.views.answer(self.view.value, self.choice)
     except Exception as e:
         words = str(e) if isinstance(e, InputError) else f'{type(e).__name__}: {e}'
-        self.answer = Answer(None, pd.DataFrame(), f'<p>{html.escape(words)}</p>')
+        self.answer = Answer(None, pd.DataFrame(), f'<p>{html_text(words, 2000)}</p>')
     figure = self.answer.figure
     if figure is not None: self.plot.show(figure)
     self.plot.layout.display = None if figure is not None else 'none'
@@ -219,11 +220,12 @@ def clicked(self:Explorer,
 )->None:
     "A click on a language makes it the language of curves and examples"
     at = point.get('customdata') if self.view.value == 'scores' else [point.get('y')] if self.view.value == 'gap' else None
-    lang = str(at[0]).removesuffix(' (unseen)') if at else None
-    if lang not in {v for _,v in self.language.options}: return
+    names = {plot_text(v)+more: v for more in (' (unseen)', '') for _,v in self.language.options[1:]}
+    lang = names.get(str(at[0])) if at else None
+    if lang is None: return
     self.language.value = lang
     training, examples = VIEWS['training'], VIEWS['examples']
-    self.text.value = f'<p>{html.escape(lang)} is now the language of <i>{training}</i> (validation score) and <i>{examples}</i>.</p>'
+    self.text.value = f'<p>{html_text(lang)} is now the language of <i>{training}</i> (validation score) and <i>{examples}</i>.</p>'
 
 # %% ../../nbs/api/apps/03_explorer.ipynb #5c5ff428
 @patch
@@ -247,6 +249,6 @@ def make_link(self:Explorer,
 )->None:
     "Show a link that saves the view on the reader's own machine"
     with tempfile.TemporaryDirectory() as tmp: data = self.save(Path(tmp)/f'view.{kind}').read_bytes()
-    name = html.escape(f'{self.study.path.name}-{self.view.value}.{kind}')
+    name = f'{self.study.path.name}-{self.view.value}.{kind}'
     address = f'data:{dict(csv="text/csv", html="text/html")[kind]};base64,{base64.b64encode(data).decode()}'
-    self.link.value = f'<a download="{name}" href="{address}">save {name} ({len(data)/1e3:,.0f} kB)</a>'
+    self.link.value = f'<a download="{html_attr(name)}" href="{address}">save {html_text(name)} ({len(data)/1e3:,.0f} kB)</a>'

@@ -7,12 +7,12 @@ __all__ = ['LIMIT', 'watched_runs', 'run_labels', 'progress_of', 'News', 'Runs',
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #cdfba468
 import json, math, threading, time
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
 import ipywidgets as W, numpy as np, pandas as pd, plotly.graph_objects as go
 from ..core import InputError, read_json
+from ..markup import html_attr, html_text, visible
 from ..record import DONE, PROGRESS, HistoryTail, Run
 from ..analysis.curves import Curves
 from ..figures.run import LineKey, describe, line_keys, monitor_figure
@@ -224,7 +224,7 @@ def _offer_runs(self:Monitor): # In the drop-down list, if there are several
     if self.shown not in paths: self._show_run(self.runs.first)
     for w in (self.pick, self.table): w.layout.display = '' if len(paths) > 1 else 'none'
     self.pick.unobserve(self._pick_run, 'value')
-    self.pick.options, self.pick.value = [(labels[p], p) for p in paths], self.shown
+    self.pick.options, self.pick.value = [(visible(labels[p]), p) for p in paths], self.shown
     self.pick.observe(self._pick_run, 'value')
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #e62fcf19
@@ -238,16 +238,16 @@ def _pick_run(self:Monitor, change):
 # %% ../../nbs/api/apps/01_monitor.ipynb #72febc48
 @patch
 def _show_status(self:Monitor, words):
-    p, label = self.news.progress, escape(self.runs.labels[self.shown])
-    at = f'value="{p["step"]}" max="{p["steps"]}"' if p.get('steps') else ''
+    p, label = self.news.progress, html_text(self.runs.labels[self.shown])
+    at = f'value="{html_attr(p["step"])}" max="{html_attr(p["steps"])}"' if p.get('steps') else ''
     bar = f'<progress style="width:9em;vertical-align:middle" {at}></progress>&ensp;' if at else ''
-    self._set(self.state, f'<div style="line-height:1.5">{bar}<b>{label}</b>&ensp;{escape(words)}</div>')
+    self._set(self.state, f'<div style="line-height:1.5">{bar}<b>{label}</b>&ensp;{html_text(words, 2000)}</div>')
 
 @patch
 def _show_table(self:Monitor): # Of all runs, if there are several
     labels, news = self.runs.labels, self.runs.news
     if len(news) < 2: return
-    def row(p): return f'<tr><td style="padding-right:2em">{escape(labels[p])}</td><td>{escape(describe(news[p].progress))}</td></tr>'
+    def row(p): return f'<tr><td style="padding-right:2em">{html_text(labels[p])}</td><td>{html_text(describe(news[p].progress))}</td></tr>'
     self._set(self.table, f'<table style="line-height:1.35">{"".join(map(row, self.runs.paths))}</table>')
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #16662f7a

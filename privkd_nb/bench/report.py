@@ -19,8 +19,9 @@ from .meter import useful_flops
 from .workload import Shape, bench_data, build_pair
 from ..core import InputError, check_choice, compute_setup, write_json
 from ..evaluation.latency import speed_rows
-from ..figures.style import figure_layout
+from ..figures.style import figure_layout, plot_names
 from ..losses.terms import TERMS, parse_losses
+from ..markup import plot_text
 from ..record import describe_environment
 
 # %% ../../nbs/api/bench/03_report.ipynb #31a370c5
@@ -148,7 +149,7 @@ def bench_figure(
         rows = {k: t.loc[a] for k,t in tables.items() if a in t.index and 'peak_gib' in t and t.loc[a].error == ''}
         if not rows: continue
         r, rate = pd.DataFrame(rows.values()), pd.Series([v.examples_per_second for v in rows.values()])
-        look = dict(x=list(rows), name=ARM_TITLES.get(a, a), marker_color=ARM_COLORS.get(a), legendgroup=a)
+        look = dict(x=plot_names(rows), name=plot_text(ARM_TITLES.get(a, a)), marker_color=ARM_COLORS.get(a), legendgroup=a)
         error = dict(array=(r.highest.values-rate).tolist(), arrayminus=(rate-r.lowest.values).tolist(),
                      thickness=1, visible=bool((r.highest > r.lowest).any()))
         fig.add_trace(go.Bar(y=rate.round(2).tolist(), error_y=error, **look), row=1, col=1)

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from .catalog import CATALOG, check_languages, scenario_languages, training_languages
 from ..core import InputError, check_choice, content_key, as_list, seed_for
 from .playground import SPLITS
+from ..markup import as_markdown, md_text
 from .sources import read_own, read_split
 
 # %% ../../nbs/api/data/05_tasks.ipynb #d15e182f
@@ -108,7 +109,7 @@ def __repr__(self:Task):
 
 @patch
 def _repr_markdown_(self:Task):
-    return f'**{self.name}**: {len(self.labels)} labels, scored by {self.metric}\n\n'+self.table().to_html()
+    return f'**{md_text(self.name)}**: {len(self.labels)} labels, scored by {self.metric}\n\n{as_markdown(self.table())}'
 
 # %% ../../nbs/api/data/05_tasks.ipynb #e2611bb1
 def sort_labels(

@@ -11,7 +11,8 @@ import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from ..analysis.arms import order_arms
 from ..core import check_choice
-from .style import COLORS, axis, empty_figure, headed, marker, score_name
+from ..markup import plot_text
+from .style import COLORS, axis, empty_figure, headed, marker, plot_names, score_name
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #6eabd359
 FREE = ['#56B4E9', '#CC79A7', '#D55E00', '#882255', '#44AA99', '#332288', # Colours for arms that COLORS does not name
@@ -79,10 +80,10 @@ def _teacher_marks(teacher, row): # row: language -> y
     return dict(type='scatter', x=x, y=y, mode='lines', name='teacher', line=dict(color=COLORS['teacher'], width=2), hoverinfo='skip')
 
 def _arm_points(d, arm, style, y):
-    about = [[l, bool(s), int(n)] for l,s,n in zip(d.language, d.seen, d.seeds)]
-    return dict(type='scatter', x=d.score.round(5).tolist(), y=y, mode='markers', name=arm, error_x=interval_bars(d),
+    about = [[plot_text(l), bool(s), int(n)] for l,s,n in zip(d.language, d.seen, d.seeds)]
+    return dict(type='scatter', x=d.score.round(5).tolist(), y=y, mode='markers', name=plot_text(arm), error_x=interval_bars(d),
         marker=marker(style['color'], style['symbol']), customdata=about,
-        hovertemplate='%{customdata[0]}: %{x:.3f} (%{customdata[2]} seeds)<extra>'+arm+'</extra>')
+        hovertemplate='%{customdata[0]}: %{x:.3f} (%{customdata[2]} seeds)<extra>%{fullData.name}</extra>')
 
 def _row_lines(n, unseen): # Between the rows; a dashed one above the `unseen` lowest
     faint, strong = dict(color='rgba(128,128,128,.18)', width=1), dict(color='#888888', width=1, dash='dash')
@@ -110,7 +111,7 @@ def scores_figure(
     height = 45+max(26, 8*len(arms)+6)*len(langs)
     return headed(go.Figure(traces), f'{score_name(metric, start=True)} by language', note, height, panels=True,
         hovermode='closest', margin=dict(b=15), shapes=_row_lines(len(langs), unseen), xaxis=axis(score_name(metric), 2, side='top'),
-        yaxis=dict(tickvals=list(range(len(langs))), ticktext=langs, range=[-.6, len(langs)-.4], showgrid=False, zeroline=False))
+        yaxis=dict(tickvals=list(range(len(langs))), ticktext=[*map(plot_text, langs)], range=[-.6, len(langs)-.4], showgrid=False, zeroline=False))
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #bd95c3a0
 DIVERGING = [[0, '#b35806'], [.25, '#f1a340'], [.5, '#f7f7f7'], [.75, '#998ec3'], [1, '#542788']]
@@ -131,20 +132,20 @@ def heatmap_figure(
     seen = frame.drop_duplicates('language').set_index('language').seen
     fig = go.Figure(go.Heatmap(
         z=gap.round(4).values.tolist(), zmin=-top, zmax=top, colorscale=DIVERGING, colorbar=dict(title='to teacher', thickness=12),
-        x=[a.replace(' · ', '<br>') for a in arms], y=[l if seen[l] else f'{l} (unseen)' for l in langs],
+        x=[a.replace(' · ', '<br>') for a in plot_names(arms)], y=[p if seen[l] else f'{p} (unseen)' for l,p in zip(langs, plot_names(langs))],
         text=[[f'{v:+.3f}' for v in r] for r in gap.values], texttemplate='%{text}', customdata=score.round(4).values.tolist(),
         hovertemplate='%{y}: %{customdata:.3f}, %{z:+.3f} to the teacher<extra>%{x}</extra>'))
     n = sorted(set(frame.seeds))
     note = 'one seed' if n == [1] else f"mean of {' or '.join(map(str, n))} seeds"
     return headed(fig, f'Difference to the teacher in {score_name(metric)}', note, 90+24*len(langs), hovermode='closest',
-        yaxis=dict(automargin=True), xaxis=dict(side='bottom', tickangle=0))
+        yaxis=dict(type='category', automargin=True), xaxis=dict(type='category', side='bottom', tickangle=0))
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #76bb1161
 def _band_traces(d, arm, style, legend): # The band where there are several seeds, and the mean
     x, ends = d.step.tolist(), d.high.round(4).tolist()+d.low.round(4).tolist()[::-1]
     band = go.Scatter(mode='lines', x=x+x[::-1], y=ends, fill='toself', fillcolor=style['color'], opacity=.15,
         line=dict(width=0), hoverinfo='skip', showlegend=False, legendgroup=arm)
-    line = go.Scatter(x=x, y=d.score.round(4).tolist(), mode='lines', name=arm, legendgroup=arm, showlegend=legend,
+    line = go.Scatter(x=x, y=d.score.round(4).tolist(), mode='lines', name=plot_text(arm), legendgroup=arm, showlegend=legend,
         line=dict(color=style['color'], dash=style['dash'], width=2), hovertemplate='%{y:.3f}')
     return [band, line] if (d.seeds > 1).any() else [line]
 
@@ -166,7 +167,7 @@ def training_figure(
             if len(d): fig.add_traces(_band_traces(d, arm, styles[arm], legend=f == fractions[0]), rows=1, cols=c)
     fig.update_xaxes(title_text='step')
     if log: fig.update_yaxes(type='log', dtick=1)
-    fig.update_yaxes(title_text=what, col=1)
+    fig.update_yaxes(title_text=plot_text(what), col=1)
     n = int(band.seeds.max())
     note = 'one seed' if n == 1 else f'mean of {n} seeds; the band spans the lowest and the highest'
     return headed(fig, f'{what[:1].upper()+what[1:]} by step', note, 340, panels=True)
@@ -176,7 +177,7 @@ GROUP_NAMES = dict(all='all languages', seen='languages trained on', unseen='lan
 
 def _fraction_line(d, arm, style, legend):
     d = d.sort_values('fraction')
-    return go.Scatter(x=d.fraction.tolist(), y=d.score.round(5).tolist(), mode='lines+markers', name=arm, legendgroup=arm,
+    return go.Scatter(x=d.fraction.tolist(), y=d.score.round(5).tolist(), mode='lines+markers', name=plot_text(arm), legendgroup=arm,
         showlegend=legend, error_y=interval_bars(d), line=dict(color=style['color'], dash=style['dash'], width=2),
         marker=dict(size=7, symbol=style['symbol']), customdata=d.seeds.tolist(), hovertemplate='%{y:.3f} (%{customdata} seeds)')
 
@@ -203,7 +204,7 @@ def fraction_figure(
             fig.add_hline(teacher, line=dict(color=COLORS['teacher'], dash='dash', width=1.5),
                 annotation_text='teacher' if c == 1 else '', annotation_position='top left', row=1, col=c)
     fig.update_xaxes(type='log', tickvals=ticks, ticktext=[f'{f:g}' for f in ticks], title_text='share of the training data')
-    fig.update_yaxes(title_text=f"{score_name(metric)}, {dict(mean='mean', iqm='interquartile mean')[statistic]}", col=1)
+    fig.update_yaxes(title_text=f"{plot_text(score_name(metric))}, {dict(mean='mean', iqm='interquartile mean')[statistic]}", col=1)
     return headed(fig, f'{score_name(metric, start=True)} against the amount of data', seeds_note(d), 340, panels=len(groups) > 1)
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #0c297906
@@ -212,7 +213,7 @@ def _result_points(d, group, arms, style): # One arm's scores on one group of la
     names = dict(all='all languages', seen='trained on', unseen='not trained on')
     return go.Scatter(x=d.score.round(5).tolist(), y=[arms.index(a)+up for a in d.arm], mode='markers', name=names[group], showlegend=False,
         marker=marker(style['color'], symbol, 11, outline=2), error_x=interval_bars(d, style['color']),
-        customdata=[[a, n, group] for a,n in zip(d.arm, d.seeds)],
+        customdata=[[plot_text(a), n, group] for a,n in zip(d.arm, d.seeds)],
         hovertemplate='%{customdata[0]}: %{x:.3f}, %{customdata[2]} languages (%{customdata[1]} seeds)<extra></extra>')
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #449d0a6b
@@ -225,14 +226,14 @@ def results_figure(
     d = frame[frame.statistic==statistic]
     if not len(d): return empty_figure('no run matches this choice')
     tasks, arms, styles = list(dict.fromkeys(zip(d.dataset, d.scenario))), list(dict.fromkeys(d.arm))[::-1], arm_styles(d.arm)
-    fig = make_subplots(1, len(tasks), subplot_titles=[f'{a}, {b}' for a,b in tasks], shared_yaxes=True, horizontal_spacing=.03)
+    fig = make_subplots(1, len(tasks), subplot_titles=[plot_text(f'{a}, {b}') for a,b in tasks], shared_yaxes=True, horizontal_spacing=.03)
     for c,(dataset,scenario) in enumerate(tasks, 1):
         here = d[(d.dataset==dataset) & (d.scenario==scenario)]
         groups = [g for g in GROUP_NAMES if g in set(here.languages)]
         for g in groups[len(groups) > 1:]:                                  # 'all' only where there is nothing else
             for arm,r in here[here.languages==g].groupby('arm', sort=False):
                 fig.add_trace(_result_points(r, g, arms, styles[arm]), row=1, col=c)
-    fig.update_yaxes(tickvals=list(range(len(arms))), ticktext=arms, range=[-.6, len(arms)-.4], automargin=True)
-    fig.update_xaxes(title_text=score_name(metric), matches='x')
+    fig.update_yaxes(tickvals=list(range(len(arms))), ticktext=[*map(plot_text, arms)], range=[-.6, len(arms)-.4], automargin=True)
+    fig.update_xaxes(title_text=plot_text(score_name(metric)), matches='x')
     note = seeds_note(d)+'; filled: languages trained on, open: not trained on'
     return headed(fig, 'Results by data set and scenario', note, 90+46*len(arms), panels=True, hovermode='closest')

@@ -8,12 +8,12 @@ __all__ = ['QUIET', 'running_mean', 'loss_panels', 'curves_figure', 'language_sc
 
 # %% ../../nbs/api/figures/01_run.ipynb #f4049dfd
 import platform, time
-from html import escape
 from typing import NamedTuple
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from ..analysis.curves import Curves, downsample
-from .style import COLORS, axis, figure_layout, marker, order_terms, score_name, term_color, term_name, titled
+from .style import COLORS, axis, figure_layout, marker, order_terms, plot_names, score_name, term_color, term_name, titled
+from ..markup import plot_text
 from ..record import SCORES, alive
 
 # %% ../../nbs/api/figures/01_run.ipynb #5dd0c915
@@ -43,7 +43,7 @@ def curves_figure(
     panels = loss_panels(h.metric)
     cols = min(3, len(panels))
     rows = -(-len(panels)//cols)
-    names = [term_name(p) for p in panels]
+    names = [plot_text(term_name(p)) for p in panels]
     fig = make_subplots(rows, cols, subplot_titles=names, vertical_spacing=.2, horizontal_spacing=.08)
     for i,(p,name) in enumerate(zip(panels, names)):
         at, color = dict(row=i//cols+1, col=i%cols+1), term_color(p, panels)
@@ -77,19 +77,20 @@ def languages_figure(
 )->go.Figure:
     "Teacher and student by language, the unseen ones apart"
     wide, fig = language_scores(metrics, metric, split), go.Figure()
-    def dots(model, **kw): return go.Scatter(x=wide[model].round(4).tolist(), y=wide.name.tolist(), mode='markers', name=model,
+    names = plot_names(wide.name)
+    def dots(model, **kw): return go.Scatter(x=wide[model].round(4).tolist(), y=names, mode='markers', name=model,
         marker=marker(COLORS[model], size=11, **kw))
     if 'teacher' in wide:
-        for r in wide.itertuples():
+        for r,name in zip(wide.itertuples(), names):
             line = dict(color='#cccccc', width=3)
-            fig.add_trace(go.Scatter(x=[r.student, r.teacher], y=[r.name]*2, mode='lines', line=line, showlegend=False, hoverinfo='skip'))
+            fig.add_trace(go.Scatter(x=[r.student, r.teacher], y=[name]*2, mode='lines', line=line, showlegend=False, hoverinfo='skip'))
         fig.add_trace(dots('teacher', symbol='line-ns', outline=3))
     fig.add_trace(dots('student'))
     unseen = int((~wide.seen.astype(bool)).sum())
     if 0 < unseen < len(wide): fig.add_hline(unseen-.5, line=dict(color='#bbbbbb', dash='dot'))
     title = titled(f'{split.capitalize()} {score_name(metric)} by language')
     return figure_layout(fig, height=170+26*len(wide), hovermode='closest', title=title,
-        xaxis=dict(title=score_name(metric), rangemode='tozero', range=[0, 1]), yaxis=dict(automargin=True))
+        xaxis=dict(rangemode='tozero', range=[0, 1], **axis(score_name(metric))), yaxis=dict(type='category', automargin=True))
 
 # %% ../../nbs/api/figures/01_run.ipynb #cbb00322
 def in_words(
@@ -171,7 +172,7 @@ def line_keys(
 
 # %% ../../nbs/api/figures/01_run.ipynb #84066172
 def _line(key, x, y, terms): # One line of `line_keys` as a trace
-    t, color, name = key.metric, term_color(key.metric, terms), term_name(key.metric)
+    t, color, name = key.metric, term_color(key.metric, terms), plot_text(term_name(key.metric))
     def line(color, width, **kw): return dict(line=dict(color=color, width=width), **kw)
     if t == 'learning_rate': look = line('#888888', 1.5, name='learning rate', showlegend=False, hovertemplate='%{y:.2e}')
     elif key.kind == 'means': look = line(color, 1.8, name=name, legendgroup=t, hovertemplate='%{y:.4g}')
@@ -185,7 +186,7 @@ def _score_rows(got, goal, seen): # Language -> y; the unseen ones below, with a
 
 # %% ../../nbs/api/figures/01_run.ipynb #ed2efdd9
 def _score_traces(got, goal, rows, unseen): # A bar for the student, a mark for the teacher
-    def at(scores): return dict(x=[scores.get(l) for l in rows], y=list(rows.values()), customdata=list(rows), showlegend=False)
+    def at(scores): return dict(x=[scores.get(l) for l in rows], y=list(rows.values()), customdata=[*map(plot_text, rows)], showlegend=False)
     hover = '%{customdata} %{x:.3f}<extra></extra>'
     shade = dict(color=COLORS['student'], opacity=[.45 if l in unseen else .9 for l in rows])
     return [go.Bar(orientation='h', width=.72, marker=shade, hovertemplate='student, '+hover, **at(got)),
@@ -196,7 +197,7 @@ def _score_traces(got, goal, rows, unseen): # A bar for the student, a mark for 
 def _notes(curves, metric, scored, unseen): # What the panels show, and the means over languages
     note = dict(xref='paper', yref='paper', showarrow=False, xanchor='left', yanchor='bottom', font=dict(size=13))
     right, beside = dict(note, x=.555, xanchor='right', yanchor='top'), dict(note, x=.677, xshift=-25)
-    scores = f'{score_name(metric)} at step {curves.evaluated:,}' if scored else 'scores come later'
+    scores = f'{plot_text(score_name(metric))} at step {curves.evaluated:,}' if scored else 'scores come later'
     notes = [dict(right, y=1, text='training loss'), dict(right, y=.225, text='learning rate'), dict(beside, y=1, text=scores)]
     means = [(name, curves.mean(split, metric)) for name,split in (('bar: student', 'validation'), ('┃ teacher', 'teacher'))]
     key = '<br>'.join(f'{name}, mean {mean:.3f}' for name,mean in means if mean is not None)
@@ -209,12 +210,12 @@ def _monitor_layout(fig, words, rows, notes):
     grid = dict(gridcolor='rgba(128,128,128,.2)', zeroline=False)
     legend = dict(orientation='h', x=0, y=1-30/440*bool(words), yref='container', yanchor='top', font=dict(size=11))
     fig.update_layout(template='none', height=440, margin=dict(l=60, r=20, t=84 if words else 54, b=66), font=dict(size=12),
-        hovermode='x unified', legend=legend, annotations=notes, bargap=.2, uirevision='stay',
+        hovermode='x unified', hoverlabel=dict(namelength=-1), legend=legend, annotations=notes, bargap=.2, uirevision='stay',
         xaxis=dict(grid, showticklabels=False, matches='x3'), yaxis=dict(grid, type='log', tickformat='~g', nticks=6),
         xaxis3=dict(grid, **axis('step', 4, font=12)), yaxis3=dict(grid, rangemode='tozero', exponentformat='e', nticks=3),
         xaxis2=dict(grid, range=[0, 1], dtick=.25),
-        yaxis2=dict(grid, tickvals=list(rows.values()), ticktext=list(rows), showgrid=False, range=[-.7, max([*rows.values(), 1])+.7]))
-    title = dict(text=escape(words), x=0, xref='paper', y=1, yref='container', yanchor='top', pad=dict(t=10), font=dict(size=14))
+        yaxis2=dict(grid, tickvals=list(rows.values()), ticktext=[*map(plot_text, rows)], showgrid=False, range=[-.7, max([*rows.values(), 1])+.7]))
+    title = dict(text=plot_text(words, 300), x=0, xref='paper', y=1, yref='container', yanchor='top', pad=dict(t=10), font=dict(size=14))
     return fig.update_layout(title=title) if words else fig
 
 # %% ../../nbs/api/figures/01_run.ipynb #a33c613a

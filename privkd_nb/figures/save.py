@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from ..analysis.arms import order_arms
 from ..core import InputError, replacing
+from ..markup import read_plot_text, visible
 
 # %% ../../nbs/api/figures/04_save.ipynb #a62aeef0
 def results_table(
@@ -30,18 +31,19 @@ def results_table(
     return table
 
 # %% ../../nbs/api/figures/04_save.ipynb #a8602be0
-LATEX = {'_': r'\_', '%': r'\%', '&': r'\&', '#': r'\#', '·': r'$\cdot$'}
+LATEX = {**{c: '\\'+c for c in '_%&#${}'}, '·': r'$\cdot$', '\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}',
+         '<': r'\textless{}', '>': r'\textgreater{}', '|': r'\textbar{}', '"': r'\textquotedbl{}'}
 
 def escape_latex(
     s, # Any value
 )->str:
     "Text that LaTeX reads as text"
-    return ''.join(LATEX.get(c, c) for c in str(s))
+    return ''.join(LATEX.get(c, c) for c in visible(s))
 
 # %% ../../nbs/api/figures/04_save.ipynb #5a5570d2
 def to_latex(
     table:pd.DataFrame,      # From `results_table`
-    caption:str='',
+    caption:str='',          # In LaTeX
     label:str='tab:results', # For `\ref`
 )->str:
     "The table for a paper that uses booktabs"
@@ -55,9 +57,11 @@ def _unpack(v): # plotly packs arrays as base64
     if not isinstance(v, dict) or 'bdata' not in v: return v
     return np.frombuffer(base64.b64decode(v['bdata']), v['dtype']).tolist()
 
+def _text(v): return read_plot_text(v) if isinstance(v, str) else v     # as it was before it was drawn
+
 def _heatmap_rows(t):
-    cells = ((x, y, v) for y,row in zip(t['y'], t['z']) for x,v in zip(t['x'], row))
-    return [dict(line=str(x).replace('<br>', ' · '), x=y, y=v) for x,y,v in cells]
+    cells = ((read_plot_text(str(x).replace('<br>', ' · ')), read_plot_text(str(y)), v) for y,row in zip(t['y'], t['z']) for x,v in zip(t['x'], row))
+    return [dict(line=x, x=y, y=v) for x,y,v in cells]
 
 def _ends(t, i, point): # Of the interval of point i of a trace, if it has one
     for k,v in point.items():
@@ -72,8 +76,8 @@ def _point_rows(t):
     rows, about = [], t.get('customdata')
     for i,(x,y) in enumerate(zip(t.get('x') or [], t.get('y') or [])):
         if x is None: continue                                                             # a gap in the line
-        label = dict(label=about[i][0]) if about is not None and isinstance(about[i], (list, tuple)) else {}
-        rows.append(dict(line=t.get('name', ''), x=x, y=y) | _ends(t, i, dict(x=x, y=y)) | label)
+        label = dict(label=_text(about[i][0])) if about is not None and isinstance(about[i], (list, tuple)) else {}
+        rows.append(dict(line=_text(t.get('name', '')), x=_text(x), y=_text(y)) | _ends(t, i, dict(x=x, y=y)) | label)
     return rows
 
 # %% ../../nbs/api/figures/04_save.ipynb #2888e142

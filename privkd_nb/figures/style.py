@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'COLORS', 'GRID', 'TEMPLATE', 'term_color', 'order_terms', 'term_name', 'figure_layout',
-           'use_notebook_renderer', 'titled', 'axis', 'marker', 'score_name', 'empty_figure', 'legend_rows',
-           'legend_below', 'headed']
+           'use_notebook_renderer', 'titled', 'axis', 'marker', 'plot_names', 'score_name', 'empty_figure',
+           'legend_rows', 'legend_below', 'headed']
 
 # %% ../../nbs/api/figures/00_style.ipynb #6ccfd678
-import plotly.graph_objects as go, plotly.io as pio
+import pandas as pd, plotly.graph_objects as go, plotly.io as pio
 from ..losses.terms import TERMS
+from ..markup import plot_text
 from ..record import SCORES
 
 # %% ../../nbs/api/figures/00_style.ipynb #18da7177
@@ -51,7 +52,7 @@ GRID = dict(gridcolor='#E5E9F0', zerolinecolor='#E5E9F0', linecolor='#E5E9F0', a
 TEMPLATE = go.layout.Template(layout=dict(
     paper_bgcolor='white', plot_bgcolor='white', font=dict(size=13, color='#2a3f5f'), xaxis=GRID, yaxis=GRID,
     colorway=['#0072B2', '#E69F00', '#009E73', '#CC79A7', '#D55E00', '#56B4E9', '#999999'],
-    hoverlabel=dict(align='left'), title=dict(x=.05)))
+    hoverlabel=dict(align='left', namelength=-1), title=dict(x=.05)))
 
 def figure_layout(
     fig:go.Figure, # Changed in place
@@ -63,7 +64,8 @@ def figure_layout(
 
 # %% ../../nbs/api/figures/00_style.ipynb #e1e2f717
 def use_notebook_renderer()->None:
-    "Show figures live in JupyterLab and in pages made from notebooks"
+    "Show figures live in JupyterLab and in pages made from notebooks, and dollars in tables as dollars"
+    pd.set_option('display.html.use_mathjax', False)
     pio.renderers.default = 'plotly_mimetype+notebook_connected'
 
 # %% ../../nbs/api/figures/00_style.ipynb #4813bb9e
@@ -73,6 +75,7 @@ def titled(
 )->dict:         # For `title`
     "A title at the upper edge, whatever the height of the figure; with a note, flush left"
     top = dict(y=1, yref='container', yanchor='top')
+    text, note = plot_text(text, 300), plot_text(note, 300)
     if not note: return dict(text=text, pad=dict(t=12), **top)
     return dict(text=f'{text}<br><sup>{note}</sup>', pad=dict(t=20, l=12), x=0, xref='container', xanchor='left', **top)
 
@@ -85,7 +88,7 @@ def axis(
 )->dict:                    # For `xaxis` or `yaxis`
     "An axis with a title"
     look = dict(standoff=standoff, font=font and dict(size=font))
-    return dict(title=dict(text=title, **{k: v for k,v in look.items() if v is not None}), **kw)
+    return dict(title=dict(text=plot_text(title), **{k: v for k,v in look.items() if v is not None}), **kw)
 
 # %% ../../nbs/api/figures/00_style.ipynb #f38958fe
 def marker(
@@ -97,6 +100,15 @@ def marker(
     "A marker in one colour, visible also where its symbol is open or a line"
     if outline is None: outline = 2 if 'open' in symbol or 'line' in symbol else 0
     return dict(color=color, symbol=symbol, size=size, line=dict(width=outline, color=color))
+
+# %% ../../nbs/api/figures/00_style.ipynb #10bc642c
+def plot_names(
+    values,        # Such as languages or arms
+    limit:int=120, # Characters of each, if they can still be told apart
+)->list[str]:
+    "The names of an axis's places, as texts"
+    short = [plot_text(v, limit) for v in values]
+    return short if len(set(short)) == len(set(values)) else [plot_text(v, 0) for v in values]
 
 # %% ../../nbs/api/figures/00_style.ipynb #a789038f
 def score_name(
@@ -111,7 +123,7 @@ def empty_figure(
     text:str, # Why nothing is drawn
 )->go.Figure:
     "A sentence where a figure would stand"
-    note = dict(text=text, showarrow=False, font=dict(size=15))
+    note = dict(text=plot_text(text, 300), showarrow=False, font=dict(size=15))
     return figure_layout(go.Figure(), height=260, xaxis=dict(visible=False), yaxis=dict(visible=False), annotations=[note])
 
 # %% ../../nbs/api/figures/00_style.ipynb #9646c2d7

@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from ..core import InputError, read_json, seed_for, write_json
 from .depth import resolve_layers
 from .spec import SOURCES, InitSpec
+from ..markup import as_markdown, md_code, md_text
 from ..models.encoders import layer_stack, model_labels, parameter_table, set_labels, weights_hash
 from ..models.parts import PARTS, part_of
 
@@ -170,12 +171,12 @@ def __repr__(self:InitCard):
 # %% ../../nbs/api/init/03_student.ipynb #9c88df31
 @patch
 def _repr_markdown_(self:InitCard):
-    sizes = pd.DataFrame(self.models).T.to_html(float_format=lambda v: f'{v:,.0f}')
-    arrows = ' · '.join(f'{i} ← {l}' for i,l in enumerate(self.layers))
-    random_ = ', '.join(f'`{k}`' for k in self.random[:6])+(f' and {len(self.random)-6} more' if len(self.random) > 6 else '')
-    source = f", from weights `{self.source_hash}`" if self.source_hash else ''
-    return (f"**Init card: `{self.source}`** ({SOURCES[self.source]})\n\n"
-            f"- student layer ← teacher layer ({self.depth}): {arrows}\n"
+    sizes = as_markdown(pd.DataFrame(self.models).T, '{:,.0f}')
+    arrows = ' · '.join(f'{i} ← {md_text(l)}' for i,l in enumerate(self.layers))
+    random_ = ', '.join(map(md_code, self.random[:6]))+(f' and {len(self.random)-6} more' if len(self.random) > 6 else '')
+    source = f", from weights {md_code(self.source_hash)}" if self.source_hash else ''
+    return (f"**Init card:** {md_code(self.source)} ({SOURCES[self.source]})\n\n"
+            f"- student layer ← teacher layer ({md_text(self.depth)}): {arrows}\n"
             f"- {len(self.copied)} tensors copied, {self.share_copied:.0%} of the student's parameters{source}\n"
             f"- random: {random_ or 'nothing'}\n\n{sizes}")
 

@@ -8,6 +8,7 @@ __all__ = ['first_metric', 'language_table', 'initial_score', 'size_of', 'paired
 # %% ../../nbs/api/jobs/03_report.ipynb #680c6422
 import pandas as pd
 from ..init.student import InitCard
+from ..markup import md_code, md_text
 from ..record import GROUPS, SCORES, Run
 
 # %% ../../nbs/api/jobs/03_report.ipynb #1b08fd0c
@@ -62,12 +63,12 @@ def summary(run:Run)->str:
     means, languages = paired_scores(run, 'group'), paired_scores(run, 'language')
     mean, gaps = means.loc['all'], languages.student-languages.teacher
     parts = [
-        f"A student of {size_of(models['student'])} (the teacher has {size_of(models['teacher'])}), initialized with `{c['init']}` "
-        f"and trained on {e['data']['train']:,} examples with {' + '.join(c['losses'])}, reaches a mean test {score} of "
+        f"A student of {size_of(models['student'])} (the teacher has {size_of(models['teacher'])}), initialized with {md_code(c['init'])} "
+        f"and trained on {e['data']['train']:,} examples with {' + '.join(map(md_text, c['losses']))}, reaches a mean test {score} of "
         f"**{mean.student:.3f}** over {len(gaps)} languages; the teacher reaches {mean.teacher:.3f}, "
         f"so the student keeps {mean.student/max(mean.teacher, 1e-9):.0%} of it."]
     if before is not None: parts.append(f"Before any training it scored {before:.3f} on the validation examples.")
-    parts.append(f"The largest gap is in {gaps.idxmin()} ({gaps.min():+.3f}).")
+    parts.append(f"The largest gap is in {md_text(gaps.idxmin())} ({gaps.min():+.3f}).")
     if 'unseen' in means.index:
         unseen, seen = means.student['unseen'], means.student['seen']
         parts.append(f"In languages it was not trained on it reaches {unseen:.3f}, in the others {seen:.3f}.")

@@ -23,6 +23,7 @@ from .fine_tune import base_path, teacher_path
 from .joint import distil_jointly, joint_key
 from .report import first_metric
 from ..losses.terms import check_builtin
+from ..markup import visible
 from ..record import Run
 
 # %% ../../nbs/api/jobs/06_study.ipynb #d2e76a47
@@ -78,7 +79,7 @@ def run_titles(
 )->dict[int,str]: # By the id of a configuration
     "The name of each run in progress lines"
     names = arm_names([c.identity() for c in configs])
-    return {id(c): f"{i}/{len(configs)} {name} · fraction {c.fraction:g} · {c.scenario} · seed {c.seed}"
+    return {id(c): f"{i}/{len(configs)} {visible(name)} · fraction {c.fraction:g} · {c.scenario} · seed {c.seed}"
             for i,(c,name) in enumerate(zip(configs, names), 1)}
 
 # %% ../../nbs/api/jobs/06_study.ipynb #grou0006
