@@ -95,7 +95,7 @@ def run_notebook(
     run = Run.named(cfg.out_dir, cfg.identity())
     run.path.mkdir(parents=True, exist_ok=True)
     out, unfinished = run.path/'run.ipynb', run.path/'run.unfinished.ipynb'
-    if run.finished and not cfg.redo and out.exists():
+    if run.on_record and not cfg.redo and out.exists():
         print(f'already on record (--redo runs it again): {visible(out, 0)}')
         return out
     print(f'run {run.path.name} in {visible(run.path.parent)}', flush=True)
@@ -266,7 +266,7 @@ def distil_command(given:dict)->None:
     from privkd_nb.hub import quietly
     from privkd_nb.jobs.distil import distil
     from privkd_nb.record import Run
-    known = Run.named(cfg.out_dir, cfg.identity()).finished and not cfg.redo
+    known = Run.named(cfg.out_dir, cfg.identity()).on_record and not cfg.redo
     with quietly(): run = distil(cfg)
     if is_main(): print(f"{'already on record (--redo runs it again)' if known else 'on record'}: {visible(run.path, 0)}")
 

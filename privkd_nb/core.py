@@ -5,8 +5,10 @@
 # %% auto #0
 __all__ = ['FULL', 'CLOSED', 'DISK', 'LEFT', 'InputError', 'DiskError', 'ResultError', 'did_you_mean', 'check_choice', 'renamed',
            'accepts_former_names', 'former_attribute', 'lazy_import', 'as_list', 'disk_fault', 'disk_errors', 'holding',
-           'is_held', 'sweep', 'content_key', 'file_hash', 'files_hash', 'cache_dir', 'replacing', 'replacing_folder',
-           'write_json', 'read_json', 'build_once', 'give_back_memory', 'seed_for', 'compute_setup']
+           'is_held', 'sweep', 'content_key', 'file_hash', 'files_hash', 'cache_dir', 'sync', 'replacing',
+           'replacing_folder', 'write_json', 'read_json', 'folder_files', 'write_checksums', 'read_checksums',
+           'file_fault', 'folder_faults', 'as_words', 'quarantine', 'is_whole', 'build_once', 'give_back_memory',
+           'seed_for', 'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
 import difflib, errno, hashlib, json, os, re, shutil, tempfile, time, uuid, warnings
@@ -219,18 +221,33 @@ def cache_dir(
     return p
 
 # %% ../nbs/api/00_core.ipynb #e1d91bd9
+def sync(
+    path:str|Path, # A file, or a folder for its list of names
+)->None:
+    "Write a file through to the disk, so that it survives a power failure"
+    try: fd = os.open(path, os.O_RDONLY)
+    except OSError: return                    # Windows opens no folders
+    try: os.fsync(fd)
+    except OSError as e:
+        if e.errno in (errno.EIO, errno.ENOSPC, errno.EDQUOT): raise       # other file systems sync no folders
+    finally: os.close(fd)
+
 @contextmanager
 def replacing(
-    path:str|Path, # The file to create or replace
-)->Iterator[Path]: # A temporary path beside it, to write to
+    path:str|Path,      # The file to create or replace
+    parents:bool=True,  # Create missing folders; otherwise they are an error
+    durable:bool=False, # Written through to the disk before it replaces `path`
+)->Iterator[Path]:      # A temporary path beside it, to write to
     "Write to a temporary file that replaces `path` only if the block raises no error"
     path = Path(path)
     tmp = path.with_name(f'.{path.name}.{uuid.uuid4().hex[:8]}.tmp')
     try:
         with disk_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            if parents: path.parent.mkdir(parents=True, exist_ok=True)
             yield tmp
+            if durable: sync(tmp)
             os.replace(tmp, path)
+            if durable: sync(path.parent)
     finally:
         with suppress(OSError): tmp.unlink(missing_ok=True)
 
@@ -261,21 +278,120 @@ def replacing_folder(
 def write_json(
     path:str|Path, # The file to create or replace
     obj:Any,       # Anything JSON can hold
+    **kw,          # Of `replacing`: parents, durable
 )->Path:           # `path`
     "Write `obj` as indented JSON, completely or not at all"
-    with replacing(path) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
+    with replacing(path, **kw) as tmp: tmp.write_text(json.dumps(obj, indent=1, ensure_ascii=False)+'\n', encoding='utf-8')
     return Path(path)
 
 # %% ../nbs/api/00_core.ipynb #2924d183
 def read_json(
-    path:str|Path, # A JSON file
-)->Any:            # Its content
+    path:str|Path,  # A JSON file
+    kind:type|None=None, # What it must hold, such as `dict`; None: anything
+)->Any:             # Its content
     "Read a JSON file; the error names a damaged one"
-    try: return json.loads(Path(path).read_text(encoding='utf-8'))
-    except json.JSONDecodeError as e:
-        raise InputError(f"{path} is not valid JSON ({e}); delete the file and run the command that writes it again.") from e
+    try: found = json.loads(Path(path).read_text(encoding='utf-8'))
+    except UnicodeDecodeError as e: why = f'is not UTF-8 (byte {e.start})'
+    except json.JSONDecodeError as e: why = f'is not valid JSON ({e})'
+    except (RecursionError, ValueError) as e: why = f'is not valid JSON ({type(e).__name__}: {e})'  # nested too deeply, a number too long
+    else:
+        if kind is None or isinstance(found, kind): return found
+        why = f'holds {str(found)[:20]!r} where a {kind.__name__} was written'
+    raise InputError(f"{path} {why}; delete the file and run the command that writes it again.")
+
+# %% ../nbs/api/00_core.ipynb #1064c1c8
+def folder_files(
+    folder:str|Path,
+    skip:Iterable=(), # Names in the folder itself that are left out
+)->list[Path]:        # In the order of their names
+    "The files of a folder and its sub-folders, without hidden ones"
+    def wanted(p): return p.is_file() and p.parts[len(Path(folder).parts)] not in skip and not p.name.startswith('.')
+    return sorted(p for p in Path(folder).rglob('*') if wanted(p))
+
+def write_checksums(
+    marker:str|Path,  # The JSON file to write, in the folder that it is about
+    skip:Iterable=(), # Names in the folder that are left out
+    **more,           # Whatever else the marker says
+)->Path:              # `marker`
+    "Write a folder's marker: size and hash of each file, once they are all on the disk"
+    folder = Path(marker).parent
+    files = folder_files(folder, {*skip, Path(marker).name})
+    for p in [*files, *{p.parent for p in files}]: sync(p)
+    entries = {p.relative_to(folder).as_posix(): dict(size=p.stat().st_size, sha256=file_hash(p)) for p in files}
+    content = more | dict(files=entries)
+    return write_json(marker, content | dict(seal=content_key(content, 16)), parents=False, durable=True)
+
+# %% ../nbs/api/00_core.ipynb #3d3477cf
+def read_checksums(
+    marker:str|Path, # From `write_checksums`
+)->dict|None:        # Size and hash by file; None: a marker of an earlier version, without hashes
+    "What a marker says of its files; an `InputError` if the marker itself was changed"
+    content = read_json(marker, dict)
+    if not content.keys() & {'files', 'seal'}: return None
+    seal = content.pop('seal', None)
+    if seal == content_key(content, 16) and isinstance(content.get('files'), dict): return content['files']
+    raise InputError(f'{marker} was changed after it was written.')
+
+# %% ../nbs/api/00_core.ipynb #85fe15a2
+def file_fault(
+    path:Path,
+    entry:dict,         # Its size and hash, from `read_checksums`
+    contents:bool=True, # Compare the hash too, which reads the file
+)->str:                 # '' if it is as it was written
+    "What is wrong with a file"
+    try:
+        if not path.is_file(): return 'is missing' if not path.exists() else 'is not a file'
+        if (size := path.stat().st_size) != entry['size']: return f"has {size:,} bytes instead of {entry['size']:,}"
+        if contents and file_hash(path) != entry['sha256']: return 'has other content than was written'
+    except OSError as e: return f'cannot be read ({e.strerror})'
+    return ''
+
+def folder_faults(
+    marker:str|Path,
+    contents=lambda name: True, # Of which files, by name, the content is compared too
+)->dict[str,str]:    # What is wrong, by file; empty for a marker of an earlier version
+    "What has happened to a folder since its marker was written"
+    marker = Path(marker)
+    try: files = read_checksums(marker)
+    except FileNotFoundError: return {marker.name: 'is missing'}
+    except OSError as e: return {marker.name: f'cannot be read ({e.strerror})'}
+    except InputError: return {marker.name: 'is damaged'}
+    faults = {name: file_fault(marker.parent/name, entry, contents(name)) for name,entry in (files or {}).items()}
+    return {name: why for name,why in faults.items() if why}
+
+def as_words(faults:dict[str,str])->str:
+    "Faults as a part of a sentence"
+    return ', '.join(f'{name} {why}' for name,why in faults.items())
+
+# %% ../nbs/api/00_core.ipynb #3acb39e2
+def quarantine(
+    path:Path,  # A file or folder that must not be used
+    why:str,    # End of its new name: 'damaged' or 'foreign'
+    found:str,  # What is wrong with it, for the warning
+)->None:
+    "Rename a file or folder, with a warning, so that it is not used"
+    n = 1
+    while (to := path.with_name(f'{path.name}.{why}-{n}')).exists(): n += 1
+    try: path.rename(to)
+    except FileNotFoundError: return          # another process was faster
+    warnings.warn(f"{path}: {found}; it was moved to {to}, and is not used", stacklevel=3)
 
 # %% ../nbs/api/00_core.ipynb #586ae092
+def is_whole(
+    path:Path, # The folder
+    done:str='done.json',
+)->bool:
+    "Whether a folder is there and as its marker says; a damaged one is quarantined"
+    if not path.exists(): return False
+    if faults := folder_faults(path/done):
+        quarantine(path, 'damaged', as_words(faults))
+        return False
+    if read_checksums(path/done) is None:
+        warnings.warn(f'{path} was made by an earlier version, without checksums; it is used as it is, and checked from now on', stacklevel=3)
+        try: write_checksums(path/done, complete=True, adopted=True)
+        except OSError: pass                  # a cache that can only be read serves as well
+    return True
+
 def build_once(
     path:str|Path, # The folder to create
     build,         # Called with a temporary folder to fill
@@ -284,15 +400,17 @@ def build_once(
     "Create a folder once, even if several processes need it at the same time"
     from filelock import FileLock
     path = Path(path)
-    if (path/done).exists() and not os.access(path.parent, os.W_OK): return path       # a cache that can only be read serves as it is
+    if (path/done).exists() and not os.access(path.parent, os.W_OK):                   # a cache that can only be read serves as it is
+        if not (faults := folder_faults(path/done)): return path
+        raise InputError(f'{path} is damaged ({as_words(faults)}) and cannot be replaced here; use another folder with PRIVKD_CACHE.')
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent)
     with disk_errors(path), FileLock(f'{path}.lock'):
-        if not (path/done).exists():
+        if not is_whole(path, done):
             with replacing_folder(path) as tmp:
                 build(tmp)
-                write_json(tmp/done, {'complete': True})
+                write_checksums(tmp/done, complete=True)
     return path
 
 # %% ../nbs/api/00_core.ipynb #bec927a1

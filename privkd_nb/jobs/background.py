@@ -51,7 +51,7 @@ if __name__ == '__main__' and sys.argv[0].endswith('background.py'): sys.exit(ma
 @patch
 def start(self:BackgroundRun)->'BackgroundRun':
     "Start training, or resume it from the last checkpoint; a run that is finished or under way is left alone"
-    if self.finished and not self.cfg.redo or self.alive: return self
+    if self.on_record and not self.cfg.redo or self.alive: return self
     check_builtin(self.cfg.losses, 'a background run')
     self.path.mkdir(parents=True, exist_ok=True)
     (self.path/STOP).unlink(missing_ok=True)

@@ -42,7 +42,7 @@ def grid(
 def is_free(cfg:RunConfig)->bool:
     "Whether a run is unfinished and no worker is training it"
     run = Run.named(cfg.out_dir, cfg.identity())
-    if run.finished and not cfg.redo: return False
+    if run.on_record and not cfg.redo: return False
     try:
         with run_lock(run, 0): return True
     except Timeout: return False
@@ -178,7 +178,7 @@ def run_in_workers(
     workers:int, report:Callable, share_teacher:bool, # As in `run_study`
 )->list[str]:          # A line for each failed run
     "Train the runs in several processes, each with its share of the cores"
-    for c in teacher_configs([c for c,r in zip(configs, runs) if not r.finished]): teacher_path(c, base_path(c))
+    for c in teacher_configs([c for c,r in zip(configs, runs) if not r.on_record]): teacher_path(c, base_path(c))
     out = Path(configs[0].out_dir)
     out.mkdir(parents=True, exist_ok=True)
     request, log = (out/f'.study-{platform.node()}-{os.getpid()}.{k}' for k in ('json', 'log')) # a second terminal has its own
@@ -214,7 +214,7 @@ def run_study(
     "Train all runs that are not finished; failures raise a `ResultError` at the end"
     check_study(configs, workers)
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
-    report(f"{len(runs)} runs, {sum(r.finished for r in runs)} of them on record")
+    report(f"{len(runs)} runs, {sum(r.on_record for r in runs)} of them on record")
     if workers > 1: failed = run_in_workers(configs, runs, workers, report, share_teacher)
     else:
         failed = run_all(configs, report, share_teacher)

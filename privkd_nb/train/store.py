@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['DTYPES', 'as_keys', 'join_rows', 'pack_rows', 'StoreFullError', 'full_disk_error', 'write_segment', 'DamagedError',
-           'read_header', 'Segment', 'belongs_to', 'quarantine', 'abandoned', 'remove_abandoned', 'RowStore',
-           'SegmentWriter']
+           'read_header', 'Segment', 'belongs_to', 'abandoned', 'remove_abandoned', 'RowStore', 'SegmentWriter']
 
 # %% ../../nbs/api/train/00_store.ipynb #faa1295a
 import errno, hashlib, json, os, platform, time, uuid, warnings
@@ -15,7 +14,7 @@ from typing import Callable, Iterable
 import numpy as np
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from ..core import InputError, content_key, file_hash, read_json, write_json
+from ..core import InputError, content_key, file_hash, quarantine, read_json, write_json
 
 # %% ../../nbs/api/train/00_store.ipynb #f06e45bc
 def as_keys(
@@ -145,19 +144,6 @@ def belongs_to(
     "Whether the description in a folder has this hash"
     try: return content_key(read_json(folder/'about.json'), 32) == owner
     except (OSError, ValueError): return False
-
-# %% ../../nbs/api/train/00_store.ipynb #c8319ccd
-def quarantine(
-    path:Path,  # A file or folder that must not be used
-    why:str,    # End of its new name: 'damaged' or 'foreign'
-    found:str,  # What is wrong with it, for the warning
-):
-    "Rename a file or folder, with a warning, so that it is not used"
-    n = 1
-    while (to := path.with_name(f'{path.name}.{why}-{n}')).exists(): n += 1
-    try: path.rename(to)
-    except FileNotFoundError: return          # another process was faster
-    warnings.warn(f"{path}: {found}; it was moved to {to}, and is not used", stacklevel=3)
 
 # %% ../../nbs/api/train/00_store.ipynb #03475d40
 def abandoned(

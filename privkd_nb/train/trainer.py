@@ -11,11 +11,11 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from transformers import PrinterCallback, Trainer, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from ..checkpoints import check_checkpoint, checkpoint_faults, restore_history, seal_checkpoint, set_aside, whole_checkpoint
 from ..compute.attention import restore_kernel, use_eager
 from ..compute.embedding_rows import full_table
 from ..compute.forward import forward
-from ..core import InputError, accepts_former_names, check_choice, read_json, write_json
+from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, write_json
 from ..data.batching import StepLoader, StepSampler
 from ..data.encoding import Collate, batch_counts
 from ..distributed import world
@@ -235,20 +235,45 @@ def check_rows(self:DistillTrainer, checkpoint:str|Path):
     raise InputError(f"{checkpoint} was saved with {'the whole embedding table' if had == 'all' else 'another set of embedding rows'}; "
                      "resume with the same data and `embedding_rows` setting, or start over with redo=True.")
 
+# %% ../../nbs/api/train/06_trainer.ipynb #05607fd3
+@patch
+def _save_checkpoint(self:DistillTrainer, model, trial):
+    self.history.check_folder()
+    try: super(DistillTrainer, self)._save_checkpoint(model, trial)
+    except OSError: self.history.check_folder(); raise
+    self.accelerator.wait_for_everyone()
+    if self.args.should_save: seal_checkpoint(Path(self.args.output_dir)/f'checkpoint-{self.state.global_step}', self.history)
+
+@patch
+def _load_best_model(self:DistillTrainer):
+    best = Path(self.args.output_dir)/Path(self.state.best_model_checkpoint).name
+    if faults := checkpoint_faults(best):
+        if self.args.should_save and best.exists(): set_aside(best, faults)
+        raise ResultError(f'the best checkpoint, {best}, is damaged ({as_words(faults)}); start again, and training resumes from one before it.')
+    self.state.best_model_checkpoint = str(best)
+    super(DistillTrainer, self)._load_best_model()
+
+@patch
+def check_resumed(self:DistillTrainer, checkpoint:str|Path):
+    "Check a checkpoint before training resumes from it, and restore the history up to its step"
+    check_checkpoint(checkpoint)
+    self.check_rows(checkpoint)
+    if self.args.should_save: restore_history(self.history, checkpoint)
+
 # %% ../../nbs/api/train/06_trainer.ipynb #6664a25e
 @patch
 def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
     "As in Trainer; the student has its whole embedding table again at the end, however it ends"
     if resume_from_checkpoint is True and Path(self.args.output_dir).is_dir():
-        resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) or True      # without one, the Trainer raises its error
+        resume_from_checkpoint = whole_checkpoint(self.args.output_dir, self.args.load_best_model_at_end) or True  # without one, the Trainer raises its error
     with self.efficient:
         while True:
-            if isinstance(resume_from_checkpoint, (str, Path)): self.check_rows(resume_from_checkpoint)
+            if isinstance(resume_from_checkpoint, (str, Path)): self.check_resumed(resume_from_checkpoint)
             try: return super(DistillTrainer, self).train(resume_from_checkpoint=resume_from_checkpoint, **kw)
             except RuntimeError as error:
                 if not self.efficient.can_retry(error): raise
                 if self.state.global_step > self.recorder.began:
-                    resume_from_checkpoint = get_last_checkpoint(self.args.output_dir) if Path(self.args.output_dir).exists() else None
+                    resume_from_checkpoint = whole_checkpoint(self.args.output_dir, self.args.load_best_model_at_end)
                     if resume_from_checkpoint is None: raise
                 if not self.efficient.shrink(): raise
                 set_seed(self.args.seed)
