@@ -1,25 +1,30 @@
 "What a fault would change without any error: training against a plain loop, and who may see which data."
-import copy, math
+import copy, math, time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import load_file
 
 from privkd_nb.compute.forward import OutputSpec, forward
+from privkd_nb.core import build_once, write_json
 from privkd_nb.data.encoding import Collate, Encoded, encode
+from privkd_nb.data.tasks import take_fraction
 from privkd_nb.evaluation.scores import metric_rows, predict, with_means
 from privkd_nb.init.student import init_student
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.jobs.config import RunConfig
-from privkd_nb.jobs.distil import distil
+from privkd_nb.jobs.distil import distil, run_lock
 from privkd_nb.jobs.fine_tune import load_data
+from privkd_nb.jobs.study import is_free
 from privkd_nb.losses.terms import TERMS
 from privkd_nb.models.encoders import align_labels, output_layer
 from privkd_nb.models.loading import load_encoder, load_tokenizer
 from privkd_nb.models.tiny import tiny_batch, tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
-from privkd_nb.record import History
+from privkd_nb.record import History, Run
 from privkd_nb.train import trainer as training
 from privkd_nb.train.arguments import training_args
+from privkd_nb.train.efficiency import Efficiency
 from privkd_nb.train.teacher import Teacher
 from privkd_nb.train.trainer import DistillTrainer
 
@@ -37,9 +42,10 @@ def examples(kind, n=N, seed=0):
     return Encoded(ids, labels, ['en', 'de']*(n//2), [f'{i}' for i in range(n)], words, pad_id=1)
 
 
-def trainer_of(student, teacher, data, folder, losses, layers=None, batch_size=BATCH, epochs=EPOCHS, lr=LR, **kw):
+def trainer_of(student, teacher, data, folder, losses, layers=None, batch_size=BATCH, epochs=EPOCHS, lr=LR, unpadding='auto', **kw):
     args = training_args(folder, len(data), epochs, lr, batch_size, use_cpu=True, **dict(seed=3, evals=1, metric='accuracy' if data.words is None else 'entity_f1') | kw)
-    return DistillTrainer(student, teacher, losses, layers, history=History(), train_languages=['en'], args=args, train_dataset=data, eval_dataset=data)
+    return DistillTrainer(student, teacher, losses, layers, history=History(), train_languages=['en'], efficiency=Efficiency(unpadding=unpadding),
+                          args=args, train_dataset=data, eval_dataset=data)
 
 
 # ---- training, step by step, against a loop that shares no code with it ----
@@ -96,13 +102,13 @@ def plain_training(student, teacher, data, layers, seed):
     return pd.DataFrame(rows)
 
 
-@pytest.mark.parametrize('kind', ['sequence', 'token'])
-def test_training_agrees_with_a_plain_loop(kind, tmp_path):
+@pytest.mark.parametrize('kind, unpadding', [('sequence', 'off'), ('token', 'on')])
+def test_training_agrees_with_a_plain_loop(kind, unpadding, tmp_path):
     assert set(WEIGHTS) == {k for k,t in TERMS.items() if t.builtin}
     teacher, data, layers = tiny_model(layers=4, labels=LABELS, kind=kind, seed=1, spread=.1, **NO_DROPOUT), examples(kind), [1, 2]
     student, card = init_student(InitSpec('scratch', depth=layers, seed=2), teacher)
     plain = copy.deepcopy(student)
-    trainer = trainer_of(student, teacher, data, tmp_path, WEIGHTS, card.layers, micro_batches=2)
+    trainer = trainer_of(student, teacher, data, tmp_path, WEIGHTS, card.layers, micro_batches=2, unpadding=unpadding)
     trainer.train()
     got = trainer.history.frame().query("split == 'train'").pivot(index='step', columns='metric', values='value').reset_index(drop=True)
     want = plain_training(plain, copy.deepcopy(teacher), data, layers, seed=3)
@@ -166,6 +172,20 @@ def test_a_teacher_gets_its_own_outputs_from_a_cache_that_others_filled(tmp_path
         assert all(torch.allclose(got.hidden[i], want.hidden[i], atol=1e-5) for i in needed.hidden)
 
 
+def test_examples_that_differ_in_one_token_have_outputs_of_their_own(tmp_path):
+    data = Encoded([[0, 7, 8, i, 2] for i in (9, 10)]+[[0, 7, 8, 9, 9, 2]], [0, 0, 0], ['en']*3, list('abc'), pad_id=1)
+    model, batch = tiny_model(layers=2, labels=LABELS, seed=1), Collate(1)([data[i] for i in range(3)])
+    got = Teacher(model, OutputSpec(), data, tmp_path)(batch).logits
+    assert torch.allclose(got, forward(model, batch).logits, atol=1e-5) and len(got.round(decimals=3).unique(dim=0)) == 3
+
+
+def test_a_bases_head_is_not_copied_even_if_it_fits():
+    teacher, base = (tiny_model(layers=2, labels=LABELS, seed=seed) for seed in (1, 2))
+    student, card = init_student(InitSpec('copy_base'), teacher, base)
+    for model in (teacher, base): assert not torch.equal(output_layer(student).weight, output_layer(model).weight)
+    assert {k for k in card.random if k.endswith('weight')} == {k for k in student.state_dict() if k.startswith('classifier') and k.endswith('weight')}
+
+
 @pytest.mark.parametrize('arch', ['xlmr', 'distilbert', 'deberta'])
 def test_a_head_is_reordered_with_its_bias(arch):
     model, batch = tiny_model(arch, 2, labels=['a', 'b', 'c']), tiny_batch()
@@ -173,6 +193,54 @@ def test_a_head_is_reordered_with_its_bias(arch):
     def logits(): return model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask']).logits
     before = logits()
     assert align_labels(model, ['c', 'a', 'b']) and torch.allclose(logits(), before[:,[2, 0, 1]], atol=1e-5)
+
+
+# ---- what becomes of rows ----
+
+def test_a_small_fraction_leaves_no_language_without_rows():
+    rows = pd.DataFrame([dict(text=f'{l}{i}', label=str(i % 4), language=l) for l,n in dict(en=200, sw=5, th=1).items() for i in range(n)])
+    for seed in range(5): assert set(take_fraction(rows, .01, seed).language) == {'en', 'sw', 'th'}
+
+
+@pytest.mark.parametrize('kind', ['sequence', 'token'])
+def test_a_long_example_is_cut_with_its_tags(kind):
+    words = 'one two three four five six seven'.split()
+    row = dict(text=' '.join(words), label='O') if kind == 'sequence' else dict(tokens=words, ner_tags=['O', 'B-PER', 'O', 'O', 'B-LOC', 'O', 'O'])
+    tok = train_tokenizer([' '.join(words)]*3, 400)
+    whole, cut = (encode(pd.DataFrame([row | dict(language='en', id='a')]), tok, ['O', 'B-LOC', 'B-PER'], n)[0] for n in (128, 6))
+    assert len(whole['input_ids']) > 6 and cut['input_ids'].tolist() == [*whole['input_ids'][:5], tok.eos_token_id]
+    if kind == 'token': assert cut['labels'].tolist() == [*whole['labels'][:5], -100]
+
+
+def test_files_are_replaced_and_never_written_into(tmp_path):
+    "Who has the old file open, or dies while the new one is written, has the old one whole"
+    old, run, history = tmp_path/'old', Run(tmp_path), History(tmp_path/'history.jsonl')
+    history.add(1, dict(loss=1.)); history.add(2, dict(loss=2.))
+    def write(n): return pd.DataFrame(dict(a=[n]*n))
+    for path,first,second in ((tmp_path/'x.json', lambda p: write_json(p, [1]), lambda p: write_json(p, [1, 2])),
+                              (tmp_path/'t.parquet', lambda p: run.write('t', write(1)), lambda p: run.write('t', write(2))),
+                              (tmp_path/'history.jsonl', lambda p: None, lambda p: history.rewind(1))):
+        first(path)
+        old.unlink(missing_ok=True); old.hardlink_to(path)                      # the same file under a second name
+        before = old.read_bytes()
+        second(path)
+        assert old.read_bytes() == before != path.read_bytes(), path.name
+    assert {p.name for p in tmp_path.iterdir()} == {'old', 'x.json', 't.parquet', 'history.jsonl'}  # nothing else is left
+
+
+def test_a_folder_is_built_once_however_many_need_it(tmp_path):
+    built = []
+    def build(folder):
+        built.append(folder)
+        time.sleep(.3)
+    with ThreadPoolExecutor(3) as pool: paths = list(pool.map(lambda i: build_once(tmp_path/'f', build), range(3)))
+    assert len(built) == 1 and set(paths) == {tmp_path/'f'}
+
+
+def test_a_run_that_somebody_trains_is_not_free(tmp_path):
+    cfg = RunConfig(tiny=True, out_dir=str(tmp_path))
+    with run_lock(Run.named(tmp_path, cfg.identity())): assert not is_free(cfg)
+    assert is_free(cfg)
 
 
 # ---- a whole run: which data each step may see ----
@@ -236,8 +304,8 @@ def test_the_subset_follows_the_seed_and_the_teachers_does_not(setting):
     def names(role='student', **kw): return load_data(setting(**dict(fraction=.5) | kw), role).train.id.tolist()
     assert names() == names() != names(seed=2) and len(names()) == len(names(seed=2)) == 30
     assert set(names(fraction=.2)) < set(names())                               # nested
-    assert names('teacher') == names('teacher', seed=2) and len(names('teacher')) == 60
-    assert len(names('teacher', teacher_fraction=.5)) == 30
+    assert len(names('teacher')) == 60 and len(names('teacher', teacher_fraction=.5)) == 30
+    assert names('teacher', teacher_fraction=.5) == names('teacher', teacher_fraction=.5, seed=2)
 
 
 def test_the_order_of_the_data_follows_the_seed(setting, monkeypatch):
