@@ -40,8 +40,8 @@ def test_macro_f1_agrees_with_a_count_by_hand():
         assert np.isclose(text_scores(g, p)['macro_f1'], np.mean(f))
 
 
-def test_no_entities_at_all_is_not_a_crash():
-    assert entity_scores([['O']], [['O']])['entity_f1'] == 0
+def test_no_entities_at_all_have_no_score():
+    assert np.isnan(list(entity_scores([['O']], [['O']]).values())).all() and entity_scores([['O']], [['B-PER']])['entity_f1'] == 0
 
 
 def test_a_mean_is_a_group_and_no_language():

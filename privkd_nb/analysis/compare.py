@@ -40,8 +40,10 @@ def score_arrays(
         raise InputError(f"{runs} are several runs of {first.arm} with seed {first.seed}; "
                          "keep one of them, or choose rows before comparing.")
     wide = d.pivot_table(index=[*CELL, 'seed'], columns='language', values='value', observed=True)
-    arrays = {Cell(*k): g.droplevel(CELL).dropna(axis=1, how='all') for k,g in wide.groupby(level=CELL, observed=True)}
-    return {c: arrays[c] for c in order_cells(arrays)}
+    none = {Cell(*k): set(g.language) for k,g in d[d.value.isna()].groupby(CELL, observed=True)}   # a language without entities has no F1
+    tables = {Cell(*k): g.droplevel(CELL).dropna(axis=1, how='all') for k,g in wide.groupby(level=CELL, observed=True)}
+    arrays = {c: x.drop(columns=none.get(c, ()), errors='ignore') for c,x in tables.items()}
+    return {c: arrays[c] for c in order_cells(arrays) if arrays[c].size}
 
 # %% ../../nbs/api/analysis/04_compare.ipynb #ee314483
 def seen_languages(
@@ -96,7 +98,7 @@ def overall(
     "Each arm's mean and interquartile mean over seeds and languages, with intervals stratified by language"
     rows, seen = [], seen_languages(scores)
     for cell,x in score_arrays(scores, metric).items():
-        for group,langs in groups_of(seen[cell]).items():
+        for group,langs in groups_of({l: seen[cell][l] for l in x.columns}).items():
             for name,f in dict(mean=mean, iqm=iqm).items():
                 iv = bootstrap(x[langs].values, f, reps, level)
                 rows.append(cell._asdict() | dict(languages=group, statistic=name) | as_row(iv) | dict(n=len(langs)))

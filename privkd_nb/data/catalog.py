@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['MASSIVE_LANGUAGES', 'TSM_LANGUAGES', 'UNER_LANGUAGES', 'UNER_TAGS', 'CATALOG', 'SCENARIOS', 'SPLIT_NAMES',
-           'DATA_FILES', 'OTHER_FILES', 'BATCHING', 'TaskInfo', 'scenario_languages', 'check_languages',
+           'DATA_FILES', 'OTHER_FILES', 'BATCHING', 'TaskInfo', 'is_english', 'scenario_languages', 'check_languages',
            'training_languages', 'split_of', 'own_files']
 
 # %% ../../nbs/api/data/01_catalog.ipynb #bb66b25d
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from ..core import InputError, as_list, check_choice
+from ..core import InputError, as_list, check_choice, did_you_mean
 from .playground import PLAYGROUND_LANGUAGES, SPLITS
 
 # %% ../../nbs/api/data/01_catalog.ipynb #a1cc8f93
@@ -48,6 +49,12 @@ CATALOG = {t.name: t for t in [
 # %% ../../nbs/api/data/01_catalog.ipynb #77989d56
 SCENARIOS = ['all', 'en', 'cl']
 
+def is_english(
+    language:str, # A code, such as 'en-US' or 'eng_Latn', or a name
+)->bool:
+    "Whether a language is English, by the first part of its code"
+    return re.split('[-_]', language.strip())[0].casefold() in ('en', 'eng', 'english')
+
 def scenario_languages(
     scenario:str,         # 'all', 'en' or 'cl'
     languages:list[str],  # The languages to choose from, in order
@@ -58,8 +65,9 @@ def scenario_languages(
     if scenario == 'cl':
         if len(languages) > 1: return list(languages)[1::2]
         raise InputError(f"scenario='cl' trains on half of the languages, but languages is {languages}; choose at least two.")
-    en = [l for l in languages if l.split('-')[0].split('_')[0] == 'en']
-    if not en: raise InputError(f"scenario='en' trains on English, which is not among {', '.join(languages)}; add it to languages.")
+    en = [l for l in languages if is_english(l)]
+    if not en: raise InputError(f"scenario='en' trains on English, but none of {', '.join(languages)} has the code en, eng or english; "
+                                f"add it to languages, or write its code so.{did_you_mean('english', languages) or did_you_mean('en', languages)}")
     return en
 
 # %% ../../nbs/api/data/01_catalog.ipynb #83a2cfa2
@@ -97,7 +105,7 @@ def split_of(
 
 # %% ../../nbs/api/data/01_catalog.ipynb #097382c1
 DATA_FILES = ['.parquet', '.csv', '.jsonl']
-OTHER_FILES = ['.tsv', '.txt', '.json', '.xls', '.xlsx']    # an error if they are named like a split
+OTHER_FILES = '''.tsv .txt .json .ndjson .xls .xlsx .ods .arrow .feather .orc .conll .conllu .bio .gz .zip .bz2 .xz .zst .7z'''.split() # An error if they are named like a split
 
 def own_files(
     path:str|Path,     # A file, or a folder
@@ -109,7 +117,8 @@ def own_files(
     path, found = Path(path), {}
     if path.is_file(): return {'': check_ending(path)}
     for p in sorted(path.iterdir()):
-        s, end = split_of(p.stem), p.suffix.lower()
+        end = p.suffix.lower()
+        s = split_of(p.stem if end in DATA_FILES else p.name.split('.')[0])
         if p.name.startswith('.') or not p.is_file() or end not in DATA_FILES and not (s and end in OTHER_FILES): continue
         check_ending(p)
         if s is None:

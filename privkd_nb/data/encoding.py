@@ -31,6 +31,7 @@ class Encoded(Dataset):
         names:list[str],          # An identifier for each example
         words:list|None=None,     # For token tasks: a list per example, from `first_subwords`
         *, pad_id:int,            # The tokenizer's padding token
+        cut=None,                 # Whether each example was truncated; None: none was
     ):
         self.pad_id = int(pad_id)
         self.offsets = np.cumsum([0, *map(len, ids)])
@@ -39,6 +40,7 @@ class Encoded(Dataset):
         self.labels = labels if words is not None else np.asarray(labels, dtype=np.int64)
         self.languages = np.asarray(languages, dtype=object)
         self.names = list(names)
+        self.cut = np.zeros(len(ids), bool) if cut is None else np.asarray(cut, bool)
 
     def __len__(self)->int: return len(self.offsets)-1
 
@@ -71,7 +73,8 @@ def encode(
     if not texts: return Encoded([], [], [], [], [] if token else None, pad_id=tokenizer.pad_token_id)
     enc = tokenizer(texts, truncation=True, max_length=max_length, is_split_into_words=token, return_attention_mask=False)
     words = [first_subwords(enc.word_ids(i)) for i in range(len(texts))] if token else None
-    return Encoded(enc['input_ids'], ys, list(df['language']), list(df['id']), words, pad_id=tokenizer.pad_token_id)
+    full = [len(ids) >= max_length and bool(enc.encodings[i].overflowing) for i,ids in enumerate(enc['input_ids'])]
+    return Encoded(enc['input_ids'], ys, list(df['language']), list(df['id']), words, pad_id=tokenizer.pad_token_id, cut=full)
 
 # %% ../../nbs/api/data/06_encoding.ipynb #e068200f
 DUMMY = -1 # The index of a dummy example, see `Encoded`

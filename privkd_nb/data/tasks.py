@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['subset_order', 'strata', 'take_fraction', 'hold_out', 'Task', 'sort_labels', 'label_names', 'catalog_splits',
-           'own_splits', 'load_task']
+           'own_splits', 'number_ids', 'load_task']
 
 # %% ../../nbs/api/data/05_tasks.ipynb #f380dd42
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 import numpy as np, pandas as pd
 from fastcore.basics import patch
@@ -77,6 +77,7 @@ class Task:
     test:pd.DataFrame        # The same
     train_languages:list[str]# Languages with training rows
     eval_languages:list[str] # Languages that are scored
+    notes:list[str] = field(default_factory=list) # What was changed in the data, in words
 
 # %% ../../nbs/api/data/05_tasks.ipynb #a24068a9
 @patch
@@ -160,12 +161,29 @@ def own_splits(
     if not len(data['validation']):
         raise InputError(f"{name} has no validation rows, and no language has two training rows to hold one out; add rows.")
     known = sorted(set().union(*(d.language for d in data.values())))
-    def chosen(name, given): return [check_choice(name, l, known) for l in as_list(given) if l != 'all']
+    def chosen(name, given): return [] if as_list(given) == ['all'] else [check_choice(name, l, known) for l in as_list(given)]
     langs = chosen('languages', languages) or known
     evals = chosen('eval_languages', eval_languages) or langs
     trains = scenario_languages(scenario, [l for l in langs if l in set(data['train'].language)])
     metric = 'accuracy' if kind == 'sequence' else 'entity_f1'
-    return data, dict(kind=kind, metric=metric, labels=None, train_languages=trains, eval_languages=evals)
+    labels = label_names(data.values(), kind)
+    return data, dict(kind=kind, metric=metric, labels=labels, train_languages=trains, eval_languages=evals)
+
+# %% ../../nbs/api/data/05_tasks.ipynb #d7e6629f
+def number_ids(
+    data:dict[str,pd.DataFrame], # Split -> table
+)->tuple[dict,list[str]]:        # The same with unique ids; what was changed, in words
+    "Number the rows of every language and split whose ids are not unique"
+    res, notes = {}, []
+    for s,d in data.items():
+        twice = d.duplicated(['language', 'id'], keep=False)
+        langs = sorted(d.language[twice].unique())
+        if langs:
+            numbers = d.language+'-'+d.groupby('language').cumcount().astype(str)
+            d = d.assign(id=d['id'].where(~d.language.isin(langs), numbers))
+            notes.append(f"{twice.sum():,} {s} rows have an id that another row of their language has; all rows of {', '.join(langs)} are numbered instead")
+        res[s] = d
+    return res, notes
 
 # %% ../../nbs/api/data/05_tasks.ipynb #8d0fa44a
 def load_task(
@@ -184,7 +202,7 @@ def load_task(
     else: raise InputError(f"dataset={name!r} is neither a known task ({', '.join(CATALOG)}) nor an existing file or folder.")
     def rows(s, d): return d[d.language.isin(about['train_languages' if s == 'train' else 'eval_languages'])].reset_index(drop=True)
     def some(d): return d.sample(frac=1, random_state=seed).groupby('language').head(limit).sort_index().reset_index(drop=True)
-    data = {s: rows(s, d) for s,d in data.items()}
+    data, about['notes'] = number_ids({s: rows(s, d) for s,d in data.items()})
     about['labels'] = about['labels'] or label_names(data.values(), about['kind'])
     data['train'] = take_fraction(data['train'], fraction, seed).reset_index(drop=True)
     if limit: data = {s: some(d) for s,d in data.items()}

@@ -67,10 +67,11 @@ def text_scores(
 def entity_scores(
     gold, predicted, # Lists of tags, one list an example
 )->dict[str,float]:
-    "Entity precision, recall and F1 (micro, as in CoNLL)"
+    "Entity precision, recall and F1 (micro, as in CoNLL); NaN where there is no entity, neither in `gold` nor in `predicted`"
     from seqeval.metrics import f1_score, precision_score, recall_score
     g, p = [list(o) for o in gold], [list(o) for o in predicted]
     scores = dict(f1=f1_score, precision=precision_score, recall=recall_score)
+    if not any(t != 'O' for ts in [*g, *p] for t in ts): return {f'entity_{k}': np.nan for k in scores}
     return {f'entity_{k}': float(f(g, p, zero_division=0)) for k,f in scores.items()}
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #2a42049a

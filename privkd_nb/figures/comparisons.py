@@ -133,7 +133,7 @@ def heatmap_figure(
     fig = go.Figure(go.Heatmap(
         z=gap.round(4).values.tolist(), zmin=-top, zmax=top, colorscale=DIVERGING, colorbar=dict(title='to teacher', thickness=12),
         x=[a.replace(' · ', '<br>') for a in plot_names(arms)], y=[p if seen[l] else f'{p} (unseen)' for l,p in zip(langs, plot_names(langs))],
-        text=[[f'{v:+.3f}' for v in r] for r in gap.values], texttemplate='%{text}', customdata=score.round(4).values.tolist(),
+        text=[['' if np.isnan(v) else f'{v:+.3f}' for v in r] for r in gap.values], texttemplate='%{text}', customdata=score.round(4).values.tolist(),
         hovertemplate='%{y}: %{customdata:.3f}, %{z:+.3f} to the teacher<extra>%{x}</extra>'))
     n = sorted(set(frame.seeds))
     note = 'one seed' if n == [1] else f"mean of {' or '.join(map(str, n))} seeds"

@@ -24,14 +24,13 @@ def language_table(
     "Teacher, student and the difference, by language and on average"
     metric = metric or first_metric(run)
     m = run.metrics.query("split == 'test'")
-    m = m.assign(row=m.language.where(m.group == 'language', m.group.map(GROUPS)))
-    wide = m[m.metric == metric].pivot_table(index='row', columns='model', values='value')[['teacher', 'student']]
-    student = m[m.model == 'student'].set_index('row')
+    row = ['group', 'language']
+    wide = m[m.metric == metric].pivot(index=row, columns='model', values='value')[['teacher', 'student']]
+    student = m[m.model == 'student'].set_index(row)
     n, seen = student[student.metric == 'n'].value.astype(int), student[student.metric == metric].seen
-    means = [GROUPS[g] for g in ('all', 'seen', 'unseen') if GROUPS[g] in wide.index]
-    order = [l for l in wide.index if l not in means] + means
-    t = wide.assign(seen=seen, n=n, difference=wide.student-wide.teacher)
-    return t.loc[order, ['seen', 'n', 'teacher', 'student', 'difference']].rename_axis('language')
+    t = wide.assign(seen=seen, n=n, difference=wide.student-wide.teacher).rename_axis(columns=None)
+    parts = {g: t.xs(g).rename(index=lambda l, g=g: l if g == 'language' else GROUPS[g]) for g in GROUPS if g in t.index.levels[0]}
+    return pd.concat(parts.values())[['seen', 'n', 'teacher', 'student', 'difference']].rename_axis('language')
 
 # %% ../../nbs/api/jobs/03_report.ipynb #1c10d9d5
 def initial_score(run:Run)->float|None: # None: the run was not scored at step 0
@@ -65,10 +64,10 @@ def summary(run:Run)->str:
     parts = [
         f"A student of {size_of(models['student'])} (the teacher has {size_of(models['teacher'])}), initialized with {md_code(c['init'])} "
         f"and trained on {e['data']['train']:,} examples with {' + '.join(map(md_text, c['losses']))}, reaches a mean test {score} of "
-        f"**{mean.student:.3f}** over {len(gaps)} languages; the teacher reaches {mean.teacher:.3f}, "
+        f"**{mean.student:.3f}** over {gaps.notna().sum()} languages; the teacher reaches {mean.teacher:.3f}, "
         f"so the student keeps {mean.student/max(mean.teacher, 1e-9):.0%} of it."]
     if before is not None: parts.append(f"Before any training it scored {before:.3f} on the validation examples.")
-    parts.append(f"The largest gap is in {md_text(gaps.idxmin())} ({gaps.min():+.3f}).")
+    if gaps.notna().any(): parts.append(f"The largest gap is in {md_text(gaps.idxmin())} ({gaps.min():+.3f}).")
     if 'unseen' in means.index:
         unseen, seen = means.student['unseen'], means.student['seen']
         parts.append(f"In languages it was not trained on it reaches {unseen:.3f}, in the others {seen:.3f}.")

@@ -187,7 +187,7 @@ def record_scores(self:DistillTrainer, model, split='validation', data=None): # 
     data = self.eval_dataset if data is None else data
     means = with_means(evaluate_by_language(model, data, self.train_languages, batch_size=self.args.per_device_eval_batch_size))
     for (group, language),row in means.iterrows():
-        values = {k: float(v) for k,v in row.items() if k not in ('seen', 'n')}
+        values = {k: float(v) for k,v in row.items() if k not in ('seen', 'n') and v == v}    # no F1 without entities
         self.history.add(self.state.global_step, values, split, language, group)
     return means
 
@@ -197,7 +197,7 @@ def evaluate(self:DistillTrainer, eval_dataset=None, ignore_keys=None, metric_ke
     self.recorder.write()
     means = self.record_scores(self.model, 'validation', eval_dataset)
     chosen = means.loc['seen' if 'seen' in means.index.levels[0] else 'all'].iloc[0].drop(['seen', 'n'])
-    metrics = {f'{metric_key_prefix}_{k}': float(v) for k,v in chosen.items()}
+    metrics = {f'{metric_key_prefix}_{k}': float(v) if v == v else 0. for k,v in chosen.items()}
     self.log(metrics)
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
     return metrics
