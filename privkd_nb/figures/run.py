@@ -214,7 +214,7 @@ def _monitor_layout(fig, words, rows, notes):
         xaxis=dict(grid, showticklabels=False, matches='x3'), yaxis=dict(grid, type='log', tickformat='~g', nticks=6),
         xaxis3=dict(grid, **axis('step', 4, font=12)), yaxis3=dict(grid, rangemode='tozero', exponentformat='e', nticks=3),
         xaxis2=dict(grid, range=[0, 1], dtick=.25),
-        yaxis2=dict(grid, tickvals=list(rows.values()), ticktext=[*map(plot_text, rows)], showgrid=False, range=[-.7, max([*rows.values(), 1])+.7]))
+        yaxis2=dict(grid, tickvals=list(rows.values()), ticktext=plot_names(rows, 24), showgrid=False, range=[-.7, max([*rows.values(), 1])+.7]))
     title = dict(text=plot_text(words, 300), x=0, xref='paper', y=1, yref='container', yanchor='top', pad=dict(t=10), font=dict(size=14))
     return fig.update_layout(title=title) if words else fig
 
