@@ -139,8 +139,8 @@ FAULTS = [Fault(*row) for row in (
      "bootstrap(d[langs].values, mean, reps, level, within='seed')", 'bootstrap(d[langs].values, mean, reps, level)', 'analysis'),
     ("Holm's correction without its order", 'analysis/stats', 'np.arange(len(p), 0, -1)', 'len(p)', 'page:analysis/00_stats'),
     # ---- records, locks, markup ----
-    ('JSON written in place', 'core', 'with replacing(path) as tmp: tmp.write_text', 'for tmp in [Path(path)]: tmp.write_text',
-     'faults::test_files_are_replaced_and_never_written_into'),
+    ('JSON written in place', 'core', 'with replacing(path, **kw) as tmp: tmp.write_text(json',
+     'for tmp in [Path(path)]: tmp.write_text(json', 'faults::test_files_are_replaced_and_never_written_into'),
     ('a history keeps the steps that are repeated', 'record', "r['step'] <= step", 'True', 'page:03_record'),
     ('an unfinished run is a result', 'record', 'if not run.finished: raise', 'if False: raise', 'page:03_record'),
     ('two processes build the same folder', 'core', ", FileLock(f'{path}.lock'):", ':',
@@ -154,6 +154,12 @@ FAULTS = [Fault(*row) for row in (
      'page:01_markup'),
     ("examples shown as they are in the explorer", 'apps/explorer_views', 'html_text(r.text, TEXT_LIMIT)', 'r.text',
      'page:apps/02_explorer_views markup::test_the_explorer_and_its_views'),
+    ('a flipped byte is not noticed', 'core', 'if contents and file_hash(path) !=', 'if False and file_hash(path) !=',
+     'checkpoints::test_a_byte_of_a_cached_teacher_is_noticed'),
+    ('a damaged checkpoint is resumed from', 'checkpoints', 'if not (faults := checkpoint_faults(p, best)): return',
+     'if not (faults := {}): return', 'checkpoints::test_without_a_whole_checkpoint_the_run_begins_anew_and_says_so'),
+    ('rows that a history has lost stay lost', 'checkpoints', 'elif n := lost_rows(history.path, copy):', 'elif n := 0:',
+     'checkpoints::test_rows_that_the_history_lost_are_noticed_and_restored'),
     # ---- models ----
     ('weights that are missing are not looked at', 'models/loading', 'check_report(model, report, name, new_head=bool(labels))', 'pass',
      'models_door::test_names_of_a_compiled_model_are_refused'),
