@@ -174,7 +174,8 @@ def test_differences_use_the_seeds_that_both_have():
     d = differences(s, 'scratch · ce').query("arm == 'copy_ft · ce' and group == 'all'").iloc[0]
     m = s[(s.group == 'all') & (s.metric == 'accuracy') & (s.model == 'student')].pivot_table(index='seed', columns='arm', values='value', observed=True)
     assert d.seeds == 2 and d.score == pytest.approx((m['copy_ft · ce']-m['scratch · ce']).mean())
-    assert d.p == .5                                # two seeds: ++ and -- of four
+    assert d.p_sign == .5                           # two seeds: ++ and -- of four
+    assert (d.p < .05) == (d.low > 0 or d.high < 0)
 
 
 def test_a_packed_study_has_the_same_tables(runs200, tmp_path):

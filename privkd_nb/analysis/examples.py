@@ -48,7 +48,7 @@ def example_differences(
     base_runs:list[str], # As many of arm B, or ['teacher']
     reps:int=10_000,     # Resamples
     level:float=.95,     # Of the intervals
-)->pd.DataFrame:         # group, language, score (A - B), low, high, n (examples)
+)->pd.DataFrame:         # group, language, score (A - B), low, high, n (examples), units (drawn: examples, or sets of translations)
     "A minus B on the same examples, with intervals over examples: accuracy, or entity F1 for tagged tokens"
     def predicted(r, model='student'): return study.predictions(r).query(f"model == '{model}'").sort_values(['language', 'id'])
     def keys(p): return p[['language', 'id']].values.tolist()
@@ -62,10 +62,13 @@ def example_differences(
     a, b = total(runs), total(runs, 'teacher') if base_runs == ['teacher'] else total(base_runs)
     if base_runs != ['teacher'] and len(base_runs) != len(runs):
         raise InputError(f"{len(runs)} runs cannot be paired with {len(base_runs)}; give as many of each arm, of the same seeds.")
-    found, mean = paired_ratio(a, b, first.language.values, reps, level)
-    def row(v, **where): return where | dict(score=v.point, low=v.low, high=v.high, n=v.n)
-    rows = [row(v, group='language', language=l) for l,v in found.items()]
-    return pd.DataFrame([*rows, row(mean, group='all', language='')])
+    found, mean = paired_ratio(a, b, first.language.values, reps, level, ids=first.id.values)
+    n = first.language.value_counts()
+    def row(v, n, **where): return where | dict(score=v.point, low=v.low, high=v.high, n=int(n), units=v.n)
+    rows = [row(v, n[l], group='language', language=l) for l,v in found.items()]
+    df = pd.DataFrame([*rows, row(mean, n.sum(), group='all', language='')])
+    df.attrs |= dict(level=level, method=mean.method)
+    return df
 
 # %% ../../nbs/api/analysis/05_examples.ipynb #a790292a
 def disagreements(

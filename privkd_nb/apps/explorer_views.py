@@ -203,8 +203,9 @@ def _difference_note(self:Views, c, a, b): # A minus B in words; '' for a run an
     if a == b: return ''
     d = self._cached(('difference', a, b), lambda: example_differences(self.study, [a], [b]))
     r = d[d.language == c.language if c.language else d.group == 'all'].iloc[0]
-    return (f' A minus B on {html_text(c.language or "all languages")}: {r.score:+.3f} [{r.low:+.3f}, {r.high:+.3f}], '
-            f'95 % over {int(r.n):,} texts, this seed.')
+    ends = 'no interval' if pd.isna(r.low) else f'95 % [{r.low:+.3f}, {r.high:+.3f}]'
+    sets = '' if r.units == r.n else f' in {int(r.units):,} sets of translations'
+    return f' A minus B on {html_text(c.language or "all languages")}: {r.score:+.3f}, {ends} over {int(r.n):,} texts{sets}, this seed.'
 
 # %% ../../nbs/api/apps/02_explorer_views.ipynb #4edcf16b
 @patch

@@ -144,7 +144,7 @@ def bench_figure(
     tables:dict, # Title of a shape -> its table from `side_by_side`
 )->go.Figure:
     "Throughput and memory of the arms, shape by shape"
-    fig = make_subplots(1, 2, subplot_titles=['Examples a second', 'Peak memory, GiB'], horizontal_spacing=.1)
+    fig = make_subplots(1, 2, subplot_titles=['Examples a second (bars: lowest to highest round)', 'Peak memory, GiB'], horizontal_spacing=.1)
     for a in dict.fromkeys(a for t in tables.values() for a in t.index):
         rows = {k: t.loc[a] for k,t in tables.items() if a in t.index and 'peak_gib' in t and t.loc[a].error == ''}
         if not rows: continue

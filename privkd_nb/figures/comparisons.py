@@ -37,14 +37,17 @@ def arm_styles(
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #5f3e0264
 def seeds_note(
-    frame:pd.DataFrame, # With `seeds`
+    frame:pd.DataFrame, # With `seeds` and `low`, from `by_language` or `overall`
 )->str:
-    "The number of seeds behind a figure, in words"
+    "The number of seeds behind a figure, and its intervals, in words"
     if not len(frame): return 'nothing chosen'
     lo, hi = int(frame.seeds.min()), int(frame.seeds.max())
-    if hi == 1: return 'one seed: no interval'
-    seeds = lo if lo == hi else f'{lo} to {hi}'
-    return f'95 % intervals over {seeds} seeds, drawn within languages'+('; none where there is one seed' if lo == 1 else '')
+    seeds, none = 'one seed' if hi == 1 else f'{lo} seeds' if lo == hi else f'{lo} to {hi} seeds', frame.low.isna()
+    if none.all(): return f'{seeds}: no interval'
+    why = ['there is one seed']*(lo == 1)+['seeds agree exactly']*bool((none & (frame.seeds > 1)).any())
+    method, level = frame.attrs.get('method', 't over seeds'), frame.attrs.get('level', .95)
+    over = f'{seeds} and the languages' if 'languages' in method else seeds
+    return f"{level*100:g} % intervals (Student's t) over {over}"+(f"; none where {' or '.join(why)}" if why else '')
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #8ce4e116
 def interval_bars(
@@ -136,7 +139,7 @@ def heatmap_figure(
         text=[['' if np.isnan(v) else f'{v:+.3f}' for v in r] for r in gap.values], texttemplate='%{text}', customdata=score.round(4).values.tolist(),
         hovertemplate='%{y}: %{customdata:.3f}, %{z:+.3f} to the teacher<extra>%{x}</extra>'))
     n = sorted(set(frame.seeds))
-    note = 'one seed' if n == [1] else f"mean of {' or '.join(map(str, n))} seeds"
+    note = ('one seed' if n == [1] else f"mean of {' or '.join(map(str, n))} seeds")+', without intervals'
     return headed(fig, f'Difference to the teacher in {score_name(metric)}', note, 90+24*len(langs), hovermode='closest',
         yaxis=dict(type='category', automargin=True), xaxis=dict(type='category', side='bottom', tickangle=0))
 
@@ -156,7 +159,7 @@ def training_figure(
     log:bool=False,            # A logarithmic axis
     styles:dict|None=None,     # As in `scores_figure`
 )->go.Figure:
-    "A line for each arm with a band over seeds, a panel for each fraction of the data"
+    "A line for each arm with a band from the lowest to the highest seed, a panel for each fraction of the data"
     if not len(band): return empty_figure('no history matches this choice')
     fractions, styles = sorted(set(band.fraction)), styles or arm_styles(band.arm)
     titles = [f'{f:.0%} of the data' if f >= .01 else f'{f:.1%} of the data' for f in fractions]
@@ -168,8 +171,9 @@ def training_figure(
     fig.update_xaxes(title_text='step')
     if log: fig.update_yaxes(type='log', dtick=1)
     fig.update_yaxes(title_text=plot_text(what), col=1)
-    n = int(band.seeds.max())
-    note = 'one seed' if n == 1 else f'mean of {n} seeds; the band spans the lowest and the highest'
+    n, most = int(band.seeds.min()), int(band.seeds.max())
+    seeds = n if n == most else f'{n} to {most}'
+    note = 'one seed' if most == 1 else f'mean of {seeds} seeds; the band spans the lowest and the highest run, and is no interval'
     return headed(fig, f'{what[:1].upper()+what[1:]} by step', note, 340, panels=True)
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #0ad0be23
