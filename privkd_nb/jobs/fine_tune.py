@@ -17,9 +17,10 @@ from filelock import FileLock
 from ..checkpoints import whole_checkpoint
 from ..core import InputError, accepts_former_names, build_once, cache_dir, content_key, is_whole, replacing_folder, seed_for, write_checksums
 from ..data.encoding import Encoded, encode
-from ..data.tasks import Task, load_task
+from ..data.tasks import Task, few_rows, load_task
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
-from .config import RunConfig
+from .config import RECIPE, RunConfig
+from ..models.content import content_of, download_commit
 from ..models.encoders import align_labels, max_positions, weights_hash
 from ..models.loading import load_encoder, load_tokenizer
 from ..models.playground_base import TINY_BASE, playground_base
@@ -52,7 +53,7 @@ def validation_subset(
     task:Task,
 )->pd.DataFrame: # At most `VALIDATION_SIZE` rows a language, the same ones in every run
     "The validation examples that are scored during training"
-    return task.validation.sample(frac=1, random_state=0).groupby('language').head(VALIDATION_SIZE).sort_index()
+    return few_rows(task.validation, VALIDATION_SIZE)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #11abb9ac
 def check_lengths(
@@ -92,7 +93,7 @@ def fit(
     checkpoint = last_checkpoint(folder, trainer.args.load_best_model_at_end)
     if checkpoint is None:
         trainer.history.rewind(-1)
-        trainer.evaluate()
+        trainer.keep_start(trainer.evaluate())
         if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
     trainer.train(resume_from_checkpoint=checkpoint)
 
@@ -126,9 +127,9 @@ def teacher_key(
     base:str,  # From `base_path`
 )->str:
     "The name of a fine-tuned teacher in the cache"
-    start = weights_hash(load_encoder(base, task.kind, [str(i) for i in range(len(task.labels))]).base_model)
-    return content_key([start, task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr,
-                        cfg.batch_size, cfg.max_length, cfg.tiny])
+    download_commit(base)
+    return content_key([content_of(base), task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr,
+                        cfg.batch_size, cfg.max_length, cfg.tiny, RECIPE])
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #3ba7f355
 def fine_tune_with_all(cfg:RunConfig, task:Task, base:str, path:Path, work:Path)->None:
