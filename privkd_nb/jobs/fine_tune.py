@@ -106,7 +106,7 @@ def fine_tune(
     work:Path,         # Where checkpoints are saved meanwhile
 )->None:
     "Fine-tune a base model into a teacher"
-    tok, model = load_tokenizer(base), load_encoder(base, task.kind, task.labels)
+    tok, model = load_tokenizer(base), load_encoder(base, task.kind, task.labels, seed=seed_for(0, 'teacher'))
     train, val = (encode(d, tok, task.labels, cfg.max_length) for d in (task.train, validation_subset(task)))
     check_lengths(model, cfg.max_length, train, val)
     args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, cfg.lr or default_lr(model),
