@@ -56,12 +56,12 @@ START = 'start' # The folder with the initial weights, beside the checkpoints
 class StartCallback(TrainerCallback):
     "Saves the initial weights as the best so far"
     def __init__(self,
-        save:Callable, # The trainer's `save_model`
+        save:Callable, # The trainer's `save_start`
         metrics:dict,  # Scores before training, by name
     ): self.save, self.metrics = save, metrics
 
     def on_train_begin(self, args, state, control, **kw):
         if state.global_step: return            # resumed: the state knows the best
         folder = Path(args.output_dir)/START
-        self.save(str(folder), _internal_call=True)
+        self.save(str(folder))
         state.best_metric, state.best_global_step, state.best_model_checkpoint = self.metrics[args.metric_for_best_model], 0, str(folder)

@@ -281,22 +281,20 @@ def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
 
 # %% ../../nbs/api/train/06_trainer.ipynb #38301e5e
 @patch
+def save_start(self:DistillTrainer,
+    folder:str, # Beside the checkpoints
+):
+    "Save the initial weights, with checksums"
+    self.save_model(folder, _internal_call=True)
+    self.accelerator.wait_for_everyone()
+    if self.args.should_save: seal_checkpoint(Path(folder), self.history)
+
+@patch
 def keep_start(self:DistillTrainer,
     metrics:dict, # From `evaluate`, before training
 ):
     "Make the untrained student a candidate when the best checkpoint is kept"
-    if self.args.load_best_model_at_end: self.add_callback(StartCallback(self.save_model, metrics))
-
-@patch
-def _load_best_model(self:DistillTrainer):
-    "As in Trainer, but a best checkpoint that is gone is an error, and that of a moved run is found"
-    best = Path(self.state.best_model_checkpoint)
-    if not best.is_dir(): best = Path(self.args.output_dir)/best.name
-    if not (best/'model.safetensors').exists():
-        raise ResultError(f"the best checkpoint, {best}, is gone, so the student of step {self.state.best_global_step} cannot be kept; "
-                          "run again with redo=True.")
-    self.state.best_model_checkpoint = str(best)
-    super(DistillTrainer, self)._load_best_model()
+    if self.args.load_best_model_at_end: self.add_callback(StartCallback(self.save_start, metrics))
 
 # %% ../../nbs/api/train/06_trainer.ipynb #d40a6285
 @patch
