@@ -42,7 +42,7 @@ def short_notices()->Iterator[None]:
     with warnings.catch_warnings():
         usual = warnings.showwarning
         def show(message, category, *args, **kw):
-            if category is not FutureWarning or 'is now called' not in str(message): usual(message, category, *args, **kw)
+            if category is not FutureWarning or 'is now called' not in str(message): usual(visible(message, 0), category, *args, **kw)
             else: print(f'privkd: {visible(message, 0)}', file=sys.stderr)
         warnings.showwarning = show
         yield

@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['FULL', 'CLOSED', 'DISK', 'LEFT', 'InputError', 'DiskError', 'ResultError', 'did_you_mean', 'check_choice', 'renamed',
            'accepts_former_names', 'former_attribute', 'lazy_import', 'as_list', 'disk_fault', 'disk_errors', 'holding',
-           'is_held', 'sweep', 'content_key', 'file_hash', 'files_hash', 'cache_dir', 'sync', 'replacing',
-           'replacing_folder', 'write_json', 'read_json', 'folder_files', 'write_checksums', 'read_checksums',
-           'file_fault', 'folder_faults', 'as_words', 'quarantine', 'is_whole', 'build_once', 'give_back_memory',
-           'seed_for', 'compute_setup']
+           'is_held', 'sweep', 'content_key', 'file_hash', 'files_hash', 'cache_dir', 'remembered_hash', 'sync',
+           'replacing', 'replacing_folder', 'write_json', 'read_json', 'folder_files', 'write_checksums',
+           'read_checksums', 'file_fault', 'folder_faults', 'as_words', 'quarantine', 'is_whole', 'build_once',
+           'give_back_memory', 'seed_for', 'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
 import difflib, errno, hashlib, json, os, re, shutil, tempfile, time, uuid, warnings
@@ -219,6 +219,28 @@ def cache_dir(
     p = Path(home).expanduser().joinpath(*parts)
     with disk_errors(p): p.mkdir(parents=True, exist_ok=True)
     return p
+
+# %% ../nbs/api/00_core.ipynb #41b22f73
+def remembered_hash(
+    path:str|Path,    # Any file
+    least:int=16<<20, # Bytes from which remembering is worth it
+)->str:               # 64 hexadecimal digits
+    "`file_hash`, remembered for other processes by path, size and times"
+    path, s = os.path.abspath(path), os.stat(path)
+    if s.st_size < least: return file_hash(path)
+    now = [path, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+    had = _memory(path)
+    if had.get('file') == now: return had['sha256']
+    found, settled = file_hash(path), time.time()-max(s.st_mtime, s.st_ctime) > 2
+    if settled: _memory(path, dict(file=now, sha256=found))
+    return found
+
+def _memory(path, new=None): # What is remembered of a file; nothing where the cache cannot be read or written
+    try:
+        p = cache_dir('hashes')/f'{content_key(path, 16)}.json'
+        if new: write_json(p, new)
+        return new or json.loads(p.read_text(encoding='utf-8'))
+    except (OSError, ValueError): return {}
 
 # %% ../nbs/api/00_core.ipynb #e1d91bd9
 def sync(

@@ -46,7 +46,7 @@ def test_runs_keep_their_names(name, key):
     identity = RunConfig(tiny=True, losses='ce,logits', **{name: 300}).identity()
     assert identity[key] == 300 and name not in identity
     from privkd_nb.record import Run
-    assert Run.named('runs', identity).path.name == '41eee8ae7f1e'
+    assert Run.named('runs', identity).path.name == '2b91c1a6e2d5'
 
 
 def test_make_passes_every_parameter_on():

@@ -214,3 +214,49 @@ def test_pages_show_tables_through_markup():
         for c in json.loads(p.read_text(encoding='utf-8'))['cells']:
             source = ''.join(c['source'])
             if c['cell_type'] == 'code': assert not re.search(r'\.style\b(?! import)|\.to_html\(|f.<', source), (p.name, source)
+
+
+# ---- the site, the terminal
+
+def test_outputs_on_the_site(study):
+    from collections import Counter
+    import markdown
+    from conftest import load_tool
+    pytest.importorskip('zensical', reason='skipped: zensical needs Python 3.11')
+    from privkd_nb.analysis.compare import by_language, choose
+    from privkd_nb.figures.comparisons import scores_figure
+    from privkd_nb.init.student import InitCard
+    pages, site = load_tool('pages'), load_tool('site')
+    words = '\n'.join(map(visible, PAYLOADS))
+    frame = pd.DataFrame(dict(text=PAYLOADS), index=pd.Index(PAYLOADS, name=PAYLOADS[0]))
+    fig = static_bundle(scores_figure(by_language(choose(study.scores, fraction=.1))).update_layout(title_text=plot_text(PAYLOADS[0])))
+    card = InitCard.load(study.path/next(iter(study.configs))/'init_card.json')
+    shows = [{'text/html': as_html(frame), 'text/plain': words}, {'text/markdown': as_markdown(frame)}, {'text/markdown': card._repr_markdown_()}, {'text/plain': words}, fig]
+    outputs = [dict(output_type='execute_result', data=d) for d in shows]+[dict(output_type='stream', name='stdout', text=words)]
+    page = pages.Page('x.ipynb', 'x.html', 'x', '', [])
+    for o in outputs:
+        for rich in (True, False):
+            text = '\n\n'.join(pages.code(dict(cell_type='code', source='', outputs=[o]), '', page, {}, Counter(), rich))
+            html = markdown.markdown(text, extensions=[e for e in site.EXTENSIONS if isinstance(e, str) and not e.startswith('pymdownx')]+['fenced_code'])
+            attrs = dict(div=('class', 'role', 'aria-label', 'style', 'data-figure'), code=('class',), pre=('class',))
+            seen = shown(check_html(html, OURS|{'pre'}, **attrs).text)
+            if o is outputs[4]: assert 'aria-label="&lt;img' in html or not rich
+            elif o is not outputs[2]: assert [p for p in PAYLOADS if shown(visible(p)) not in seen] == []      # a card has only some
+
+
+def test_a_terminal_is_told_no_codes(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(warnings, 'showwarning', lambda message, *args, **kw: print(message))
+    from privkd_nb.cli import main
+    odd = tmp_path/'\x1b[2Jodd\u202e'
+    (odd/'\x1b[31mrun').mkdir(parents=True)
+    (odd/'\x1b[31mrun'/'config.json').write_text('{}')
+    assert main(['explore', str(odd)]) == 2 and main(['run', '--dataset', str(odd/'none\x07')]) == 2
+    out = ''.join(capsys.readouterr())
+    assert 'odd' in out and '31mrun' in out and not re.search('[\x00-\x09\x0b-\x1f\u202e]', out)
+
+
+def test_names_of_runs_in_progress_lines():
+    from privkd_nb.jobs.config import RunConfig
+    from privkd_nb.jobs.study import run_titles
+    configs = [RunConfig(teacher=t, tiny=True) for t in ('\x1b[31mred\n', 'auto')]
+    assert all('\x1b' not in t and '\n' not in t for t in run_titles(configs).values())

@@ -35,8 +35,11 @@ def arm_names(
 )->list[str]:           # e.g. 'copy_ft · paper'
     "Name each run's arm: its initialization, its losses, and whatever else differs between the runs on one data set"
     rest, varies = {'init', 'losses', 'metric', 'teacher_run', 'texts', *SCENE}, {}
+    configs = [dict(recipe=1)|c for c in configs]                           # records of the first recipe do not say so
+    def counts(c, k): return k not in rest and (c[k] != '' or k not in ('base', 'student'))     # '': this run reads none
     for c in configs:
-        for k in set(c)-rest: varies.setdefault((c.get('dataset'), k), set()).add(str(c[k]))
+        for k in c:
+            if counts(c, k): varies.setdefault((c.get('dataset'), k), set()).add(str(c[k]))
     def differs(c, k): return len(varies.get((c.get('dataset'), k), ())) > 1 and c[k] not in (None, '')
     return [' · '.join([c['init'], losses_name(c['losses']), *(f'{k}={c[k]}' for k in c if differs(c, k))]) for c in configs]
 

@@ -173,7 +173,7 @@ def layers(self:Views, c:Choice)->Answer:
 # %% ../../nbs/api/apps/02_explorer_views.ipynb #c98042db
 CSS = '''<style>.pkd table{border-collapse:collapse;width:100%;font-size:13px}
 .pkd td,.pkd th{padding:5px 9px;text-align:left;border-bottom:1px solid rgba(128,128,128,.25);vertical-align:top}
-.pkd td.t{font-size:15px;unicode-bidi:plaintext;text-align:start;max-width:420px;overflow-wrap:anywhere}
+.pkd td.t{font-size:15px;unicode-bidi:plaintext;text-align:start;min-width:240px;max-width:420px;overflow-wrap:anywhere}
 .pkd .ok{color:#009E73;font-weight:600}.pkd .no{color:#D55E00}.pkd div.w{overflow-x:auto}</style>'''
 
 TEXT_LIMIT = 2000 # Characters of a text, or of its tags

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'StoppedError', 'final_state', 'prepare_student',
-           'Examples', 'encode_task', 'write_setup', 'remake_setup', 'is_settled', 'efficiency_of', 'arguments_of',
-           'make_trainer', 'write_scores', 'write_results', 'stop_note', 'distil']
+           'Examples', 'encode_task', 'tokenizer_hash', 'inputs_of', 'learning_rate', 'write_setup', 'remake_setup',
+           'is_settled', 'forget_other_inputs', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step',
+           'write_scores', 'write_results', 'stop_note', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
-import shutil, tempfile, time, warnings
+import hashlib, shutil, tempfile, time, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -16,7 +17,7 @@ import pandas as pd
 from filelock import FileLock
 from transformers import EarlyStoppingCallback, TrainingArguments
 from ..compute.attention import usual_kernel
-from ..core import accepts_former_names, as_words, cache_dir, compute_setup, write_json
+from ..core import InputError, accepts_former_names, as_words, cache_dir, compute_setup, write_json
 from ..data.batching import StepSampler
 from ..data.encoding import Encoded, encode
 from ..data.tasks import Task
@@ -28,7 +29,6 @@ from ..init.student import InitCard, init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, fit, load_data, load_models, validation_subset
 from ..models.encoders import weights_hash
-from ..models.loading import save_tokenizer
 from ..record import History, Run, StatusFile, describe_environment
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar, StatusCallback
@@ -110,6 +110,34 @@ def encode_task(
     for m in readers: check_lengths(m, cfg.max_length, *data)
     return data
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #623e6bcc
+def tokenizer_hash(
+    tokenizer,  # A fast tokenizer
+)->str:         # 16 hexadecimal digits
+    "What a tokenizer does with a text; how it truncates and pads at the moment does not count"
+    rules = tokenizer.backend_tokenizer
+    now = rules.truncation, rules.padding
+    rules.no_truncation(); rules.no_padding()
+    text = rules.to_str()
+    if now[0]: rules.enable_truncation(**now[0])
+    if now[1]: rules.enable_padding(**now[1])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+def inputs_of(
+    task:Task, models:Models, card:InitCard,
+)->dict[str,str]: # Hashes of content
+    "What a run reads: a run that goes on with anything else would be another run"
+    return dict(teacher=weights_hash(models.teacher), source=card.source_hash or '', data=task.fingerprint(),
+                tokenizer=tokenizer_hash(models.tokenizer))
+
+# %% ../../nbs/api/jobs/02_distil.ipynb #b47ec2f2
+def learning_rate(
+    cfg:RunConfig,
+    teacher,
+)->float:
+    "The peak learning rate of a student: by its teacher's size, so that it is the same for all students"
+    return cfg.lr or default_lr(teacher)
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #cf121100
 def write_setup(
     run:Run,
@@ -119,10 +147,10 @@ def write_setup(
     data:Examples,
 )->None:
     "Write configuration, environment and init card"
-    sizes = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}
+    sizes, inputs = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}, inputs_of(task, models, card)
     run.begin(cfg.identity(), describe_environment(
-        **compute_setup(), data=dict(fingerprint=task.fingerprint(), **sizes), train_languages=task.train_languages,
-        metric=task.metric, lr=cfg.lr or default_lr(student), teacher=dict(name=models.teacher_name, hash=weights_hash(models.teacher))))
+        **compute_setup(), data=dict(fingerprint=inputs['data'], **sizes), train_languages=task.train_languages, inputs=inputs,
+        metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
     card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, data.validation))
     card.save(run.path/'init_card.json')
 
@@ -164,6 +192,20 @@ def is_settled(
     if is_main(): set_run_aside(run, faults)
     return False
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #1c98c45f
+def forget_other_inputs(
+    run:Run,
+    inputs:dict[str,str], # From `inputs_of`
+)->list[str]:             # What has changed
+    "Empty an unfinished run that was begun with other inputs"
+    try: had = run.environment['inputs']
+    except (OSError, InputError, LookupError, TypeError): return []          # not begun
+    changed = [k for k,v in inputs.items() if had.get(k, v) != v]
+    if changed:
+        warnings.warn(f"{run.path} was begun with {' and '.join(f'another {k}' for k in changed)}; it begins anew", stacklevel=2)
+        clear_run(run)
+    return changed
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #cb1d2f4b
 def efficiency_of(cfg:RunConfig)->Efficiency:
     "The efficiency options of a run"
@@ -173,14 +215,14 @@ def efficiency_of(cfg:RunConfig)->Efficiency:
 # %% ../../nbs/api/jobs/02_distil.ipynb #9a964aa1
 def arguments_of(
     cfg:RunConfig,
-    student,
+    teacher,
     train:Encoded,  # Training examples
     metric:str,     # Selects the checkpoint when stopping early
     folder:Path,    # Where checkpoints are saved
 )->TrainingArguments:
     "The training arguments of a run"
     steps = len(StepSampler(train.lengths, cfg.batch_size, cfg.seed, cfg.batching, cfg.max_tokens))
-    return training_args(folder, len(train), TINY['epochs'] if cfg.tiny else cfg.epochs, cfg.lr or default_lr(student),
+    return training_args(folder, len(train), TINY['epochs'] if cfg.tiny else cfg.epochs, learning_rate(cfg, teacher),
                          cfg.batch_size, steps, seed=cfg.seed, metric=metric, patience=cfg.patience)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #a5b68a7e
@@ -195,12 +237,17 @@ def make_trainer(
     "The trainer of a run"
     trainer = DistillTrainer(
         student, models.teacher, cfg.losses, card.layers, train_languages=task.train_languages, efficiency=efficiency_of(cfg),
-        args=arguments_of(cfg, student, data.train, task.metric, folder), train_dataset=data.train, eval_dataset=data.validation,
+        args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train, eval_dataset=data.validation,
         processing_class=models.tokenizer, **trainer_kw)
     if cfg.patience: trainer.add_callback(EarlyStoppingCallback(cfg.patience))
     return trainer
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #2fb6a769
+def kept_step(trainer:DistillTrainer)->int:
+    "The optimizer step whose student is kept: the last one, or the best; 0 is the untrained student"
+    best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
+    return trainer.state.best_global_step if best else trainer.state.global_step
+
 def write_scores(
     run:Run,
     trainer:DistillTrainer, # Trained
@@ -211,7 +258,7 @@ def write_scores(
     teacher.to(trainer.args.device)
     preds = {role: predict(m, test) for role,m in dict(student=trainer.model, teacher=teacher).items()}
     scores = {role: score_predictions(p, trainer.train_languages) for role,p in preds.items()}
-    rows = [metric_rows(s, role, 'test', trainer.state.global_step) for role,s in scores.items()]
+    rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]
     run.write('history', trainer.history.frame())
     run.write('metrics', pd.concat(rows, ignore_index=True))
     run.write('predictions', pd.concat([p.assign(model=role, split='test') for role,p in preds.items()], ignore_index=True))
@@ -235,7 +282,7 @@ def write_results(
     run.write('texts', task.test.assign(text=text)[['id', 'language', 'text']])
     trainer.history.check_folder()
     trainer.save_model(run.path/'model')
-    save_tokenizer(models.tokenizer, run.path/'model')
+    models.tokenizer.save_pretrained(run.path/'model')
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #47599797
 def stop_note(run:Run, state)->str:
@@ -253,6 +300,7 @@ def distil(
     **trainer_kw,            # Of `DistillTrainer`
 )->Run:                      # Finished
     "Distil one student and record everything about it"
+    cfg.pin()
     run, start = Run.named(cfg.out_dir, cfg.identity()), time.time()
     with run_lock(run) if is_main() else nullcontext(), folder_to_write(run.path) as folder:
         if not cfg.redo and is_settled(run, cfg, task, models): return run
@@ -266,6 +314,7 @@ def distil(
             wait_for_all()
             student, card = prepare_student(cfg, models)
             data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
+            if is_main(): forget_other_inputs(run, inputs_of(task, models, card))
             write_setup(Run(folder), cfg, task, models, student, card, data)
             trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),
                                    callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], **trainer_kw)
@@ -275,7 +324,7 @@ def distil(
             if is_main():
                 write_results(run, cfg, trainer, models, task, data.test)
                 seconds = round(time.time()-start, 1)
-                write_json(run.path/'environment.json', run.environment | dict(seconds=seconds, efficiency=trainer.report))
+                write_json(run.path/'environment.json', run.environment | dict(seconds=seconds, efficiency=trainer.report, step=kept_step(trainer)))
                 shutil.rmtree(checkpoints, ignore_errors=True)
                 run.finish()
             status.write('finished')

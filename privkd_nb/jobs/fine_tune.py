@@ -17,12 +17,12 @@ from filelock import FileLock
 from ..checkpoints import whole_checkpoint
 from ..core import InputError, accepts_former_names, build_once, cache_dir, content_key, is_whole, replacing_folder, seed_for, write_checksums
 from ..data.encoding import Encoded, encode
-from ..data.tasks import Task, load_task
+from ..data.tasks import Task, few_rows, load_task
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
-from .config import RunConfig
+from .config import RECIPE, RunConfig
+from ..models.content import content_of, download_commit
 from ..models.encoders import align_labels, max_positions, weights_hash
-from ..models.languages import check_reading, check_rows, sample_texts
-from ..models.loading import load_encoder, load_tokenizer, save_tokenizer
+from ..models.loading import load_encoder, load_tokenizer
 from ..models.playground_base import TINY_BASE, playground_base
 from ..record import History
 from ..train.arguments import default_lr, training_args
@@ -53,7 +53,7 @@ def validation_subset(
     task:Task,
 )->pd.DataFrame: # At most `VALIDATION_SIZE` rows a language, the same ones in every run
     "The validation examples that are scored during training"
-    return task.validation.sample(frac=1, random_state=0).groupby('language').head(VALIDATION_SIZE).sort_index()
+    return few_rows(task.validation, VALIDATION_SIZE)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #11abb9ac
 def check_lengths(
@@ -61,11 +61,8 @@ def check_lengths(
     max_length:int,   # As the user gave it
     *data:Encoded,    # Everything it will read
 )->None:
-    "Raise an `InputError` if an example has more tokens than the model has positions, or a token without an embedding"
-    rows, most = model.get_input_embeddings().weight.shape[0], max_positions(model)
-    if (highest := max((int(d.flat.max()) for d in data if len(d.flat)), default=0)) >= rows:
-        raise InputError(f"a text has the token id {highest}, but {type(model).__name__} has {rows} rows of embeddings; "
-                         f"take the tokenizer that belongs to the model, or call resize_token_embeddings before fine-tuning.")
+    "Raise an `InputError` if an example has more tokens than the model has positions"
+    most = max_positions(model)
     longest = max((int(d.lengths.max()) for d in data if len(d)), default=0)
     if most and longest > most:
         raise InputError(f"max_length={max_length} allows a text of {longest} tokens, but {type(model).__name__} "
@@ -96,7 +93,7 @@ def fit(
     checkpoint = last_checkpoint(folder, trainer.args.load_best_model_at_end)
     if checkpoint is None:
         trainer.history.rewind(-1)
-        trainer.evaluate()
+        trainer.keep_start(trainer.evaluate())
         if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
     trainer.train(resume_from_checkpoint=checkpoint)
 
@@ -109,8 +106,7 @@ def fine_tune(
     work:Path,         # Where checkpoints are saved meanwhile
 )->None:
     "Fine-tune a base model into a teacher"
-    tok, model = load_tokenizer(base, task.kind == 'token'), load_encoder(base, task.kind, task.labels)
-    check_reading(tok, model, sample_texts(task.train, task.validation, task.test), base)
+    tok, model = load_tokenizer(base), load_encoder(base, task.kind, task.labels, seed=seed_for(0, 'teacher'))
     train, val = (encode(d, tok, task.labels, cfg.max_length) for d in (task.train, validation_subset(task)))
     check_lengths(model, cfg.max_length, train, val)
     args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, cfg.lr or default_lr(model),
@@ -121,7 +117,7 @@ def fine_tune(
     fit(trainer, work)
     trainer.save_model(folder)
     if not is_main(): return
-    save_tokenizer(tok, folder)
+    tok.save_pretrained(folder)
     trainer.history.frame().to_parquet(folder/'history.parquet', index=False)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #680c6074
@@ -131,9 +127,9 @@ def teacher_key(
     base:str,  # From `base_path`
 )->str:
     "The name of a fine-tuned teacher in the cache"
-    start = weights_hash(load_encoder(base, task.kind, [str(i) for i in range(len(task.labels))]).base_model)
-    return content_key([start, task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr,
-                        cfg.batch_size, cfg.max_length, cfg.tiny])
+    download_commit(base)
+    return content_key([content_of(base), task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr,
+                        cfg.batch_size, cfg.max_length, cfg.tiny, RECIPE])
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #3ba7f355
 def fine_tune_with_all(cfg:RunConfig, task:Task, base:str, path:Path, work:Path)->None:
@@ -161,17 +157,14 @@ def teacher_path(
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #6c368baf
 def check_tokenizer(
-    name:str,       # The other model
-    teacher:str,    # The teacher's name
-    tok,            # The teacher's tokenizer
-    text:str|list,  # Texts of the data, or one
-    words:bool=False, # Whether lists of words are read
+    name:str,     # The other model
+    teacher:str,  # The teacher's name
+    tok,          # The teacher's tokenizer
+    text:str,     # Any text of the data
 )->None:
     "Raise an `InputError` if a model tokenizes a text differently from the teacher"
-    texts, other = [text] if isinstance(text, str) else text, load_tokenizer(name, words)
-    ids, theirs = (t(texts)['input_ids'] for t in (other, tok))
-    if (differ := [t for t,a,b in zip(texts, ids, theirs) if a != b]):
-        raise InputError(f"{name} tokenizes {differ[0][:40]!r} differently from the teacher {teacher}; both must share a tokenizer.")
+    if load_tokenizer(name)(text)['input_ids'] == tok(text)['input_ids']: return
+    raise InputError(f"{name} tokenizes {text[:40]!r} differently from the teacher {teacher}; both must share a tokenizer.")
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #87383458
 class Models(NamedTuple):
@@ -196,16 +189,13 @@ def load_models(
 )->Models:
     "Load, or make, the teacher and the model that the student is initialized from"
     base = base_path(cfg) if cfg.teacher == 'auto' or cfg.init == 'copy_base' else None
-    texts, words = sample_texts(task.train, task.validation, task.test), task.kind == 'token'
     if having: name, tok, teacher = having.teacher_name, having.tokenizer, having.teacher
     else:
         name = teacher_path(cfg, base)
-        tok, teacher = load_tokenizer(name, words), load_encoder(name, task.kind)
+        tok, teacher = load_tokenizer(name), load_encoder(name, task.kind)
         align_labels(teacher, task.labels)
-        check_reading(tok, teacher, texts, name)
     source = dict(copy_base=base, pretrained=cfg.student).get(cfg.init)
     if not source: return Models(tok, teacher, None, name)
     model = load_source(source, task, cfg.seed)
-    check_tokenizer(source, name, tok, [' '.join(t) if words else t for some in texts.values() for t in some[:5]], words)
-    check_rows(tok, model, source)
+    check_tokenizer(source, name, tok, task.test.text.iloc[0] if task.kind == 'sequence' else ' '.join(task.test.tokens.iloc[0]))
     return Models(tok, teacher, model, name)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_CACHED', 'MAY_DIFFER', 'SharedTeacher', 'copied', 'random_state', 'set_random_state', 'RoundRobin', 'take_turns',
-           'joint_key', 'check_joint', 'distil_jointly']
+           'must_share', 'joint_key', 'check_joint', 'distil_jointly']
 
 # %% ../../nbs/api/jobs/05_joint.ipynb #f5482e34
 import random, threading
@@ -155,12 +155,19 @@ def take_turns(
 # %% ../../nbs/api/jobs/05_joint.ipynb #b427ebf7
 MAY_DIFFER = ('init', 'parts', 'student') # Parameters in which jointly trained students may differ
 
+def must_share(
+    cfg:RunConfig,
+)->dict: # Parameters of its identity
+    "What jointly trained students have in common: everything that decides the teacher, the data and the training"
+    mine = MAY_DIFFER if cfg.teacher == 'auto' else (*MAY_DIFFER, 'base')     # a given teacher needs no base; a student may
+    return {k: v for k,v in cfg.identity().items() if k not in mine}
+
 def joint_key(
     cfg:RunConfig,
 )->str: # Equal for runs that can be trained jointly
     "Everything that jointly trained students must share"
     checkpoint = cfg.student if cfg.init == 'pretrained' else ''
-    return repr([checkpoint, sorted((k, v) for k,v in cfg.identity().items() if k not in MAY_DIFFER)])
+    return repr([checkpoint, sorted(must_share(cfg).items())])
 
 # %% ../../nbs/api/jobs/05_joint.ipynb #baf7fa48
 def check_joint(configs:list[RunConfig])->None:
@@ -168,9 +175,9 @@ def check_joint(configs:list[RunConfig])->None:
     if not configs: raise InputError('there are no runs to train jointly; pass at least one configuration.')
     if world() > 1:
         raise InputError(f'joint training uses one process, not {world()}; start without torchrun, or train the students one by one.')
-    first = configs[0].identity()
-    for other in (c.identity() for c in configs[1:]):
-        wrong = [k for k in first|other if k not in MAY_DIFFER and first.get(k) != other.get(k)]
+    first = must_share(configs[0])
+    for other in map(must_share, configs[1:]):
+        wrong = [k for k in first|other if first.get(k) != other.get(k)]
         if wrong: raise InputError(
             f"students that are trained jointly may differ in {', '.join(MAY_DIFFER)} only, "
             f"not in {', '.join(f'{k} ({first.get(k)} and {other.get(k)})' for k in wrong)}; train the others on their own.")

@@ -16,11 +16,11 @@ from ..models.parts import part_of
 
 # %% ../../nbs/api/train/04_arguments.ipynb #1f41e92a
 def default_lr(
-    model, # The student or the teacher
-)->float:
-    "1e-3 below 20 million parameters outside the embeddings, else 5e-5"
+    model, # The teacher, or another model that is fine-tuned
+)->float:  # Peak learning rate
+    "A learning rate by the number of parameters outside the embeddings: 1e-3 for 1.2 million, 4e-5 for 86 million"
     n = sum(p.numel() for k,p in model.named_parameters() if part_of(model, k) != 'embeddings')
-    return 1e-3 if n < 20e6 else 5e-5
+    return float(f'{1e-3*min(1, (n/1.2e6)**-.75):.2g}')
 
 # %% ../../nbs/api/train/04_arguments.ipynb #78b6a9ea
 def per_device(

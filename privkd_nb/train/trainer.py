@@ -15,7 +15,7 @@ from ..checkpoints import check_checkpoint, checkpoint_faults, restore_history, 
 from ..compute.attention import restore_kernel, use_eager
 from ..compute.embedding_rows import full_table
 from ..compute.forward import forward
-from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, write_json
+from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, seed_for, write_json
 from ..data.batching import StepLoader, StepSampler
 from ..data.encoding import Collate, batch_counts
 from ..distributed import world
@@ -23,6 +23,7 @@ from ..evaluation.scores import evaluate_by_language, with_means
 from ..losses.terms import PAPER, TERMS, TermInputs, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
 from ..record import History
 from .efficiency import Efficiency, EfficientTraining
+from .callbacks import StartCallback
 from .recording import HistoryCallback, StepRecorder, stop_diverged
 from .teacher import Teacher
 
@@ -57,7 +58,7 @@ class DistillTrainer(Trainer):
         self.attention_on = check_choice('attention_on', attention_on, ['scores', 'probabilities'])
         self.history, self.train_languages = history or History(), list(train_languages)
         self.efficiency, self.teacher_source, self.totals = efficiency or Efficiency(), teacher_source, {}
-        self.set_teacher(student, teacher)
+        self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0)
         super().__init__(model=student, data_collator=Collate(kw['train_dataset'].pad_id), **kw)
         self.check_processes()
         self.given_optimizer = bool(kw.get('optimizer_cls_and_kwargs')) or any(o is not None for o in kw.get('optimizers', ()))
@@ -76,7 +77,7 @@ class DistillTrainer(Trainer):
 
 # %% ../../nbs/api/train/06_trainer.ipynb #d197df6f
 @patch
-def set_teacher(self:DistillTrainer, student, teacher):
+def set_teacher(self:DistillTrainer, student, teacher, seed:int=0):
     "Check the pair, choose attention kernels, and add a projection where hidden sizes differ"
     self.teacher = None
     if not teacher_terms(self.losses): return
@@ -87,7 +88,7 @@ def set_teacher(self:DistillTrainer, student, teacher):
     for m in (student, teacher): (use_eager if reads_attention else restore_kernel)(m)
     if needs_projection(self.losses, student.config, teacher.config):
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            torch.manual_seed(seed_for(seed, 'projection'))
             student.distill_projection = nn.Linear(student.config.hidden_size, teacher.config.hidden_size)
 
 @patch
@@ -269,6 +270,7 @@ def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
     with self.efficient:
         while True:
             if isinstance(resume_from_checkpoint, (str, Path)): self.check_resumed(resume_from_checkpoint)
+            set_seed(self.args.seed)            # of dropout; a checkpoint brings its own state
             try: return super(DistillTrainer, self).train(resume_from_checkpoint=resume_from_checkpoint, **kw)
             except RuntimeError as error:
                 if not self.efficient.can_retry(error): raise
@@ -276,7 +278,23 @@ def train(self:DistillTrainer, resume_from_checkpoint=None, **kw):
                     resume_from_checkpoint = whole_checkpoint(self.args.output_dir, self.args.load_best_model_at_end)
                     if resume_from_checkpoint is None: raise
                 if not self.efficient.shrink(): raise
-                set_seed(self.args.seed)
+
+# %% ../../nbs/api/train/06_trainer.ipynb #38301e5e
+@patch
+def save_start(self:DistillTrainer,
+    folder:str, # Beside the checkpoints
+):
+    "Save the initial weights, with checksums"
+    self.save_model(folder, _internal_call=True)
+    self.accelerator.wait_for_everyone()
+    if self.args.should_save: seal_checkpoint(Path(folder), self.history)
+
+@patch
+def keep_start(self:DistillTrainer,
+    metrics:dict, # From `evaluate`, before training
+):
+    "Make the untrained student a candidate when the best checkpoint is kept"
+    if self.args.load_best_model_at_end: self.add_callback(StartCallback(self.save_start, metrics))
 
 # %% ../../nbs/api/train/06_trainer.ipynb #d40a6285
 @patch
