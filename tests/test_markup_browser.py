@@ -10,7 +10,7 @@ from privkd_nb.markup import visible
 
 ROOT = Path(__file__).parent.parent
 # What a page holds if a payload was read: an element or an attribute of one, or a link to where one leads
-FOUND = '''() => [...document.querySelectorAll('.jp-OutputArea-output img, img[src="x"], iframe[srcdoc], #hack, [onerror], svg[onload], foreignObject img, a, script, mjx-container, .MathJax')]
+FOUND = '''() => [...document.querySelectorAll('.jp-OutputArea-output img:not(.plot-img), img[src="x"], iframe[srcdoc], #hack, [onerror], svg[onload], foreignObject img, a, script, mjx-container, .MathJax')]
   .filter(e => e.matches('a') ? /^javascript:|x\\\\.org/i.test(e.getAttribute('href') ?? e.getAttribute('xlink:href') ?? '') : e.matches('script') ? e.textContent.trim() === '%s' : true)
   .map(e => e.outerHTML.slice(0, 200))''' % HACK
 WORDS = "() => [...document.querySelectorAll('.jp-OutputArea-output, body > :not(script)')].map(e => e.textContent).join(' ')"
