@@ -8,7 +8,7 @@ from importlib import import_module
 
 _WHERE = {
     'RunConfig': 'jobs.config', 'distil': 'jobs.distil', 'language_table': 'jobs.report', 'summary': 'jobs.report',
-    'load_task': 'data.tasks', 'Task': 'data.tasks', 'Run': 'record', 'InputError': 'core',
+    'load_task': 'data.tasks', 'Task': 'data.tasks', 'data_report': 'data.report', 'Run': 'record', 'InputError': 'core',
     'InitSpec': 'init.spec', 'parse_losses': 'losses.terms', 'term': 'losses.terms', 'check_term': 'losses.laws', 'resolve_layers': 'init.depth', 'init_student': 'init.student', 'InitCard': 'init.student',
     'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'encode': 'data.encoding',
     'DistillTrainer': 'train.trainer', 'training_args': 'train.arguments', 'evaluate_by_language': 'evaluation.scores',

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'StoppedError', 'final_state', 'prepare_student',
-           'Examples', 'encode_task', 'tokenizer_hash', 'inputs_of', 'learning_rate', 'write_setup', 'remake_setup',
-           'is_settled', 'forget_other_inputs', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step',
-           'write_scores', 'write_results', 'stop_note', 'distil']
+           'Examples', 'encode_task', 'tokenizer_hash', 'inputs_of', 'learning_rate', 'describe_data', 'write_setup',
+           'remake_setup', 'is_settled', 'forget_other_inputs', 'efficiency_of', 'arguments_of', 'make_trainer',
+           'kept_step', 'write_scores', 'write_results', 'stop_note', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import hashlib, shutil, tempfile, time, warnings
@@ -20,6 +20,7 @@ from ..compute.attention import usual_kernel
 from ..core import InputError, accepts_former_names, as_words, cache_dir, compute_setup, write_json
 from ..data.batching import StepSampler
 from ..data.encoding import Encoded, encode
+from ..data.report import data_report
 from ..data.tasks import Task
 from ..distributed import folder_to_write, from_main, is_main, wait_for_all
 from ..evaluation.latency import speed_rows
@@ -138,6 +139,18 @@ def learning_rate(
     "The peak learning rate of a student: by its teacher's size, so that it is the same for all students"
     return cfg.lr or default_lr(teacher)
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #c51491cf
+def describe_data(
+    cfg:RunConfig,
+    task:Task,
+    data:Examples, # From `encode_task`
+)->dict: # train, validation, test, report
+    "What the record says of the data; what is serious is a warning, too"
+    report = data_report(task, max_length=cfg.max_length, encoded=data._asdict())
+    if is_main(): report.warn()
+    sizes = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}
+    return dict(**sizes, report=report.record())
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #cf121100
 def write_setup(
     run:Run,
@@ -147,9 +160,9 @@ def write_setup(
     data:Examples,
 )->None:
     "Write configuration, environment and init card"
-    sizes, inputs = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}, inputs_of(task, models, card)
+    inputs = inputs_of(task, models, card)
     run.begin(cfg.identity(), describe_environment(
-        **compute_setup(), data=dict(fingerprint=inputs['data'], **sizes), train_languages=task.train_languages, inputs=inputs,
+        **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data)), train_languages=task.train_languages, inputs=inputs,
         metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
     card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, data.validation))
     card.save(run.path/'init_card.json')
