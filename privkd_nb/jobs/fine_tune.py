@@ -91,10 +91,12 @@ def fit(
 )->None:
     "Train, from the last checkpoint if there is one"
     checkpoint = last_checkpoint(folder, trainer.args.load_best_model_at_end)
+    start = {}
     if checkpoint is None:
         trainer.history.rewind(-1)
-        trainer.keep_start(trainer.evaluate())
+        start = trainer.evaluate()
         if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
+    trainer.keep_start(start)
     trainer.train(resume_from_checkpoint=checkpoint)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #a9bf84d0

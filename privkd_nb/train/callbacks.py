@@ -57,11 +57,12 @@ class StartCallback(TrainerCallback):
     "Saves the initial weights as the best so far"
     def __init__(self,
         save:Callable, # The trainer's `save_start`
-        metrics:dict,  # Scores before training, by name
+        metrics:dict,  # Scores before training, by name; not needed for a training that resumes
     ): self.save, self.metrics = save, metrics
 
     def on_train_begin(self, args, state, control, **kw):
-        if state.global_step: return            # resumed: the state knows the best
-        folder = Path(args.output_dir)/START
-        self.save(str(folder))
-        state.best_metric, state.best_global_step, state.best_model_checkpoint = self.metrics[args.metric_for_best_model], 0, str(folder)
+        folder = str(Path(args.output_dir)/START)
+        if not state.global_step:
+            self.save(folder)
+            state.best_metric, state.best_global_step = self.metrics[args.metric_for_best_model], 0
+        if state.best_global_step == 0 and state.best_metric is not None: state.best_model_checkpoint = folder  # wherever the run is now

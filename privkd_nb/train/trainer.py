@@ -291,7 +291,7 @@ def save_start(self:DistillTrainer,
 
 @patch
 def keep_start(self:DistillTrainer,
-    metrics:dict, # From `evaluate`, before training
+    metrics:dict, # From `evaluate`, before training; {} for a training that resumes
 ):
     "Make the untrained student a candidate when the best checkpoint is kept"
     if self.args.load_best_model_at_end: self.add_callback(StartCallback(self.save_start, metrics))
