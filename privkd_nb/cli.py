@@ -279,7 +279,7 @@ def study_command(given:dict)->None:
 def bench_command(given:dict)->None:
     "`privkd bench`: speed and memory beside other tools, in one executed notebook"
     out = given.pop('out')
-    print(f"executed notebook: {bench_notebook(given, out)}")
+    print(f"executed notebook: {visible(bench_notebook(given, out), 0)}")
 
 # %% ../nbs/api/99_cli.ipynb #ccc61b1f
 def explore_command(given:dict)->None:

@@ -70,10 +70,11 @@ def test_reprs_of_records(folder, study):
             words += pages[0].text
             assert '\x1b' not in text
         check_html(Table(language_table(run))._repr_html_())
-        print(repr(run), card)
+        for o in (run, card): assert not re.search('[\x00-\x1f\u202e]', repr(o))
     rows = pd.DataFrame([dict(id=p, language=p, text=p, label=p) for p in PAYLOADS])
     task = Task(name=PAYLOADS[0], kind='sequence', metric='accuracy', labels=PAYLOADS, train_languages=PAYLOADS, eval_languages=PAYLOADS, train=rows, validation=rows, test=rows)
     words += check_markdown(task._repr_markdown_())[0].text
+    assert not re.search('[\x00-\x1f\u202e]', repr(task))
     for p in PAYLOADS: assert shown(visible(p)) in shown(words), p
 
 
@@ -148,6 +149,7 @@ def test_the_monitor(folder):
     words = ''.join(check_html(w.value).text for w in (m.state, m.table))
     for k in range(4): assert file_name(k)[:8] in words
     check_figure(m.figure)
+    assert not re.search('[\x00-\x1f\u202e]', repr(m))
     m._try_look = lambda: m._show_status(PAYLOADS[0])
     m._try_look()
     assert PAYLOADS[0] in check_html(m.state.value).text

@@ -211,8 +211,8 @@ class Monitor:
         label = run_labels([self.shown])[self.shown]
         with self._lock: return monitor_figure(self.feed.curves, self.news.progress, **self.feed.about, title=label)
     def __repr__(self):
-        names = [p.name for p in self.runs.paths[:3]]+['…']*(len(self.runs.paths) > 3)
-        return f"Monitor of {', '.join(names)}: {describe(self.news.progress)}"
+        names = [visible(p.name) for p in self.runs.paths[:3]]+['…']*(len(self.runs.paths) > 3)
+        return f"Monitor of {', '.join(names)}: {visible(describe(self.news.progress))}"
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #56618012
 @patch

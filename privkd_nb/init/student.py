@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from ..core import InputError, read_json, seed_for, write_json
 from .depth import resolve_layers
 from .spec import SOURCES, InitSpec
-from ..markup import as_markdown, md_code, md_text
+from ..markup import as_markdown, md_code, md_text, visible
 from ..models.encoders import layer_stack, model_labels, parameter_table, set_labels, weights_hash
 from ..models.parts import PARTS, part_of
 
@@ -165,7 +165,7 @@ def load(cls:InitCard,
 # %% ../../nbs/api/init/03_student.ipynb #d81731fc
 @patch
 def __repr__(self:InitCard):
-    return (f"InitCard({self.source}, layers {self.layers}, {len(self.copied)} tensors copied, "
+    return (f"InitCard({visible(self.source)}, layers {self.layers}, {len(self.copied)} tensors copied, "
             f"{len(self.random)} random, {self.share_copied:.0%} of parameters copied)")
 
 # %% ../../nbs/api/init/03_student.ipynb #9c88df31
