@@ -134,6 +134,13 @@ FAULTS = [Fault(*row) for row in (
      'evaluation::test_macro_f1_agrees_with_a_count_by_hand'),
     ('words cut off are no part of the score', 'evaluation/scores', "tags = np.full(n, 'O', dtype=object)",
      "tags = np.full(min(n, words.max()+1), 'O', dtype=object)", 'page:evaluation/00_scores'),
+    ('a language without entities counts as zero', 'evaluation/scores', "f'entity_{k}': np.nan for k in scores",
+     "f'entity_{k}': 0. for k in scores", 'files_door::test_a_language_without_entities_has_no_f1_and_is_left_out'),
+    ('tags are not checked', 'data/labels', 'if not wrong: return', 'return', 'files_door::test_tags_that_cannot_be_scored_are_refused'),
+    ('labels spelled otherwise in the test rows', 'data/sources', 'check_spelling(names_of(train).unique(), names_of(other).unique(),',
+     'check_spelling(names_of(train).unique(), names_of(train).unique(),', 'files_door::test_a_split_with_another_spelling_is_refused'),
+    ('ids that come twice stay', 'data/tasks', "twice = d.duplicated(['language', 'id'], keep=False)",
+     "twice = d.duplicated(['language', 'id'], keep=False) & False", 'files_door::test_ids_that_come_twice_are_numbered'),
     # ---- comparisons ----
     ('each language draws its own seeds in a difference', 'analysis/compare',
      "bootstrap(d[langs].values, mean, reps, level, within='seed')", 'bootstrap(d[langs].values, mean, reps, level)', 'analysis'),
