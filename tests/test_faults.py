@@ -5,25 +5,26 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import load_file
 
+from privkd_nb.analysis.compare import differences
 from privkd_nb.compute.forward import OutputSpec, forward
 from privkd_nb.core import build_once, write_json
 from privkd_nb.data.encoding import Collate, Encoded, encode
-from privkd_nb.data.tasks import take_fraction
+from privkd_nb.data.tasks import hold_out, take_fraction
 from privkd_nb.evaluation.scores import metric_rows, predict, with_means
 from privkd_nb.init.student import init_student
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.jobs.distil import distil, run_lock
-from privkd_nb.jobs.fine_tune import load_data
+from privkd_nb.jobs.fine_tune import base_path, load_data, teacher_path
 from privkd_nb.jobs.study import is_free
 from privkd_nb.losses.terms import TERMS
-from privkd_nb.models.encoders import align_labels, output_layer
+from privkd_nb.models.encoders import align_labels, output_layer, weights_hash
 from privkd_nb.models.loading import load_encoder, load_tokenizer
 from privkd_nb.models.tiny import tiny_batch, tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
 from privkd_nb.record import History, Run
 from privkd_nb.train import trainer as training
-from privkd_nb.train.arguments import training_args
+from privkd_nb.train.arguments import default_lr, training_args
 from privkd_nb.train.efficiency import Efficiency
 from privkd_nb.train.teacher import Teacher
 from privkd_nb.train.trainer import DistillTrainer
@@ -195,11 +196,28 @@ def test_a_head_is_reordered_with_its_bias(arch):
     assert align_labels(model, ['c', 'a', 'b']) and torch.allclose(logits(), before[:,[2, 0, 1]], atol=1e-5)
 
 
+# ---- differences between arms ----
+
+def test_a_difference_is_taken_within_a_seed():
+    "Seeds that move both arms alike leave the difference of each seed, and its small spread"
+    def arm(name, scores): return [dict(run=f'{name}{s}', arm=name, init=name, losses='ce', dataset='mine', scenario='all', fraction=.1, seed=s, step=1, split='test', group='language',
+                                        language=l, seen=True, model='student', metric='accuracy', value=v) for s,v in enumerate(scores) for l in ('de', 'en')]
+    d = differences(pd.DataFrame(arm('a · ce', [.10, .50, .90])+arm('b · ce', [.06, .45, .84])), 'b · ce').query("group == 'all'").iloc[0]
+    half = 4.302653*.01/3**.5                                       # t with two degrees of freedom, standard deviation .01
+    assert (d.score, d.low, d.high) == pytest.approx((.05, .05-half, .05+half), abs=1e-6)
+
+
 # ---- what becomes of rows ----
 
 def test_a_small_fraction_leaves_no_language_without_rows():
     rows = pd.DataFrame([dict(text=f'{l}{i}', label=str(i % 4), language=l) for l,n in dict(en=200, sw=5, th=1).items() for i in range(n)])
     for seed in range(5): assert set(take_fraction(rows, .01, seed).language) == {'en', 'sw', 'th'}
+
+
+def test_the_order_of_rows_in_a_file_changes_no_subset():
+    rows = pd.DataFrame([dict(id=f'{l}{i}', text=f'{l} {i}', label=str(i % 4), language=l) for l in ('en', 'sw') for i in range(80)])
+    def ids(d, seed=0): return sorted(take_fraction(d, .25, seed).id), *(sorted(d.id) for d in hold_out(d, seed))
+    assert ids(rows) == ids(rows.sample(frac=1, random_state=1).reset_index(drop=True)) != ids(rows, 1)
 
 
 @pytest.mark.parametrize('kind', ['sequence', 'token'])
@@ -308,14 +326,51 @@ def test_the_subset_follows_the_seed_and_the_teachers_does_not(setting):
     assert names('teacher', teacher_fraction=.5) == names('teacher', teacher_fraction=.5, seed=2)
 
 
+def untrained(cfg, monkeypatch):
+    "The trainer of a run, before it trains"
+    class Seen(Exception): pass
+    def caught(trainer, *a, **kw): raise Seen(trainer)
+    with monkeypatch.context() as m:
+        m.setattr('privkd_nb.jobs.distil.fit', caught)
+        with pytest.raises(Seen) as e: distil(cfg)
+    return e.value.args[0]
+
+
 def test_the_order_of_the_data_follows_the_seed(setting, monkeypatch):
     def order(seed, epoch=0):
-        class Seen(Exception): pass
-        def caught(trainer, *a, **kw): raise Seen(trainer)
-        monkeypatch.setattr('privkd_nb.jobs.distil.fit', caught)
-        with pytest.raises(Seen) as e: distil(setting(fraction=1., seed=seed, redo=True))
-        sampler = e.value.args[0].sampler()
+        sampler = untrained(setting(fraction=1., seed=seed), monkeypatch).sampler()
         sampler.set_epoch(epoch)
         return [i for b in sampler for i in b]
     first = order(1)
     assert first == order(1) and first != order(2) and first != order(1, epoch=1) and sorted(first) == list(range(60))
+
+
+def test_an_automatic_teacher_depends_on_nothing_that_was_drawn_before(setting, tmp_path, monkeypatch):
+    def teacher(cache, seed):
+        monkeypatch.setenv('PRIVKD_CACHE', str(tmp_path/cache))
+        torch.manual_seed(seed)
+        cfg = setting()
+        return weights_hash(load_encoder(teacher_path(cfg, base_path(cfg))))
+    assert teacher('one', 1) == teacher('two', 2)
+
+
+def test_all_students_of_a_teacher_have_one_learning_rate(setting, tmp_path, monkeypatch):
+    teacher = tiny_model(layers=8, labels=['light', 'music', 'stop'], hidden_size=128, intermediate_size=512, vocab_size=400)
+    teacher.save_pretrained(tmp_path/'teacher')
+    load_tokenizer(str(tmp_path/'base')).save_pretrained(tmp_path/'teacher')
+    rates = [untrained(setting(teacher=str(tmp_path/'teacher'), layers=n), monkeypatch).args.learning_rate for n in (2, 8)]
+    assert rates == [default_lr(teacher)]*2 and rates[0] < default_lr(tiny_model(layers=2))
+
+
+def test_the_untrained_student_is_kept_if_training_only_harms(setting, monkeypatch):
+    falling = iter([.9, .8, .7, .6, .5, .4, .3, .2, .1])
+    def scored(model, data, languages=(), **kw):
+        return pd.DataFrame(dict(seen=True, n=6, accuracy=next(falling)), index=pd.Index(['de', 'en'], name='language'))
+    cfg = setting(patience=3, teacher_epochs=1)
+    first = untrained(cfg, monkeypatch)                             # its teacher is fine-tuned with scores of its own
+    with monkeypatch.context() as m:
+        m.setattr(training, 'evaluate_by_language', scored)
+        run = distil(cfg)
+    assert set(run.metrics.step) == {0} and next(falling) < .8
+    kept, begun = load_encoder(str(run.path/'model')).state_dict(), first.model.state_dict()
+    assert all(torch.equal(v, begun[k]) for k,v in kept.items())
