@@ -16,7 +16,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Iterator
 import privkd_nb
-from .core import InputError, ResultError, as_list, check_choice, read_json, renamed
+from .core import InputError, ResultError, as_list, check_choice, disk_fault, read_json, renamed
+from .processes import answer_signals
 from .jobs.config import RunConfig, field_groups
 from .markup import visible
 
@@ -149,11 +150,12 @@ def serve(
     browser:bool, # Open a browser
 )->int:           # Exit status of the server
     "Serve a notebook with Voilà, on the loopback interface, behind a token"
-    import subprocess
-    cmd = [sys.executable, '-m', 'voila', str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.auto_token=True',
+    from privkd_nb.processes import ending, start_child, wait_for
+    cmd = ['voila', str(notebook), f'--port={port}', '--Voila.ip=127.0.0.1', '--Voila.auto_token=True',
            f'--Voila.open_browser={browser}', '--template=privkd', '--show_tracebacks=True']
     paths = [str(Path(privkd_nb.__file__).parent/'jupyter'), *filter(None, [os.environ.get('JUPYTER_PATH')])]
-    try: return subprocess.run(cmd, env=os.environ | dict(JUPYTER_PATH=os.pathsep.join(paths)), check=False).returncode
+    try:
+        with ending([server := start_child(cmd, os.environ | dict(JUPYTER_PATH=os.pathsep.join(paths)))]): return wait_for(server)
     except KeyboardInterrupt: return 0
 
 # %% ../nbs/api/99_cli.ipynb #158a3f26
@@ -319,6 +321,7 @@ def explained(
 )->tuple[str,int]: # What to print, '' if it is not ours; and the exit status
     "An error in one sentence"
     if isinstance(error, InputError): return str(error), 2
+    if fault := disk_fault(error): return f"{getattr(error, 'filename', None) or 'a file'} cannot be written: {fault[0]}; {fault[1]}.", 2
     if isinstance(error, KeyboardInterrupt): return 'interrupted; the same command resumes from the last checkpoint', 130
     if type(error).__name__ == 'PapermillExecutionError': return f'{error.ename}: {error.evalue}', 2 if error.ename == 'InputError' else 1
     ours = isinstance(error, RuntimeError) and type(error).__module__.startswith('privkd_nb.')
@@ -327,6 +330,7 @@ def explained(
 # %% ../nbs/api/99_cli.ipynb #4820819a
 def main(argv=None)->int:
     "The console command `privkd`"
+    if argv is None: answer_signals()
     args = vars(make_parser().parse_args(argv))
     command = COMMANDS[args.pop('command')]
     try:

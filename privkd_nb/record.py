@@ -5,15 +5,15 @@
 # %% auto #0
 __all__ = ['HISTORY', 'METRICS', 'GROUPS', 'SCORES', 'DONE', 'PROGRESS', 'STOP', 'UNMARKED', 'EARLIER', 'RUN_FILES', 'PACKAGES',
            'with_group', 'with_groups', 'row_names', 'Run', 'as_lines', 'FolderLostError', 'History', 'read_history',
-           'lost_rows', 'HistoryTail', 'StatusFile', 'alive', 'git_commit', 'describe_environment']
+           'lost_rows', 'HistoryTail', 'StatusFile', 'lock_files', 'alive', 'git_commit', 'describe_environment']
 
 # %% ../nbs/api/03_record.ipynb #842ba4e8
-import json, os, platform, subprocess, time
+import json, math, os, platform, subprocess, time
 from importlib import metadata
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from .core import InputError, content_key, file_fault, folder_faults, read_checksums, read_json, replacing, write_checksums, write_json
+from .core import InputError, content_key, file_fault, folder_faults, is_held, read_checksums, read_json, replacing, write_checksums, write_json
 from .markup import md_code, md_text
 
 # %% ../nbs/api/03_record.ipynb #acdc432c
@@ -324,7 +324,7 @@ class StatusFile:
     ):
         self.path, self.every = Path(folder)/PROGRESS, every
         self.stop_file = Path(folder)/STOP
-        self.began, self.last, self.written = time.time(), 0., False
+        self.began, self.last, self.written = time.monotonic(), -math.inf, False   # the wall clock may be set back; it is shown only
         self.at = dict(step=0, steps=0, first=0)
 
     def step(self,
@@ -334,31 +334,34 @@ class StatusFile:
     )->bool:          # Whether a stop was requested
         "One optimizer step is done"
         self.at = dict(step=step, steps=steps, first=first)
-        if time.time()-self.last >= self.every: self.write('training')
+        if time.monotonic()-self.last >= self.every: self.write('training')
         return self.stop_file.exists()
 
     def write(self,
         state:str, # 'preparing', 'training', 'scoring', 'finished', 'stopped' or 'failed'
     ):
         "Write the state, now"
-        self.last = time.time()
-        process = dict(updated=self.last, pid=os.getpid(), host=platform.node())
+        self.last = time.monotonic()
+        process = dict(updated=time.time(), pid=os.getpid(), host=platform.node())
         try: write_json(self.path, dict(state=state, **self.at, seconds=round(self.last-self.began, 2), **process), parents=not self.written)
         except FileNotFoundError:
             if not self.written: raise        # otherwise the folder was moved: see `FolderLostError`
         self.written = True
 
 # %% ../nbs/api/03_record.ipynb #9e6de827
+def lock_files(
+    path:str|Path, # A run's folder
+)->list[Path]:
+    "The locks of a run: held by the process that trains it, and by one that is starting up"
+    p = Path(path)
+    return [p.parent/f'.{p.name}.{k}' for k in ('lock', 'start.lock')]
+
 def alive(
-    progress:dict, # From `Run.progress`
-)->bool: # True also where it cannot be told: on another machine
-    "Whether the process of a run exists"
-    pid = progress.get('pid')
-    if not pid or os.name == 'nt' or progress.get('host') != platform.node(): return True
-    try: os.kill(pid, 0)
-    except ProcessLookupError: return False
-    except OSError: pass
-    return True
+    path:str|Path, # A run's folder
+)->bool|None:      # None: it cannot be told, as on a shared disk without locks
+    "Whether a process is working on a run"
+    held = [is_held(p) for p in lock_files(path)]
+    return True if True in held else None if None in held else False
 
 # %% ../nbs/api/03_record.ipynb #23310ac5
 PACKAGES = 'privkd_nb torch transformers accelerate datasets tokenizers numpy pandas'.split()

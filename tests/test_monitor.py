@@ -1,5 +1,5 @@
 "What the monitor shows of long, broken and repeated histories; without a browser."
-import json, os, platform, time
+import json, os, platform, shutil, time
 
 import numpy as np, pytest
 
@@ -75,10 +75,11 @@ def test_a_half_written_or_broken_line_costs_only_itself(tmp_path):
 def test_silence_is_distinguished_from_work_that_takes_long():
     here = dict(step=5, steps=10, first=0, seconds=5., updated=time.time()-600, pid=os.getpid(), host=platform.node())
     assert describe(here|dict(state='training')).startswith('no update for 10 min')
-    assert describe(here|dict(state='preparing')) == 'preparing, for 10 min'                      # its process is there
-    assert describe(here|dict(state='preparing', host='elsewhere')).startswith('no update for 10 min')
-    assert 'its process is gone' in describe(here|dict(state='scoring', pid=2**22-1))
+    assert describe(here|dict(state='preparing'), working=True) == 'preparing, for 10 min'        # its lock is held
+    assert describe(here|dict(state='preparing')).startswith('no update for 10 min')
+    assert 'its process is gone' in describe(here|dict(state='scoring'), working=False)
     assert describe(here|dict(state='training'), quiet=1) == 'training 5 of 10, 5 s left'         # the other machine's clock is wrong
+    assert describe(here|dict(state='training', updated=time.time()+3600)) == 'training 5 of 10, 5 s left'
 
 
 def test_an_error_is_shown_and_does_not_end_the_watch(tmp_path):
@@ -96,17 +97,61 @@ def test_an_error_is_shown_and_does_not_end_the_watch(tmp_path):
     assert not m.thread.is_alive()
 
 
-def test_the_thread_ends_with_its_run_and_leaves_a_plain_figure(tmp_path):
+def until(condition, seconds=20):
+    end = time.monotonic()+seconds
+    while not condition():
+        assert time.monotonic() < end, 'it took too long'
+        time.sleep(.05)
+
+
+def shown_in(m, shown): m._displays.append(type('Handle', (), dict(update=lambda self, bundle, raw: shown.append(bundle)))())
+
+
+def is_plain(bundle): return 'application/vnd.jupyter.widget-view+json' not in bundle
+
+
+def test_a_run_that_ended_leaves_a_plain_figure(tmp_path):
     run = Run(tmp_path/'r')
     status, h = StatusFile(run.path, every=0), History(run.path/'history.jsonl')
     status.step(1, 2)
     m, shown = Monitor(run), []
-    m._displays.append(type('Handle', (), dict(update=lambda self, bundle, raw: shown.append(bundle)))())
+    shown_in(m, shown)
     h.add(2, dict(ce=float('nan')))
     status.write('finished')
-    m.thread.join(10)
-    assert not m.thread.is_alive() and 'application/vnd.jupyter.widget-view+json' not in shown[-1] and 'finished' in shown[-1]['text/html']
+    until(lambda: shown)
+    assert is_plain(shown[-1]) and 'finished' in shown[-1]['text/html']
+    m.stop()
     monitor_figure(run.history, run.progress).to_json()                                           # a line of NaN only
+
+
+@pytest.mark.parametrize('how', ['resumed', 'redone', 'replaced'])
+def test_a_run_that_goes_on_is_followed(tmp_path, how):
+    run = Run(tmp_path/'r')
+    def train(first, last, value, end):
+        status, h = StatusFile(run.path, every=0), History(run.path/'history.jsonl')
+        status.write('preparing')
+        if first == 1: h.rewind(-1)
+        for s in range(first, last+1): h.add(s, dict(ce=value)); status.step(s, 9)
+        if end: status.write(end)
+    train(1, 2, 1., None)
+    m, shown = Monitor(run, every=.25), []
+    shown_in(m, shown)
+    train(3, 4, 1., 'stopped' if how == 'resumed' else 'finished')
+    if how != 'resumed':
+        h = History(run.path/'history.jsonl'); h.rewind(99)
+        run.write('history', h.frame()); run.finish()
+    until(lambda: m._settled)
+    assert is_plain(shown[-1]) and list(m.feed.curves.lines['ce'].values) == [1.]*4
+    if how == 'replaced': shutil.rmtree(run.path)
+    (run.path/'done.json').unlink(missing_ok=True)
+    train(*dict(resumed=(5, 6, 2., None)).get(how, (1, 2, 2., None)))
+    until(lambda: list(m.feed.curves.lines['ce'].values) == ([1.]*4 if how == 'resumed' else [])+[2.]*2)
+    until(lambda: not is_plain(shown[-1]))
+    assert 'training' in m.state.value
+    train(*dict(resumed=(7, 9, 3., 'finished')).get(how, (1, 9, 3., 'finished')))
+    until(lambda: is_plain(shown[-1]))
+    assert 'finished' in shown[-1]['text/html'] and m.feed.curves.lines['ce'].values[-1] == 3.
+    m.stop()
 
 
 def test_terms_of_ones_own_have_colours_of_their_own(tmp_path):

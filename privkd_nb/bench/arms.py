@@ -27,6 +27,7 @@ from ..compute.forward import OutputSpec
 from ..core import InputError, as_list, check_choice, read_json, renamed, write_json
 from ..data.encoding import Collate
 from ..data.order import padding_share
+from ..processes import ending, start_child
 from ..losses.terms import TermInputs, distill_terms, parse_losses, required_outputs, teacher_terms
 from ..record import History
 from ..train.arguments import training_args
@@ -298,13 +299,14 @@ def run_alone(
     threads = dict(OMP_NUM_THREADS=str(request['threads'])) if request['threads'] else {}
     with tempfile.TemporaryDirectory() as folder:
         path = write_json(Path(folder)/'request.json', request)
-        command = [sys.executable, '-m', 'privkd_nb.bench.arms', str(path)]
         env = os.environ|dict(TOKENIZERS_PARALLELISM='false')|threads
-        try: done = subprocess.run(command, capture_output=True, text=True, timeout=limit, env=env)
+        process = start_child(['privkd_nb.bench.arms', str(path)], env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        try:
+            with ending([process]): errors = process.communicate(timeout=limit)[1]
         except subprocess.TimeoutExpired: return dict(arm=request['arm'], error=f'took longer than {limit:g} s')
         result = path.with_suffix('.result.json')
         if result.exists(): return read_json(result)
-        return dict(arm=request['arm'], error=f'ended with {done.returncode}: {done.stderr.strip()[-300:]}')
+        return dict(arm=request['arm'], error=f'ended with {process.returncode}: {errors.strip()[-300:]}')
 
 # %% ../../nbs/api/bench/02_arms.ipynb #7de492ed
 if __name__ == '__main__' and sys.argv[0].endswith('arms.py'): sys.exit(main())

@@ -7,13 +7,13 @@ __all__ = ['ROW_WISE', 'LARGE', 'ReducedEmbedding', 'why_all_rows', 'occurring_i
            'full_table', 'restore_table']
 
 # %% ../../nbs/api/compute/05_embedding_rows.ipynb #9741cbbb
-import os, platform, shutil, uuid
+import shutil, uuid
 from contextlib import suppress
 from pathlib import Path
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
 from torch import nn
-from ..core import InputError
+from ..core import InputError, hold, is_held
 
 # %% ../../nbs/api/compute/05_embedding_rows.ipynb #6d8f3f59
 class ReducedEmbedding(nn.Module):
@@ -96,6 +96,7 @@ def offload(self:EmbeddingRows,
 ):
     "Move the whole table to a file, if there is room"
     folder.mkdir(parents=True, exist_ok=True)
+    self.lock = hold(folder)
     w, file = self.full.weight.detach(), folder/f'{uuid.uuid4().hex[:8]}.rows'
     self.shape, self.dtype, self.like = w.shape, w.dtype, w[:0].clone()
     try: w.cpu().contiguous().view(torch.uint8).numpy().tofile(file)
@@ -115,12 +116,10 @@ def fetch(self:EmbeddingRows):
 def offload_folder(
     folder:str|Path, # Where the checkpoints are
 )->Path:             # Not made yet
-    "A folder for the large tables of one training; folders of dead processes on this machine are removed"
-    for p in [] if os.name == 'nt' else Path(folder).glob(f'tables-{platform.node()}-*'):
-        with suppress(ValueError, PermissionError):
-            try: os.kill(int(p.name.split('-')[-2]), 0)
-            except ProcessLookupError: shutil.rmtree(p, ignore_errors=True)
-    return Path(folder)/f'tables-{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
+    "A folder for the large tables of one training; folders of trainings that are over are removed"
+    for p in Path(folder).glob('tables-*'):
+        if is_held(p, shared=True) is False: shutil.rmtree(p, ignore_errors=True)
+    return Path(folder)/f'tables-{uuid.uuid4().hex[:8]}'
 
 # %% ../../nbs/api/compute/05_embedding_rows.ipynb #c890170e
 class full_table:

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from ..analysis.curves import Curves, downsample
 from .style import COLORS, axis, figure_layout, marker, order_terms, plot_names, score_name, term_color, term_name, titled
 from ..markup import plot_text
-from ..record import SCORES, alive
+from ..record import SCORES
 
 # %% ../../nbs/api/figures/01_run.ipynb #5dd0c915
 def running_mean(
@@ -114,7 +114,7 @@ def time_left(
     p, e = progress, earlier or {}
     if p.get('state') != 'training' or not p.get('steps'): return None
     if e.get('state') == 'training' and e.get('pid') == p.get('pid') and e['step'] < p['step']:
-        steps, seconds = p['step']-e['step'], p['updated']-e['updated']
+        steps, seconds = p['step']-e['step'], p['seconds']-e['seconds']
     else: steps, seconds = p['step']-p.get('first', 0), p['seconds']
     return seconds/steps*(p['steps']-p['step']) if steps > 0 else None
 
@@ -140,16 +140,17 @@ def describe(
     progress:dict,          # From `Run.progress`
     quiet:float|None=None,  # Seconds since the last update; None: by the clock
     earlier:dict|None=None, # As in `time_left`
+    working:bool|None=None, # From `alive`; None: it cannot be told
 )->str:
     "The state of a run in words"
     p = progress
     if not p: return 'not started yet'
     if end := _ended(p): return end
     doing, training = _doing(p, time_left(p, earlier)), p['state'] == 'training'
-    if not alive(p): return 'its process is gone'+(f' since step {_steps(p)}' if training else f'; it was {doing}')
-    quiet = time.time()-p['updated'] if quiet is None else quiet
+    if working is False: return 'its process is gone'+(f' since step {_steps(p)}' if training else f'; it was {doing}')
+    quiet = max(0., time.time()-p['updated']) if quiet is None else quiet
     if quiet < QUIET: return doing
-    if not training and p.get('host') == platform.node(): return f'{doing}, for {in_words(quiet)}'     # alive, and this may take long
+    if not training and working: return f'{doing}, for {in_words(quiet)}'     # this may take long
     return f'no update for {in_words(quiet)}; it was '+(f'training {_steps(p)}' if training else doing)
 
 # %% ../../nbs/api/figures/01_run.ipynb #a315d92a
@@ -226,6 +227,7 @@ def monitor_figure(
     seen:list[str]|None=None,    # The languages trained on; None: all
     title:str='',                # Before the state
     points:int=600,              # Points a line, at most
+    working:bool|None=None,      # As for `describe`
 )->go.Figure:
     "Losses, learning rate and scores of a run, as far as it has come"
     c = history if isinstance(history, Curves) else Curves(history)
@@ -238,5 +240,5 @@ def monitor_figure(
     got, goal = c.latest('validation', metric), c.latest('teacher', metric)
     rows, unseen = _score_rows(got, goal, seen)
     fig.add_traces(_score_traces(got, goal, rows, unseen), rows=1, cols=2)
-    words = [title, '' if progress is None else describe(progress)]
+    words = [title, '' if progress is None else describe(progress, working=working)]
     return _monitor_layout(fig, ': '.join(w for w in words if w), rows, _notes(c, metric, bool(got), unseen))

@@ -5,19 +5,19 @@
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'StoppedError', 'final_state', 'prepare_student',
            'Examples', 'encode_task', 'tokenizer_hash', 'inputs_of', 'learning_rate', 'describe_data', 'write_setup',
-           'remake_setup', 'is_settled', 'forget_other_inputs', 'efficiency_of', 'arguments_of', 'make_trainer',
-           'kept_step', 'write_scores', 'write_results', 'stop_note', 'distil']
+           'remake_setup', 'is_settled', 'forget_other_inputs', 'on_record_read_only', 'efficiency_of', 'arguments_of',
+           'make_trainer', 'kept_step', 'write_scores', 'write_results', 'stop_note', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
-import hashlib, shutil, tempfile, time, warnings
-from contextlib import contextmanager, nullcontext
+import hashlib, os, shutil, tempfile, time, warnings
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Iterator, NamedTuple
 import pandas as pd
 from filelock import FileLock
 from transformers import EarlyStoppingCallback, TrainingArguments
 from ..compute.attention import usual_kernel
-from ..core import InputError, accepts_former_names, as_words, cache_dir, compute_setup, write_json
+from ..core import InputError, accepts_former_names, as_words, cache_dir, compute_setup, disk_errors, sweep, write_json
 from ..data.batching import StepSampler
 from ..data.encoding import Encoded, encode
 from ..data.report import data_report
@@ -30,7 +30,7 @@ from ..init.student import InitCard, init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, fit, load_data, load_models, validation_subset
 from ..models.encoders import weights_hash
-from ..record import History, Run, StatusFile, describe_environment
+from ..record import History, Run, StatusFile, describe_environment, lock_files
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar, StatusCallback
 from ..train.efficiency import Efficiency
@@ -42,8 +42,8 @@ def run_lock(
     timeout:float=-1, # Seconds to wait for another writer; -1: without limit
 )->FileLock:
     "The right to write to a run's folder"
-    run.path.parent.mkdir(parents=True, exist_ok=True)
-    return FileLock(run.path.parent/f'.{run.path.name}.lock', timeout=timeout)
+    with disk_errors(run.path): run.path.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock_files(run.path)[0], timeout=timeout)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #b5d6e3df
 STARTER_FILES = ('log.txt', 'request.json', 'run.unfinished.ipynb')
@@ -79,9 +79,10 @@ def final_state(
     "Write the state 'stopped' or 'failed' if the block raises an error"
     try: yield
     except BaseException as e:
-        status.write('stopped' if isinstance(e, (StoppedError, KeyboardInterrupt)) else 'failed')
+        with suppress(OSError): status.write('stopped' if isinstance(e, (StoppedError, KeyboardInterrupt)) else 'failed')
         raise
-    finally: status.stop_file.unlink(missing_ok=True)
+    finally:
+        with suppress(OSError): status.stop_file.unlink(missing_ok=True)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #b2076667
 def prepare_student(
@@ -219,6 +220,13 @@ def forget_other_inputs(
         clear_run(run)
     return changed
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #b3301202
+def on_record_read_only(run:Run, cfg:RunConfig)->bool:
+    "Whether a run is on record, on a disk that can only be read; a damaged one there is an `InputError`"
+    if cfg.redo or not run.finished or os.access(run.path.parent, os.W_OK): return False
+    if not (faults := run.faults()): return True
+    raise InputError(f"{run.path} is damaged ({as_words(faults)}) and cannot be made again there, because the disk can only be read; give another out_dir.")
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #cb1d2f4b
 def efficiency_of(cfg:RunConfig)->Efficiency:
     "The efficiency options of a run"
@@ -314,8 +322,10 @@ def distil(
 )->Run:                      # Finished
     "Distil one student and record everything about it"
     cfg.pin()
-    run, start = Run.named(cfg.out_dir, cfg.identity()), time.time()
-    with run_lock(run) if is_main() else nullcontext(), folder_to_write(run.path) as folder:
+    run, start = Run.named(cfg.out_dir, cfg.identity()), time.monotonic()
+    if on_record_read_only(run, cfg): return run
+    with disk_errors(run.path), run_lock(run) if is_main() else nullcontext(), folder_to_write(run.path) as folder:
+        if is_main(): sweep(run.path, files=True)
         if not cfg.redo and is_settled(run, cfg, task, models): return run
         if cfg.redo and is_main(): clear_run(run)
         status, checkpoints = StatusFile(folder), run.path/'checkpoints'
@@ -336,7 +346,7 @@ def distil(
             status.write('scoring')
             if is_main():
                 write_results(run, cfg, trainer, models, task, data.test)
-                seconds = round(time.time()-start, 1)
+                seconds = round(time.monotonic()-start, 1)
                 write_json(run.path/'environment.json', run.environment | dict(seconds=seconds, efficiency=trainer.report, step=kept_step(trainer)))
                 shutil.rmtree(checkpoints, ignore_errors=True)
                 run.finish()

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['OF_TEACHER', 'grid', 'is_free', 'joint_groups', 'claim', 'run_titles', 'run_group', 'score_line', 'time_line',
-           'run_all', 'teacher_configs', 'main', 'start_worker', 'relay', 'run_in_workers', 'check_study', 'run_study']
+           'run_all', 'teacher_configs', 'main', 'start_worker', 'relay', 'sweep_requests', 'run_in_workers',
+           'check_study', 'run_study']
 
 # %% ../../nbs/api/jobs/06_study.ipynb #f15aab7e
-import os, platform, subprocess, sys, threading, time, traceback
+import os, subprocess, sys, threading, time, traceback, uuid
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from itertools import product
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 from filelock import FileLock, Timeout
 from ..analysis.arms import arm_names
-from ..core import InputError, ResultError, accepts_former_names, content_key, read_json, renamed, write_json
+from ..core import InputError, ResultError, accepts_former_names, content_key, disk_errors, hold, is_held, read_json, renamed, write_json
 from ..distributed import world
 from .config import RunConfig
 from .distil import distil, run_lock
@@ -24,6 +25,7 @@ from .joint import distil_jointly, joint_key
 from .report import first_metric
 from ..losses.terms import check_builtin
 from ..markup import visible
+from ..processes import ending, start_child, wait_for
 from ..record import Run
 
 # %% ../../nbs/api/jobs/06_study.ipynb #d2e76a47
@@ -44,7 +46,7 @@ def is_free(cfg:RunConfig)->bool:
     run = Run.named(cfg.out_dir, cfg.identity())
     if run.on_record and not cfg.redo: return False
     try:
-        with run_lock(run, 0): return True
+        with run_lock(run, .3): return True           # not at once: somebody may just be asking whether it is held
     except Timeout: return False
 
 # %% ../../nbs/api/jobs/06_study.ipynb #grou0002
@@ -89,7 +91,7 @@ def run_group(
     report:Callable,       # Called with a line a run
 )->list[str]:              # A line for each failed run
     "Train the free runs of a group"
-    todo, start, failed = [c for c in group if is_free(c)], time.time(), []
+    todo, start, failed = [c for c in group if is_free(c)], time.monotonic(), []
     try:
         runs = distil_jointly(todo) if len(todo) > 1 else [distil(c) for c in todo]
         for c,run in zip(todo, runs): report(f"{titles[id(c)]}: {score_line(run)} ({time_line(start, len(runs))})")
@@ -107,7 +109,7 @@ def score_line(run:Run)->str:
 
 def time_line(start:float, n:int)->str:
     "How long `n` runs took"
-    return f"{time.time()-start:.0f} s{f' with {n-1} more' if n > 1 else ''}"
+    return f"{time.monotonic()-start:.0f} s{f' with {n-1} more' if n > 1 else ''}"
 
 # %% ../../nbs/api/jobs/06_study.ipynb #ebc7dfd2
 def run_all(
@@ -152,26 +154,29 @@ def start_worker(
     "Start a worker process; it prints a line a run"
     threads = max(1, (os.cpu_count() or 1)//workers)
     env = os.environ | dict(OMP_NUM_THREADS=str(threads), TOKENIZERS_PARALLELISM='false')
-    return subprocess.Popen([sys.executable, '-m', 'privkd_nb.jobs.study', str(request)], stdin=subprocess.DEVNULL,
-                            stdout=subprocess.PIPE, stderr=log, text=True, env=env)
+    return start_child(['privkd_nb.jobs.study', str(request)], env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, text=True)
 
 def relay(
     processes:list[subprocess.Popen],
     report:Callable, # Called with every line that one of them prints
 )->None:
-    "Wait for processes, and pass on what they print; an interruption ends them"
+    "Wait for processes, and pass on what they print; they end with this function, however it ends"
     def read(p):
         for line in p.stdout: report(line.rstrip())
-    threads = [threading.Thread(target=read, args=(p,)) for p in processes]
-    for t in threads: t.start()
-    try:
-        for t in threads: t.join()
-    except BaseException:
-        for p in processes: p.terminate()
-        raise
-    for p in processes: p.wait()
+    threads = [threading.Thread(target=read, args=(p,), daemon=True) for p in processes]
+    with ending(processes):
+        for t in threads: t.start()
+        for p in processes: wait_for(p)
+        for t in threads: t.join(5)
 
 # %% ../../nbs/api/jobs/06_study.ipynb #shar0001
+def sweep_requests(
+    out:Path, # The folder of all runs
+)->None:
+    "Remove what studies that were killed or failed have left there"
+    for log in out.glob('.study-*.log'):
+        if is_held(log, shared=True) is False: [p.unlink(missing_ok=True) for p in (log, log.with_suffix('.json'))]
+
 def run_in_workers(
     configs:list[RunConfig],
     runs:list[Run],    # The runs of `configs`
@@ -180,11 +185,14 @@ def run_in_workers(
     "Train the runs in several processes, each with its share of the cores"
     for c in teacher_configs([c for c,r in zip(configs, runs) if not r.on_record]): teacher_path(c, base_path(c))
     out = Path(configs[0].out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    request, log = (out/f'.study-{platform.node()}-{os.getpid()}.{k}' for k in ('json', 'log')) # a second terminal has its own
-    write_json(request, dict(share_teacher=share_teacher, configs=[asdict(c) for c in configs]))
-    with log.open('w') as errors: relay([start_worker(request, errors, workers) for _ in range(workers)], report)
-    request.unlink(missing_ok=True)
+    with disk_errors(out): out.mkdir(parents=True, exist_ok=True)
+    sweep_requests(out)
+    request, log = (out/f'.study-{name}' for name in map((uuid.uuid4().hex[:8]+'.{}').format, ('json', 'log')))
+    with disk_errors(log), log.open('w') as errors, hold(log):
+        try:
+            write_json(request, dict(share_teacher=share_teacher, configs=[asdict(c) for c in configs]))
+            relay([start_worker(request, errors, workers) for _ in range(workers)], report)
+        finally: request.unlink(missing_ok=True)
     failed = [f'{r.path.name}: unfinished' for r in runs if not r.finished]
     if failed: report(f"{log} ends with:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
     else: log.unlink(missing_ok=True)

@@ -40,7 +40,7 @@ class StatusCallback(TrainerCallback):
     ): self.status, self.first, self.stopped = status, 0, False
 
     def on_train_begin(self, args, state, control, **kw):
-        self.status.began, self.first = time.time(), state.global_step
+        self.status.began, self.first = time.monotonic(), state.global_step
         self.status.at = dict(step=state.global_step, steps=state.max_steps, first=self.first)
         self.status.write('training')
 

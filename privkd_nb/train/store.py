@@ -7,14 +7,14 @@ __all__ = ['DTYPES', 'as_keys', 'join_rows', 'pack_rows', 'StoreFullError', 'ful
            'read_header', 'Segment', 'belongs_to', 'abandoned', 'remove_abandoned', 'RowStore', 'SegmentWriter']
 
 # %% ../../nbs/api/train/00_store.ipynb #faa1295a
-import errno, hashlib, json, os, platform, time, uuid, warnings
+import errno, hashlib, json, os, time, uuid, warnings
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable, Iterable
 import numpy as np
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from ..core import InputError, content_key, file_hash, quarantine, read_json, write_json
+from ..core import InputError, content_key, file_hash, hold, is_held, quarantine, read_json, write_json
 
 # %% ../../nbs/api/train/00_store.ipynb #f06e45bc
 def as_keys(
@@ -87,10 +87,10 @@ def write_segment(
 )->Path:           # The segment
     "Write a segment under its hash, whole or not at all"
     path = folder/f'segment-{hashlib.sha256(content).hexdigest()[:16]}.safetensors'
-    tmp = folder/f'.tmp-{platform.node()}-{os.getpid()}-{uuid.uuid4().hex[:8]}'
+    tmp = folder/f'.tmp-{uuid.uuid4().hex[:8]}'
     with full_disk_error(folder, len(content)):
         try:
-            with open(tmp, 'xb') as f: f.write(content); f.flush(); os.fsync(f.fileno())
+            with open(tmp, 'xb') as f, hold(tmp): f.write(content); f.flush(); os.fsync(f.fileno())
             os.replace(tmp, path)
         finally: tmp.unlink(missing_ok=True)
     return path
@@ -149,13 +149,8 @@ def belongs_to(
 def abandoned(
     path:Path, # A temporary file
 )->bool:
-    "Whether nobody will finish a temporary file: its writer is dead, or has not written for an hour"
-    try:
-        if time.time()-path.stat().st_mtime > 3600: return True
-        if os.name != 'nt' and path.name.startswith(f'.tmp-{platform.node()}-'): os.kill(int(path.name.split('-')[-2]), 0)
-    except ProcessLookupError: return True
-    except (OSError, ValueError): pass        # it is gone, or its process is another user's
-    return False
+    "Whether nobody will finish a temporary file: its writer holds a lock on it as long as it lives"
+    return is_held(path, shared=True) is False
 
 # %% ../../nbs/api/train/00_store.ipynb #4a742050
 def remove_abandoned(
