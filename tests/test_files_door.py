@@ -296,6 +296,21 @@ def test_ids_that_come_twice_are_numbered(tmp_path):
     assert not task.notes and set(task.test.id[task.test.language == 'de']) == set(task.test.id[task.test.language == 'en'])
 
 
+def test_an_earlier_record_with_repeated_ids_stays_as_long_as_it_is(tmp_path):
+    from privkd_nb.analysis.examples import disagreements
+    from privkd_nb.analysis.load import Study
+    n, study = 200, Study(tmp_path, {'r': {}, 'q': {}}, {})
+    texts = pd.DataFrame(dict(id=[str(i % 3) for i in range(n)], language='en', text=[f't{i}' for i in range(n)]))
+    for run, wrong in dict(r=0, q=7).items():
+        (tmp_path/run).mkdir()
+        gold = [f'{i} {"wrong" if i < wrong else ""}' for i in range(n)]
+        pd.concat([texts.drop(columns='text').assign(gold='x', predicted=gold, model=m) for m in ('student', 'teacher')]).to_parquet(tmp_path/run/'predictions.parquet')
+        texts.to_parquet(tmp_path/run/'texts.parquet')
+    p = study.predictions('q')
+    assert len(p) == 2*n and p.text.tolist() == texts.text.tolist()*2 and not p.duplicated(['model', 'language', 'id']).any()
+    assert sorted(disagreements(study, 'r', 'q').text) == [f't{i}' for i in range(7)]
+
+
 # Names that programs take for something else
 
 @pytest.mark.parametrize('name', ['a.csv', 'a.jsonl', 'a.parquet'])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RUNS', 'PACKED', 'check_tables', 'damaged_runs', 'run_folders', 'warn_left_out', 'add_groups', 'read_parts',
-           'add_arms', 'Study', 'sample_path', 'load_runs']
+           'add_arms', 'Study', 'sample_path', 'load_runs', 'with_texts']
 
 # %% ../../nbs/api/analysis/02_load.ipynb #1c666e8a
 import warnings
@@ -196,6 +196,17 @@ def load_runs(
     "Every number of every finished run in `folder`, in long form"
     return Study.open(folder).table(train)
 
+# %% ../../nbs/api/analysis/02_load.ipynb #99987892
+def with_texts(
+    predictions:pd.DataFrame, # id, language, model, …
+    texts:pd.DataFrame,       # id, language, text
+)->pd.DataFrame:              # A row a prediction
+    "Predictions with their texts, and unique ids"
+    def unique(d, by):
+        k = d.groupby(by, sort=False).cumcount()
+        return d.assign(id=d['id'].where(k == 0, d['id']+'#'+k.astype(str))) if k.any() else d
+    return unique(predictions, ['model', 'language', 'id']).merge(unique(texts, ['language', 'id']), on=['id', 'language'], how='left')
+
 # %% ../../nbs/api/analysis/02_load.ipynb #b82e5fe6
 def _packed_predictions(study, run):
     "A packed study stores the teacher's predictions with the first of the runs that share them, and each set of texts once"
@@ -220,7 +231,7 @@ def predictions(self:Study,
         except Exception as e:
             why = str(e).splitlines()[0][:100]
             raise InputError(f"the predictions in {path} cannot be read ({why}); delete the folder and make the run again.") from e
-    return p.assign(text='(the run did not record its texts)') if texts is None else p.merge(texts, on=['id', 'language'], how='left')
+    return p.assign(text='(the run did not record its texts)') if texts is None else with_texts(p, texts)
 
 # %% ../../nbs/api/analysis/02_load.ipynb #65a1642e
 @patch

@@ -229,7 +229,7 @@ def read_parquet(
     schema, n = pq.read_schema(path), pq.read_metadata(path).num_rows
     empty = pa.table({c: pa.array([], pa.string()) for c in schema.names if c in columns})
     table = pa.concat_tables([t for _,t in parts]) if parts else empty
-    df = table.to_pandas(ignore_metadata=True)
+    df = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
     df.index = np.concatenate([r for r,_ in parts]) if parts else pd.RangeIndex(0)
     for c,r in named_range(schema, n).items(): df[c] = np.asarray(r)[df.index]
     df.attrs['columns'] = [*schema.names]
