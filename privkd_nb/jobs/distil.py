@@ -30,6 +30,7 @@ from ..init.student import InitCard, init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, fit, load_data, load_models, validation_subset
 from ..models.encoders import weights_hash
+from ..models.loading import save_tokenizer
 from ..record import History, Run, StatusFile, describe_environment, lock_files
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar, StatusCallback
@@ -303,7 +304,7 @@ def write_results(
     run.write('texts', task.test.assign(text=text)[['id', 'language', 'text']])
     trainer.history.check_folder()
     trainer.save_model(run.path/'model')
-    models.tokenizer.save_pretrained(run.path/'model')
+    save_tokenizer(models.tokenizer, run.path/'model')
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #47599797
 def stop_note(run:Run, state)->str:

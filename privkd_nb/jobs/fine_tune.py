@@ -22,7 +22,8 @@ from ..distributed import from_main, is_main, main_first, wait_for_all, world
 from .config import RECIPE, RunConfig
 from ..models.content import content_of, download_commit
 from ..models.encoders import align_labels, max_positions, weights_hash
-from ..models.loading import load_encoder, load_tokenizer
+from ..models.languages import check_reading, check_rows, sample_texts
+from ..models.loading import load_encoder, load_tokenizer, save_tokenizer
 from ..models.playground_base import TINY_BASE, playground_base
 from ..record import History
 from ..train.arguments import default_lr, training_args
@@ -61,8 +62,11 @@ def check_lengths(
     max_length:int,   # As the user gave it
     *data:Encoded,    # Everything it will read
 )->None:
-    "Raise an `InputError` if an example has more tokens than the model has positions"
-    most = max_positions(model)
+    "Raise an `InputError` if an example has more tokens than the model has positions, or a token without an embedding"
+    rows, most = model.get_input_embeddings().weight.shape[0], max_positions(model)
+    if (highest := max((int(d.flat.max()) for d in data if len(d.flat)), default=0)) >= rows:
+        raise InputError(f"a text has the token id {highest}, but {type(model).__name__} has {rows} rows of embeddings; "
+                         f"take the tokenizer that belongs to the model, or call resize_token_embeddings before fine-tuning.")
     longest = max((int(d.lengths.max()) for d in data if len(d)), default=0)
     if most and longest > most:
         raise InputError(f"max_length={max_length} allows a text of {longest} tokens, but {type(model).__name__} "
@@ -108,7 +112,8 @@ def fine_tune(
     work:Path,         # Where checkpoints are saved meanwhile
 )->None:
     "Fine-tune a base model into a teacher"
-    tok, model = load_tokenizer(base), load_encoder(base, task.kind, task.labels, seed=seed_for(0, 'teacher'))
+    tok, model = load_tokenizer(base, task.kind == 'token'), load_encoder(base, task.kind, task.labels, seed=seed_for(0, 'teacher'))
+    check_reading(tok, model, sample_texts(task.train, task.validation, task.test), base)
     train, val = (encode(d, tok, task.labels, cfg.max_length) for d in (task.train, validation_subset(task)))
     check_lengths(model, cfg.max_length, train, val)
     args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, cfg.lr or default_lr(model),
@@ -119,7 +124,7 @@ def fine_tune(
     fit(trainer, work)
     trainer.save_model(folder)
     if not is_main(): return
-    tok.save_pretrained(folder)
+    save_tokenizer(tok, folder)
     trainer.history.frame().to_parquet(folder/'history.parquet', index=False)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #680c6074
@@ -159,14 +164,17 @@ def teacher_path(
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #6c368baf
 def check_tokenizer(
-    name:str,     # The other model
-    teacher:str,  # The teacher's name
-    tok,          # The teacher's tokenizer
-    text:str,     # Any text of the data
+    name:str,       # The other model
+    teacher:str,    # The teacher's name
+    tok,            # The teacher's tokenizer
+    text:str|list,  # Texts of the data, or one
+    words:bool=False, # Whether lists of words are read
 )->None:
     "Raise an `InputError` if a model tokenizes a text differently from the teacher"
-    if load_tokenizer(name)(text)['input_ids'] == tok(text)['input_ids']: return
-    raise InputError(f"{name} tokenizes {text[:40]!r} differently from the teacher {teacher}; both must share a tokenizer.")
+    texts, other = [text] if isinstance(text, str) else text, load_tokenizer(name, words)
+    ids, theirs = (t(texts)['input_ids'] for t in (other, tok))
+    if (differ := [t for t,a,b in zip(texts, ids, theirs) if a != b]):
+        raise InputError(f"{name} tokenizes {differ[0][:40]!r} differently from the teacher {teacher}; both must share a tokenizer.")
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #87383458
 class Models(NamedTuple):
@@ -191,13 +199,16 @@ def load_models(
 )->Models:
     "Load, or make, the teacher and the model that the student is initialized from"
     base = base_path(cfg) if cfg.teacher == 'auto' or cfg.init == 'copy_base' else None
+    texts, words = sample_texts(task.train, task.validation, task.test), task.kind == 'token'
     if having: name, tok, teacher = having.teacher_name, having.tokenizer, having.teacher
     else:
         name = teacher_path(cfg, base)
-        tok, teacher = load_tokenizer(name), load_encoder(name, task.kind)
+        tok, teacher = load_tokenizer(name, words), load_encoder(name, task.kind)
         align_labels(teacher, task.labels)
+        check_reading(tok, teacher, texts, name)
     source = dict(copy_base=base, pretrained=cfg.student).get(cfg.init)
     if not source: return Models(tok, teacher, None, name)
     model = load_source(source, task, cfg.seed)
-    check_tokenizer(source, name, tok, task.test.text.iloc[0] if task.kind == 'sequence' else ' '.join(task.test.tokens.iloc[0]))
+    check_tokenizer(source, name, tok, [' '.join(t) if words else t for some in texts.values() for t in some[:5]], words)
+    check_rows(tok, model, source)
     return Models(tok, teacher, model, name)

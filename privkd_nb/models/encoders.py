@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['layer_stack', 'layers_name', 'layers_of', 'encoder_of', 'max_positions', 'parameter_table', 'weights_hash',
-           'model_labels', 'set_labels', 'output_layer', 'align_labels']
+           'model_labels', 'set_labels', 'output_layer', 'label_difference', 'align_labels']
 
 # %% ../../nbs/api/models/01_encoders.ipynb #8459cc8e
 import hashlib
@@ -86,15 +86,22 @@ def model_labels(
     model, # With a classification head
 )->list[str]:
     "A model's label names in the order of its logits"
-    return [model.config.id2label[i] for i in range(model.config.num_labels)]
+    names = model.config.id2label
+    try: return [str(names[i]) for i in range(model.config.num_labels)]
+    except (KeyError, TypeError) as e:
+        raise InputError(f"the model's id2label ({str(names)[:80]}) does not number its {model.config.num_labels} labels from 0; "
+                         f"correct id2label in its config.json.") from e
 
 def set_labels(
     model,            # With a classification head
     labels:list[str], # Names in the order of the logits
 )->None:
-    "Write label names into a model's configuration"
-    model.config.id2label = dict(enumerate(labels))
-    model.config.label2id = {l: i for i,l in enumerate(labels)}
+    "Write label names into a model's configuration, and that each text has one of them"
+    cfg = model.config
+    cfg.id2label = dict(enumerate(labels))
+    cfg.label2id = {l: i for i,l in enumerate(labels)}
+    cfg.problem_type = 'single_label_classification'            # what a pipeline computes scores by
+    if hasattr(cfg, 'function_to_apply'): del cfg.function_to_apply
 
 # %% ../../nbs/api/models/01_encoders.ipynb #20650b41
 def output_layer(
@@ -106,18 +113,32 @@ def output_layer(
     if head := [m for m in linear if m.out_features == n]: return head[-1]
     raise InputError(f"{type(model).__name__} has no linear output layer with {n} rows; use a model with a classification head.")
 
+# %% ../../nbs/api/models/01_encoders.ipynb #d1deedc6
+def label_difference(
+    have:list[str], # The model's label names
+    want:list[str], # The data's
+)->str:             # e.g. '59 of 60 agree; only in the data: x; only in the teacher: y'
+    "What two lists of label names share, and the names that only one of them has"
+    def show(x): return ', '.join(map(repr, x[:12]))+(f', … ({len(x)})' if len(x) > 12 else '')
+    def beyond(a, b): return sorted(set(a)-set(b))
+    twice = sorted({l for l in have if have.count(l) > 1})
+    lists = {'only in the data': beyond(want, have), 'only in the teacher': beyond(have, want), 'twice in the teacher': twice}
+    return '; '.join([f'{len(set(have)&set(want))} of {len(set(have)|set(want))} agree', *(f'{k}: {show(v)}' for k,v in lists.items() if v)])
+
 # %% ../../nbs/api/models/01_encoders.ipynb #57d99d74
 @torch.no_grad()
 def align_labels(
     model,            # With a classification head; changed in place
     labels:list[str], # The task's label names, in its order
 )->bool:              # Whether rows were reordered
-    "Reorder a model's logits to match a task's labels; different names raise an `InputError` that shows both lists"
-    have = model_labels(model)
+    "Reorder a model's logits to match a task's labels; different names raise an `InputError` that lists them"
+    have, labels = model_labels(model), [str(l) for l in labels]
+    nameless = have == [f'LABEL_{i}' for i in range(len(have))]
+    if nameless and set(labels) == {str(i) for i in range(len(have))}: have = [str(i) for i in range(len(have))]
     if sorted(have) != sorted(labels):
-        def show(x): return ', '.join(x[:12])+(f', … ({len(x)})' if len(x) > 12 else '')
-        raise InputError(f"the model's labels ({show(have)}) are not the data's ({show(labels)}); "
-                         f"use a model fine-tuned on this task, or teacher=auto.")
+        cure = ("write the names, in the order of its outputs, as id2label into its config.json" if nameless and len(have) == len(labels)
+                else "use a model fine-tuned on this task, or teacher=auto")
+        raise InputError(f"the teacher's labels are not the data's ({label_difference(have, labels)}); {cure}.")
     if moved := have != list(labels):
         out, rows = output_layer(model), torch.tensor([have.index(l) for l in labels])
         out.weight.copy_(out.weight[rows])

@@ -16,6 +16,7 @@ from ..data.encoding import Collate
 from ..core import build_once, cache_dir, content_key
 from ..hub import quietly
 from ..data.playground import playground_key, playground_sentences
+from .loading import save_tokenizer
 from .tokenizer import train_tokenizer
 
 # %% ../../nbs/api/models/09_playground_base.ipynb #2ef8b0bb
@@ -159,7 +160,7 @@ def pretrain(
         losses.append(loss.detach())
     model.config.update(dict(hidden_dropout_prob=.1, attention_probs_dropout_prob=.1))      # for fine-tuning
     with quietly(): model.eval().cpu().save_pretrained(folder)
-    tok.save_pretrained(folder)
+    save_tokenizer(tok, folder)
     return float(torch.stack(losses[int(.9*spec.steps):]).mean())
 
 # %% ../../nbs/api/models/09_playground_base.ipynb #834e8cae
