@@ -116,7 +116,8 @@ def disk_fault(
     "Whether an error is one of a disk"
     if isinstance(error, OSError) and error.errno: return DISK.get(error.errno)
     found = re.search(r'(?:os error|errno) (\d+)', str(error), re.I)
-    if found and type(error).__module__.split('.')[0] != 'builtins' or isinstance(error, OSError) and found: return DISK.get(int(found[1]))
+    foreign = type(error) in (Exception, OSError) or type(error).__module__ != 'builtins'      # tokenizers raise plain exceptions
+    if found and foreign: return DISK.get(int(found[1]))
     if isinstance(error, RuntimeError) and re.search('PytorchStreamWriter failed writing|inline_container.*unexpected pos', str(error)):
         return 'the disk seems to be full', FULL
 

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from .core import InputError, content_key, file_fault, folder_faults, is_held, read_checksums, read_json, replacing, write_checksums, write_json
+from .core import InputError, content_key, disk_errors, file_fault, folder_faults, is_held, read_checksums, read_json, replacing, write_checksums, write_json
 from .markup import md_code, md_text
 
 # %% ../nbs/api/03_record.ipynb #acdc432c
@@ -211,7 +211,7 @@ class History:
         self.rows += new
         if self.path:
             self.check_folder()
-            with self.path.open('a', encoding='utf-8') as f: f.write(as_lines(new))
+            with disk_errors(self.path), self.path.open('a', encoding='utf-8') as f: f.write(as_lines(new))
 
     def frame(self)->pd.DataFrame: # Columns `HISTORY`
         "All rows as a table"
