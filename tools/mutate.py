@@ -70,7 +70,7 @@ FAULTS = [Fault(*row) for row in (
      "df[(u < fraction) | (u == u.groupby(df['language']).transform('min'))]", 'df[u < fraction]',
      'faults::test_a_small_fraction_leaves_no_language_without_rows'),
     ('random weights ignore the seed', 'init/student', "seed_for(spec.seed, 'student')", "seed_for(0, 'student')",
-     'initialization::test_scratch_shares_nothing_and_is_the_architectures_own'),
+     'initialization::test_scratch_shares_nothing_and_is_the_architectures_own[xlmr]'),
     ('one seed for all purposes', 'core', 'content_key([seed, *purpose], 8)', 'content_key([seed], 8)', 'page:00_core'),
     ("a run's name ignores the seed", 'jobs/config', "SAME_NUMBERS = ('out_dir',", "SAME_NUMBERS = ('seed', 'out_dir',",
      'page:jobs/00_config'),
@@ -101,7 +101,7 @@ FAULTS = [Fault(*row) for row in (
      'store::test_a_flipped_bit_anywhere_is_detected'),
     # ---- copying, heads, depth ----
     ('layers copied from the same position', 'init/student', 'layers[int(i)]', 'int(i)',
-     'initialization::test_half_a_copy_is_the_teacher_without_the_other_layers'),
+     'initialization::test_half_a_copy_is_the_teacher_without_the_other_layers[sequence-stride_odd-xlmr]'),
     ("the base's head is copied", 'init/student', "or p != 'head']", 'or True]', 'faults::test_a_bases_head_is_not_copied_even_if_it_fits'),
     ("a head's bias not reordered with its labels", 'models/encoders', 'out.bias.copy_(out.bias[rows])', 'pass',
      'faults::test_a_head_is_reordered_with_its_bias'),
@@ -111,9 +111,8 @@ FAULTS = [Fault(*row) for row in (
     ('end points rounded down', 'init/depth', '/(m-1)+.5)', '/(m-1))', 'page:init/01_depth'),
     # ---- padding and embedding rows ----
     ('hidden states read with padding among them', 'compute/forward', 'else x.index_select(0, token_index)', 'else x[:len(token_index)]',
-     'efficiency::test_unpadded_losses_and_weights_agree page:compute/03_forward'),
-    ('without padding, attention sees no mask', 'compute/unpadding', 'padded(value), at.mask, **kw)', 'padded(value), None, **kw)',
-     'efficiency::test_unpadded_losses_and_weights_agree page:compute/02_unpadding'),
+     PADDED),
+    ('without padding, attention sees no mask', 'compute/unpadding', 'padded(value), at.mask, **kw)', 'padded(value), None, **kw)', LOOP),
     ('trained embedding rows are not put back', 'compute/embedding_rows', 'self.small.weight.detach().to(r.full.weight)',
      'r.full.weight[r.ids.to(r.full.weight.device)]', LOOP),
     # ---- encoding and evaluation ----
@@ -197,6 +196,10 @@ FAULTS = [Fault(*row) for row in (
      'models_door::test_names_of_a_compiled_model_are_refused'),
     ('a new head is drawn from the global random state', 'models/loading', 'drawn_from(seed):', 'drawn_from(None):',
      'models_door::test_a_new_head_depends_on_its_seed_alone'),
+    ('what lives in one layer alone is not copied', 'init/student', 'where = only_owner(where, source_stack, theirs) or where', 'continue',
+     'models_door::test_the_bias_of_all_blocks_follows_and_the_card_says_from_where'),
+    ('padding may change what a model computes', 'models/loading', 'check_padding(model.eval())', 'model.eval()',
+     'models_door::test_architectures_whose_outputs_depend_on_padding_are_refused'),
 )]
 
 
