@@ -7,11 +7,11 @@ __all__ = ['LEFT', 'FULL', 'CLOSED', 'DISK', 'InputError', 'DiskError', 'ResultE
            'accepts_former_names', 'former_attribute', 'lazy_import', 'as_list', 'disk_fault', 'disk_errors', 'hold',
            'is_held', 'sweep', 'content_key', 'file_hash', 'files_hash', 'cache_dir', 'remembered_hash', 'sync',
            'replacing', 'replacing_folder', 'write_json', 'read_json', 'folder_files', 'write_checksums',
-           'read_checksums', 'file_fault', 'folder_faults', 'as_words', 'quarantine', 'is_whole', 'build_once',
-           'give_back_memory', 'seed_for', 'compute_setup']
+           'read_checksums', 'file_fault', 'files_faults', 'folder_faults', 'as_words', 'quarantine', 'is_whole',
+           'build_once', 'give_back_memory', 'seed_for', 'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
-import difflib, errno, hashlib, json, os, re, shutil, tempfile, time, uuid, warnings
+import difflib, errno, hashlib, json, os, re, shutil, stat, tempfile, time, uuid, warnings
 from contextlib import contextmanager, suppress
 from functools import wraps
 from importlib import import_module
@@ -362,21 +362,32 @@ def read_checksums(
 
 # %% ../nbs/api/00_core.ipynb #85fe15a2
 def file_fault(
-    path:Path,
+    path:str|Path,
     entry:dict,         # Its size and hash, from `read_checksums`
     contents:bool=True, # Compare the hash too, which reads the file
 )->str:                 # '' if it is as it was written
     "What is wrong with a file"
     try:
-        if not path.is_file(): return 'is missing' if not path.exists() else 'is not a file'
-        if (size := path.stat().st_size) != entry['size']: return f"has {size:,} bytes instead of {entry['size']:,}"
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode): return 'is not a file'
+        if found.st_size != entry['size']: return f"has {found.st_size:,} bytes instead of {entry['size']:,}"
         if contents and file_hash(path) != entry['sha256']: return 'has other content than was written'
+    except (FileNotFoundError, NotADirectoryError): return 'is missing'
     except OSError as e: return f'cannot be read ({e.strerror})'
     return ''
 
+def files_faults(
+    folder:str|Path,
+    files:dict,         # From `read_checksums`
+    contents=lambda name, entry: True, # Of which files, by name and entry, the content is compared too
+)->dict[str,str]:       # What is wrong, by file
+    "What has happened to the files of a marker"
+    faults = {name: file_fault(os.path.join(folder, name), entry, contents(name, entry)) for name,entry in files.items()}
+    return {name: why for name,why in faults.items() if why}
+
 def folder_faults(
     marker:str|Path,
-    contents=lambda name: True, # Of which files, by name, the content is compared too
+    contents=lambda name, entry: True, # As in `files_faults`
 )->dict[str,str]:    # What is wrong, by file; empty for a marker of an earlier version
     "What has happened to a folder since its marker was written"
     marker = Path(marker)
@@ -384,8 +395,7 @@ def folder_faults(
     except FileNotFoundError: return {marker.name: 'is missing'}
     except OSError as e: return {marker.name: f'cannot be read ({e.strerror})'}
     except InputError: return {marker.name: 'is damaged'}
-    faults = {name: file_fault(marker.parent/name, entry, contents(name)) for name,entry in (files or {}).items()}
-    return {name: why for name,why in faults.items() if why}
+    return files_faults(marker.parent, files or {}, contents)
 
 def as_words(faults:dict[str,str])->str:
     "Faults as a part of a sentence"

@@ -125,7 +125,7 @@ def faults(self:Run,
     full:bool=False,  # Read the model's files too, not only their sizes
 )->dict[str,str]:     # What is wrong, by file
     "What has happened to the files of a finished run"
-    faults = folder_faults(self.path/DONE, lambda name: full or not name.startswith('model/'))
+    faults = folder_faults(self.path/DONE, lambda name, entry: full or not name.startswith('model/'))
     if faults or self.marked is not None: return faults
     return {p: 'is missing' for p in RUN_FILES if not (self.path/p).is_file()}
 

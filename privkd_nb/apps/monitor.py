@@ -39,7 +39,7 @@ def run_labels(
 )->dict[Path,str]: # e.g. 'f1eaaf33 (init=copy_ft, seed=1)'
     "Names that state how the runs differ"
     def config(p):
-        try: return {k: v if isinstance(v, str) else json.dumps(v) for k,v in read_json(p/'config.json').items()}
+        try: return {k: v if isinstance(v, str) else json.dumps(v) for k,v in read_json(p/'config.json', dict).items()}
         except (OSError, InputError): return {}
     configs = {p: config(p) for p in paths}
     known = [c for c in configs.values() if c]
@@ -53,7 +53,7 @@ def progress_of(
 )->dict|None: # None if it cannot be read at the moment
     "The progress of a run; empty if it has not started"
     try:
-        if (path/PROGRESS).exists(): return read_json(path/PROGRESS)
+        if (path/PROGRESS).exists(): return read_json(path/PROGRESS, dict)
         if not (path/DONE).exists(): return {}
         return dict(state='finished', step=0, steps=0, seconds=0, updated=(path/DONE).stat().st_mtime)
     except (OSError, InputError): return None
@@ -136,7 +136,7 @@ class RunFeed:
 
     def _read_about(self):
         if self.about['seen'] is not None: return False
-        try: e = read_json(self.path/'environment.json')
+        try: e = read_json(self.path/'environment.json', dict)
         except (OSError, InputError): return False
         before, self.about = self.about, dict(metric=e.get('metric'), seen=e.get('train_languages'))
         return before != self.about
