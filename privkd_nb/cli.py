@@ -7,7 +7,7 @@ __all__ = ['BENCH', 'FORMER_BENCH', 'BENCH_LEAST', 'TINY_SETS', 'COMMANDS', 'add
            'notebook_path', 'kernel_settings', 'execute', 'run_notebook', 'add_study_options', 'make_study',
            'explorer_notebook', 'serve', 'free_port', 'explore', 'add_bench_options', 'check_bench', 'bench_notebook',
            'run_command', 'distil_command', 'study_command', 'bench_command', 'explore_command', 'pack_command',
-           'make_parser', 'explained', 'main']
+           'verify_command', 'make_parser', 'explained', 'main']
 
 # %% ../nbs/api/99_cli.ipynb #bba43b13
 import argparse, os, sys, warnings
@@ -295,9 +295,24 @@ def pack_command(given:dict)->None:
     from privkd_nb.analysis.pack import pack
     print(visible(pack(Study.open(given['runs']), given['to']), 0))
 
+# %% ../nbs/api/99_cli.ipynb #18653985
+def verify_command(given:dict)->None:
+    "`privkd verify`: compare runs, checkpoints and cached models with what was written"
+    from privkd_nb.jobs.verify import repair, verify
+    found = verify(given['runs'], given.get('cache', False))
+    for f in found.faults: print(visible(str(f), 0))
+    earlier = ', '.join(p.name for p in found.not_checkable)
+    if earlier: print(visible(f'not checkable, because an earlier version wrote no checksums: {earlier}', 0))
+    n = len(found.faults)
+    print(f'{len(found.checked)} checked, {n} fault{"" if n == 1 else "s"}')
+    if not n: return
+    if not given.get('repair'): raise ResultError(f"{n} fault{'' if n == 1 else 's'} in {given['runs']}; --repair moves aside what is damaged and restores what it can.")
+    again = dict.fromkeys(f.where.name for f in repair(found))
+    if again: raise ResultError(f"to be made again by the commands above: {', '.join(again)}; everything else was repaired or will be at its next use.")
+
 # %% ../nbs/api/99_cli.ipynb #96c70219
 COMMANDS = dict(run=run_command, distil=distil_command, study=study_command,
-                explore=explore_command, pack=pack_command, bench=bench_command)
+                explore=explore_command, pack=pack_command, verify=verify_command, bench=bench_command)
 
 def make_parser()->argparse.ArgumentParser:
     "The parser of `privkd`"
@@ -312,6 +327,9 @@ def make_parser()->argparse.ArgumentParser:
     p['explore'].add_argument('--no-browser', action='store_true', help='print the address only')
     p['pack'].add_argument('runs', help='a folder of runs')
     p['pack'].add_argument('to', help='the folder to make or replace')
+    p['verify'].add_argument('runs', help='a folder of runs, one run, or a packed study')
+    p['verify'].add_argument('--repair', action='store_true', help='move aside what is damaged, and restore what can be restored')
+    p['verify'].add_argument('--cache', action='store_true', help='check cached models and teacher outputs too')
     add_bench_options(p['bench'])
     return parser
 

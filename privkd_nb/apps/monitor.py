@@ -53,7 +53,9 @@ def progress_of(
 )->dict|None: # None if it cannot be read at the moment
     "The progress of a run; empty if it has not started"
     try:
-        if (path/PROGRESS).exists(): return read_json(path/PROGRESS, dict)
+        if (path/PROGRESS).exists():
+            found = read_json(path/PROGRESS, dict)
+            return found if isinstance(found.get('updated'), (int, float)) else None
         if not (path/DONE).exists(): return {}
         return dict(state='finished', step=0, steps=0, seconds=0, updated=(path/DONE).stat().st_mtime)
     except (OSError, InputError): return None
@@ -143,14 +145,18 @@ class RunFeed:
 
     def _read_history(self):
         if self._complete: return False
-        if not self.curves.lines and (self.path/DONE).exists() and (self.path/'history.parquet').exists():
-            self.curves, self._complete = Curves(pd.read_parquet(self.path/'history.parquet')), True
-            return True
+        if not self.curves.lines and (self.path/DONE).exists() and self._read_table(): return True
         redraw = False
         while (rows := self._tail.read()) or self._tail.restarted:
             if self._tail.restarted: self.curves, redraw = Curves(), True
             redraw |= self.curves.add(rows)
         return redraw
+
+    def _read_table(self): # The table of a finished run; without it, or if it is damaged, the lines are read
+        try: self.curves = Curves(pd.read_parquet(self.path/'history.parquet'))
+        except Exception: return False
+        self._complete = True
+        return True
 
     def add_progress(self, progress:dict)->None:
         "Keep the progress of the last minute"
