@@ -16,6 +16,7 @@ from ..analysis.load import PACKED, damaged_runs, read_config
 from ..checkpoints import checkpoint_faults, lost_rows, restore_history, saved_steps, set_aside
 from ..core import InputError, cache_dir, content_key, file_hash, folder_faults, quarantine, read_checksums, read_json
 from ..record import DONE, PROGRESS, History, Run
+from ..train.callbacks import START
 from .config import RunConfig
 from .distil import SETUP, run_lock, set_run_aside
 
@@ -75,7 +76,9 @@ def checkpoints_faults(
     found = {p: checkpoint_faults(p) for p in saved}
     whole = [p for p in saved if not found[p]]
     cure = f'training will resume from {whole[0].name}' if whole else 'training will begin anew'
-    faults = [Fault(path, f'checkpoints/{p.name}/{name}', why, cure, lambda p=p: set_aside(p, found[p])) for p in saved for name,why in found[p].items()]
+    if (start := folder/START).is_dir(): found[start] = checkpoint_faults(start)        # the initial weights, which may be the best
+    def aside(p): return lambda: p.exists() and set_aside(p, found[p])
+    faults = [Fault(path, f'checkpoints/{p.name}/{name}', why, cure, aside(p)) for p in found for name,why in found[p].items()]
     if whole and (n := lost_rows(path/'history.jsonl', whole[0]/'history.jsonl')):
         repair = lambda: restore_history(History(path/'history.jsonl'), whole[0])
         faults.append(Fault(path, 'history.jsonl', f'has lost or changed {n} of its rows', f'they will be restored from {whole[0].name}', repair))

@@ -11,7 +11,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 from transformers import PrinterCallback, Trainer, set_seed
-from ..checkpoints import check_checkpoint, checkpoint_faults, restore_history, seal_checkpoint, set_aside, whole_checkpoint
+from ..checkpoints import best_named, check_checkpoint, checkpoint_faults, restore_history, seal_checkpoint, set_aside, whole_checkpoint
 from ..compute.attention import restore_kernel, use_eager
 from ..compute.embedding_rows import full_table
 from ..compute.forward import forward
@@ -66,7 +66,7 @@ class DistillTrainer(Trainer):
         self.model_accepts_loss_kwargs = True
         n = student.config.num_hidden_layers
         self.needed = required_outputs(self.losses, range(n), attention_on, n)
-        self.efficient = EfficientTraining(self)
+        self.efficient, self.best_name = EfficientTraining(self), ''       # the best checkpoint's, when training resumes
         self.add_recorder()
         self.teacher_outputs = self.make_teacher() if self.teacher is not None else None
 
@@ -260,6 +260,13 @@ def check_resumed(self:DistillTrainer, checkpoint:str|Path):
     check_checkpoint(checkpoint)
     self.check_rows(checkpoint)
     if self.args.should_save: restore_history(self.history, checkpoint)
+    self.best_name = best_named(checkpoint)
+
+@patch
+def _load_callback_state(self:DistillTrainer): # The Trainer has read a checkpoint's state, and dropped a best checkpoint whose path is of another place
+    super(DistillTrainer, self)._load_callback_state()
+    best = Path(self.args.output_dir)/self.best_name
+    if self.best_name and best.is_dir(): self.state.best_model_checkpoint = str(best)
 
 # %% ../../nbs/api/train/06_trainer.ipynb #6664a25e
 @patch
