@@ -262,3 +262,12 @@ def test_names_of_runs_in_progress_lines():
     from privkd_nb.jobs.study import run_titles
     configs = [RunConfig(teacher=t, tiny=True) for t in ('\x1b[31mred\n', 'auto')]
     assert all('\x1b' not in t and '\n' not in t for t in run_titles(configs).values())
+
+
+def test_pages_store_no_state_of_widgets():
+    "A stored widget asks for plotly.js before there is a kernel, and the one that Run All makes then stays empty"
+    for p in (ROOT/'nbs').rglob('*.ipynb'):
+        if any(part.startswith(('.', '_')) for part in p.relative_to(ROOT/'nbs').parts): continue
+        nb = json.loads(p.read_text(encoding='utf-8'))
+        assert 'widgets' not in nb['metadata'], f'{p.name}: take metadata.widgets out'
+        assert not [o for c in nb['cells'] for o in c.get('outputs', []) if 'application/vnd.jupyter.widget-view+json' in o.get('data', {})], p.name
