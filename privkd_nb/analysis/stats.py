@@ -201,8 +201,8 @@ def draw_groups(
     k = np.unique(np.asarray(ids, dtype=object).astype(str), return_inverse=True)[1] if ids is not None else np.arange(len(l))
     has = np.zeros((k.max()+1, l.max()+1), bool)
     has[k, l] = True
-    linked = np.eye(l.max()+1, dtype=bool)
-    for _ in range(len(linked)): linked = (linked.astype(int) @ (has.T.astype(int) @ has) > 0) | linked
+    linked = share = has.T.astype(np.float32) @ has > 0
+    for _ in range(len(share) if ids is not None else 0): linked = linked.astype(np.float32) @ share > 0     # through ever more languages
     groups = linked.argmax(0)[l]                              # the first language that each is linked with
     def group(g):
         e = np.flatnonzero(groups == g)
