@@ -132,7 +132,9 @@ def disk_errors(
         if not (fault := disk_fault(e)): raise
         named = getattr(e, 'filename', None)
         if isinstance(named, str) and not LEFT.fullmatch(Path(named).name): path = named    # more exact than the caller knows
-        raise DiskError(f"{path} cannot be written: {fault[0]}; {fault[1]}. What was written before is unharmed.") from e
+        error = DiskError(f"{path} cannot be written: {fault[0]}; {fault[1]}. What was written before is unharmed.")
+        error.errno = getattr(e, 'errno', None)
+        raise error from e
 
 # %% ../nbs/api/00_core.ipynb #2fc7f86a
 def _flock(fd, exclusive): # Whether the lock was free; `OSError` where there are none

@@ -77,7 +77,7 @@ def full_disk_error(
     try: yield
     except OSError as e:
         if e.errno not in (errno.ENOSPC, errno.EFBIG, getattr(errno, 'EDQUOT', None)): raise
-        raise StoreFullError(f"There is no room for {nbytes:,} more bytes in {folder} ({e.strerror}): free some space, "
+        raise StoreFullError(f"There is no room for {nbytes:,} more bytes in {folder} ({os.strerror(e.errno)}): free some space, "
                              "or put the cache elsewhere with PRIVKD_CACHE; rows stored before are unharmed.") from e
 
 # %% ../../nbs/api/train/00_store.ipynb #cedcbc51
