@@ -93,6 +93,7 @@ def run_notebook(
     "Execute `run.ipynb`, unless the run is finished; wrong parameters are an error before a kernel is started"
     cfg = RunConfig(**given)
     from privkd_nb.record import Run
+    cfg.pin()
     run = Run.named(cfg.out_dir, cfg.identity())
     run.path.mkdir(parents=True, exist_ok=True)
     out, unfinished = run.path/'run.ipynb', run.path/'run.unfinished.ipynb'
@@ -268,6 +269,7 @@ def distil_command(given:dict)->None:
     from privkd_nb.hub import quietly
     from privkd_nb.jobs.distil import distil
     from privkd_nb.record import Run
+    cfg.pin()
     known = Run.named(cfg.out_dir, cfg.identity()).on_record and not cfg.redo
     with quietly(): run = distil(cfg)
     if is_main(): print(f"{'already on record (--redo runs it again)' if known else 'on record'}: {visible(run.path, 0)}")

@@ -130,6 +130,11 @@ def test_a_model(hub, tmp_path):
     assert p.stdout.strip() == weights_hash(tiny_model(labels=['no', 'yes'], seed=4)), p.stderr[-1500:]
 
 
+def test_a_model_of_the_hub_is_named_by_the_commit_that_was_downloaded(hub, tmp_path):
+    code = "from privkd_nb.models.content import content_of, download_commit as d; n = 'someone/tiny'; print(content_of(n), d(n), content_of(n))"
+    assert client(code, hub, tmp_path).stdout.split() == ['someone/tiny', 'None', f'someone/tiny@{SHA[:12]}']
+
+
 @pytest.mark.parametrize('code', ["from privkd_nb.data.tasks import load_task; load_task('massive', languages='en-US')", "from privkd_nb.models.loading import load_encoder; load_encoder('no/model')"])
 def test_without_a_network_it_fails_within_seconds_and_says_what_to_do(code, tmp_path):
     start = time.time()

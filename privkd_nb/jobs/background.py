@@ -27,6 +27,7 @@ class BackgroundRun(Run):
     def __init__(self,
         cfg:RunConfig, # What to run
     ):
+        cfg.pin()
         super().__init__(Run.named(cfg.out_dir, cfg.identity()).path)
         self.cfg, self.process = cfg, None
     @property

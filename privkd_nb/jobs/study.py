@@ -221,6 +221,7 @@ def run_study(
 )->list[Run]:                 # All of them, finished
     "Train all runs that are not finished; failures raise a `ResultError` at the end"
     check_study(configs, workers)
+    for c in configs: c.pin()
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
     report(f"{len(runs)} runs, {sum(r.on_record for r in runs)} of them on record")
     if workers > 1: failed = run_in_workers(configs, runs, workers, report, share_teacher)

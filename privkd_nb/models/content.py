@@ -8,7 +8,7 @@ __all__ = ['MODEL_FILES', 'folder_content', 'hub_commit', 'download_commit', 'co
 # %% ../../nbs/api/models/10_content.ipynb #33677b1a
 from pathlib import Path
 from ..core import content_key, remembered_hash
-from ..hub import check_available
+from ..hub import from_hub
 
 # %% ../../nbs/api/models/10_content.ipynb #034d8c41
 MODEL_FILES = ('config.json', 'adapter_config.json', '*.safetensors', '*.safetensors.index.json', 'tokenizer*.json', 'special_tokens_map.json',
@@ -38,9 +38,8 @@ def download_commit(
 )->None:
     "Download the configuration of the hub's model, and with it the commit, if there is none"
     if Path(name).is_dir() or hub_commit(name): return
-    check_available(name)
     from transformers.utils import cached_file
-    cached_file(name, 'config.json')
+    with from_hub(name): cached_file(name, 'config.json')
 
 # %% ../../nbs/api/models/10_content.ipynb #d40af4a2
 def content_of(
