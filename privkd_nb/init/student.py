@@ -87,10 +87,11 @@ SWITCHES = 'original_full', 'block_sparse' # BigBird changes between them by the
 def settings_of(
     layer,          # A module
 )->dict[str,Any]:   # e.g. {'attention.window': 4}
-    "The plain values that decide what a layer computes"
+    "The plain values that decide what a layer computes; dropout, which acts in training alone, does not count"
     plain = (bool, int, float, str, tuple)
     return {f'{name}.{k}'.lstrip('.'): v for name,m in layer.named_modules() for k,v in vars(m).items()
-            if isinstance(v, plain) and not k.startswith('_') and not k.endswith(MARKS) and v not in SWITCHES}
+            if isinstance(v, plain) and not k.startswith('_') and not k.endswith(MARKS) and v not in SWITCHES
+            and 'dropout' not in f'{name}.{k}'}
 
 # %% ../../nbs/api/init/03_student.ipynb #5320e635
 def check_settings(

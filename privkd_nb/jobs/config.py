@@ -74,7 +74,7 @@ class RunConfig:
     losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     epochs:int = _p(10, "passes over the student's data")
     teacher_epochs:int = _p(4, "passes over the teacher's data")
-    lr:float = _p(0., "peak learning rate; 0: by the teacher's size, from 1e-3 (a million parameters outside the embeddings) to 4e-5 (86 million)")
+    lr:float = _p(0., "peak learning rate; 0: by the teacher's size, from 1e-3 (a million parameters outside the embeddings) to 5e-5 (86 million)")
     batch_size:int = _p(32, 'examples an optimizer step')
     max_length:int = _p(128, 'tokens of an example at most')
     patience:int = _p(0, 'stop after so many evaluations (of 5) without progress; 0: never')

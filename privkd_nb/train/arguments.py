@@ -18,9 +18,9 @@ from ..models.parts import part_of
 def default_lr(
     model, # The teacher, or another model that is fine-tuned
 )->float:  # Peak learning rate
-    "A learning rate by the number of parameters outside the embeddings: 1e-3 for 1.2 million, 4e-5 for 86 million"
+    "A learning rate by the number of parameters outside the embeddings: 1e-3 for 1.2 million, 5e-5 for 86 million"
     n = sum(p.numel() for k,p in model.named_parameters() if part_of(model, k) != 'embeddings')
-    return float(f'{1e-3*min(1, (n/1.2e6)**-.75):.2g}')
+    return float(f'{1e-3*min(1, (n/1.2e6)**-.7):.2g}')
 
 # %% ../../nbs/api/train/04_arguments.ipynb #78b6a9ea
 def per_device(
