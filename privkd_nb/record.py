@@ -54,7 +54,10 @@ def row_names(
     frame:pd.DataFrame, # With `group` and `language`
 )->pd.Series:           # e.g. 'sw', 'mean', 'mean unseen'
     "What a table writes before each score: its language, or the name of the mean"
-    return frame.language.astype('str').where(frame.group == 'language', frame.group.map(GROUPS))
+    languages = frame.language.astype('str')
+    taken = set(languages[frame.group == 'language'])
+    means = {g: f'{name} of languages' if name in taken else name for g,name in GROUPS.items()}   # a language may be called 'mean'
+    return languages.where(frame.group == 'language', frame.group.astype('str').map(means))
 
 # %% ../nbs/api/03_record.ipynb #78309c74
 class Run:

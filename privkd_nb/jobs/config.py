@@ -7,15 +7,16 @@ __all__ = ['content', 'KINDS', 'FIRST', 'XLMR', 'CHOICES', 'SAME_NUMBERS', 'NAME
            'RunConfig', 'field_groups']
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9e59f110
-import json, math, os
+import math, os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.catalog import BATCHING, CATALOG, SCENARIOS, check_languages, own_files, training_languages
-from ..core import InputError, accepts_former_names, check_choice, did_you_mean, files_hash, lazy_import
+from ..core import InputError, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import, remembered_hash
 from ..init.depth import resolve_layers
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses, term_label
+from ..models.files import read_object
 content = lazy_import('privkd_nb.models.content')
 
 # %% ../../nbs/api/jobs/00_config.ipynb #7ec3f5d2
@@ -129,10 +130,10 @@ def known_depth(self:RunConfig)->int|None:
     name = self.base_name() if self.teacher == 'auto' else self.teacher
     if name == 'playground': return 4 if self.tiny else 6
     if name == XLMR: return 12
-    cfg = Path(name)/'config.json'
-    if not cfg.exists(): return None
-    d = json.loads(cfg.read_text())
-    return d.get('num_hidden_layers', d.get('n_layers'))
+    path = Path(name)/'config.json'
+    d = read_object(path) if path.is_file() else {}
+    n = d.get('num_hidden_layers', d.get('n_layers'))
+    return n if type(n) is int and 0 < n < 1000 else None           # of anything else, the check of its files speaks
 
 # %% ../../nbs/api/jobs/00_config.ipynb #761908e0
 @patch
@@ -213,6 +214,14 @@ def data_name(self:RunConfig)->str:
     if self.dataset in CATALOG: return self.dataset
     return f'{os.path.basename(os.path.abspath(self.dataset))}@{files_hash(own_files(self.dataset).values())}'
 
+@patch
+def copies_hash(self:RunConfig)->str: # '' for the hub, for built-in data and for your own files
+    "A hash of the local copies of a catalog's task"
+    if not self.data_dir or self.dataset not in CATALOG: return ''
+    for folder in (Path(self.data_dir)/self.dataset, Path(self.data_dir)):
+        if found := sorted(folder.glob('*.parquet')): return content_key([(p.name, remembered_hash(p)) for p in found])
+    return ''
+
 # %% ../../nbs/api/jobs/00_config.ipynb #a56292c7
 @patch
 def models_used(self:RunConfig)->dict[str,str]: # Parameter -> 'auto', 'playground', or a name or folder; '' if the run does not read it
@@ -235,4 +244,5 @@ def identity(self:RunConfig)->dict:
     same = {NAMED_AS.get(k, k): v for k,v in asdict(self).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
     models = {k: v if v in ('', 'auto', 'playground') else content.content_of(v) for k,v in self.models_used().items()}
-    return same | dict(dataset=self.data_name(), losses=losses, **models, recipe=RECIPE)
+    copies = dict(data=f'@{h}') if (h := self.copies_hash()) else {}
+    return same | dict(dataset=self.data_name(), losses=losses, **models, **copies, recipe=RECIPE)

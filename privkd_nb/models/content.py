@@ -9,6 +9,8 @@ __all__ = ['MODEL_FILES', 'folder_content', 'hub_commit', 'download_commit', 'co
 from pathlib import Path
 from ..core import content_key, remembered_hash
 from ..hub import from_hub
+from .adapters import adapter_base
+from .files import is_adapter
 
 # %% ../../nbs/api/models/10_content.ipynb #034d8c41
 MODEL_FILES = ('config.json', 'adapter_config.json', '*.safetensors', '*.safetensors.index.json', 'tokenizer*.json', 'special_tokens_map.json',
@@ -37,6 +39,7 @@ def download_commit(
     name:str, # A folder, or a model's name on the hub
 )->None:
     "Download the configuration of the hub's model, and with it the commit, if there is none"
+    if is_adapter(Path(name)): return download_commit(adapter_base(Path(name)))
     if Path(name).is_dir() or hub_commit(name): return
     from transformers.utils import cached_file
     with from_hub(name): cached_file(name, 'config.json')
@@ -46,5 +49,6 @@ def content_of(
     name:str, # A folder, or a model's name on the hub
 )->str:       # As in '@44136fa355b3', or 'FacebookAI/xlm-roberta-base@e73636d4f797'
     "What a model is, for names and keys: equal for equal content, whatever its path"
+    if is_adapter(Path(name)): return f'@{folder_content(name)}+{content_of(adapter_base(Path(name)))}'
     if Path(name).is_dir(): return f'@{folder_content(name)}'
     return f'{name}@{commit[:12]}' if (commit := hub_commit(name)) else name

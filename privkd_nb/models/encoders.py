@@ -136,7 +136,7 @@ def align_labels(
     nameless = have == [f'LABEL_{i}' for i in range(len(have))]
     if nameless and set(labels) == {str(i) for i in range(len(have))}: have = [str(i) for i in range(len(have))]
     if sorted(have) != sorted(labels):
-        cure = ("write the names, in the order of its outputs, as id2label into its config.json" if nameless and len(have) == len(labels)
+        cure = ("write the names, in the order of its outputs, as id2label into its config.json (an adapter's folder needs one with just that)" if nameless and len(have) == len(labels)
                 else "use a model fine-tuned on this task, or teacher=auto")
         raise InputError(f"the teacher's labels are not the data's ({label_difference(have, labels)}); {cure}.")
     if moved := have != list(labels):

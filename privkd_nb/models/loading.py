@@ -16,7 +16,7 @@ from ..core import InputError
 from ..hub import from_hub, quietly
 from .adapters import adapter_base, adapter_labels, merge_adapter
 from .encoders import set_labels
-from .files import check_file, check_model_files, is_adapter, read_config
+from .files import check_file, check_model_files, is_adapter, read_config, read_object
 from .padding import check_padding
 from .report import check_report
 
@@ -27,6 +27,7 @@ CURES = {
     'ImportError':            'install what it names',
     'HFValidationError':      "give a folder, or a name on the hub such as 'FacebookAI/xlm-roberta-base'",
     'RecursionError':         'a file is nested too deeply, so download it again',
+    'JSONDecodeError':        'a file is damaged, so download it again',
     'OSError':                'use a transformers encoder with safetensors weights'}
 
 @contextmanager
@@ -39,7 +40,8 @@ def foreign_errors(
     except BaseException as e:                              # a panic of the tokenizers library is no Exception
         kinds = [c.__name__ for c in type(e).__mro__]
         cure = next((cure for k,cure in CURES.items() if k in kinds), 'take configuration, weights and tokenizer that were saved together')
-        first = next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)[:200].rstrip('.')
+        lines = [l.strip() for l in str(e).splitlines() if l.strip()] or [type(e).__name__]
+        first = ' '.join(lines[:1+lines[0].endswith(':')])[:200].rstrip('.')
         raise InputError(f"{name} cannot be loaded ({first if kinds[0] in first else f'{kinds[0]}: {first}'}); {cure}.") from e
 
 # %% ../../nbs/api/models/06_loading.ipynb #567eaa30
@@ -118,14 +120,15 @@ TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'sentencepiece.bpe.model
                    'vocab.txt', 'vocab.json', 'merges.txt', 'bpe.codes', 'tokenizer_config.json')
 
 def check_tokenizer_files(
-    folder:Path|None, # With the tokenizer; None: not downloaded yet
-    tok,              # As loaded
-    name:str,         # For the message
+    name:str,     # A folder, or a model's name on the hub
+    tok=None,     # As loaded; None: look at the files alone
 )->None:
-    "Raise an `InputError` if a tokenizer was made of nothing"
-    files = [f for f in TOKENIZER_FILES if folder and (folder/f).exists() and f != 'tokenizer_config.json']
-    words = len(tok)-len(set(tok.all_special_ids) | set(tok.added_tokens_decoder))
-    if words > 0 and (files or folder is None or not Path(name).exists()): return
+    "Raise an `InputError` if a tokenizer is, or would be, made of nothing"
+    files = [f for f in TOKENIZER_FILES if (Path(name)/f).exists()]
+    for f in files:
+        if f != 'merges.txt': check_file(Path(name)/f)
+    words = 1 if tok is None else len(tok)-len(set(tok.all_special_ids) | set(tok.added_tokens_decoder))
+    if words > 0 and (not Path(name).exists() or set(files)-{'tokenizer_config.json'}): return
     raise InputError(f"{name} has no tokenizer (tokenizer.json), or one without words; save the tokenizer that the model was trained with there, "
                      f"`tokenizer.save_pretrained(...)`.")
 
@@ -174,12 +177,14 @@ def load_tokenizer(
     folder = Path(name)
     if is_adapter(folder) and not any((folder/f).exists() for f in TOKENIZER_FILES): return load_tokenizer(adapter_base(folder), words)
     source = adapter_base(folder) if is_adapter(folder) else name
-    for f in TOKENIZER_FILES:
-        if (folder/f).exists() and f != 'merges.txt': check_file(folder/f)
+    if (folder/'config.json').exists():         # transformers builds the whole configuration for a tokenizer, too
+        own_code = 'auto_map' in read_object(folder/'config.json')
+        check_tokenizer_files(name)
+        check_before_loading(name, own_code)
     with foreign_errors(name), from_hub(source):
         tok = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False)
         if not tok.is_fast: raise InputError(f"{name} has no fast tokenizer, which word labels need; convert it with transformers first.")
-        check_tokenizer_files(local_files(name), tok, name)
+        check_tokenizer_files(name, tok)
         if words and glues_words(tok):
             tok = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, add_prefix_space=True)
             if glues_words(tok): space_words(tok)

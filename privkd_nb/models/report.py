@@ -26,7 +26,9 @@ def foreign_prefix(
     ends = {k.partition('.')[2]: k for k in missing}
     for k in sorted(unexpected):
         for i in [0, *(m.end() for m in re.finditer(r'\.', k))]:
-            if k[i:] in ends: return k[:i], ends[k[i:]][:-len(k[i:])]
+            if k[i:] not in ends: continue
+            there, here = k[:i], ends[k[i:]][:-len(k[i:])]
+            if 2*sum(there+m.removeprefix(here) in unexpected for m in missing if m.startswith(here)) >= len(missing): return there, here
 
 # %% ../../nbs/api/models/03_report.ipynb #214ce44f
 def cause_of(

@@ -165,7 +165,7 @@ def cached_teacher(
 )->CachedTeacher:
     "Compute the outputs that are missing in the cache, and read all from there"
     about = teacher_key(teacher.model, teacher.needed, teacher.bf16)
-    kind = 'logits' if about['logits'] else hashlib.sha256(str(sorted(about.items())).encode()).hexdigest()[:8]
+    kind = ('logits-' if about['logits'] else '')+content_key(about, 8)
     store, keys = RowStore(Path(folder)/'-'.join([about['weights'], about['precision'], kind]), about), example_keys(data)
     look = dict(desc='computing teacher outputs', ncols=100, mininterval=1, delay=2, file=sys.stderr)
     with tqdm(total=len(store.missing(keys)), **look) as bar:
