@@ -1,19 +1,19 @@
 "A run is what is in its data and models: equal content is the same run, other content another; and everything random is drawn from its seed."
-import json, os, shutil, subprocess, sys, warnings
+import json, os, shutil, subprocess, sys, time
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd, pytest, torch
 from safetensors.torch import load_file, save_file
 
-from privkd_nb.core import content_key, remembered_hash
+from privkd_nb.core import InputError, content_key, remembered_hash
+from privkd_nb.data.report import data_report
 from privkd_nb.data.tasks import few_rows, hold_out, load_task, take_fraction
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.jobs.distil import StoppedError, distil
-from privkd_nb.jobs.fine_tune import base_path, load_data, teacher_key, teacher_path
-from privkd_nb.models.content import content_of
+from privkd_nb.jobs.fine_tune import base_path, load_data, load_models, teacher_key, teacher_path
 from privkd_nb.models.encoders import weights_hash
-from privkd_nb.record import Run
+from privkd_nb.models.loading import load_encoder, load_tokenizer
 
 ROOT = Path(__file__).parent.parent
 
@@ -171,3 +171,62 @@ def test_nothing_random_depends_on_what_was_drawn_before(tmp_path):
         return weights_hash(tr.model), projection
     (one, p), (two, q), (other, r) = student('a', 0), student('b', 0, 9), student('c', 1)
     assert one == two != other and torch.equal(p, q) and not torch.equal(p, r)
+
+
+@pytest.mark.parametrize('text', ['', '{"num_hidden_layers": 4, "mod', '[]', 'null', '"x"', 'version https://git-lfs.github.com/spec/v1', '<html></html>'])
+def test_a_broken_configuration_is_one_sentence_in_the_first_second(teacher, tmp_path, text):
+    folder = Path(shutil.copytree(teacher.teacher, tmp_path/'t'))
+    (folder/'config.json').write_text(text)
+    for k in ('teacher', 'base'):
+        with pytest.raises(InputError, match='config.json'): RunConfig(tiny=True, **{k: str(folder)})
+
+
+def test_a_huge_number_of_layers_costs_nothing(teacher, tmp_path):
+    folder = Path(shutil.copytree(teacher.teacher, tmp_path/'t'))
+    config = json.loads((folder/'config.json').read_text())
+    for changed in (dict(num_hidden_layers=10**9), dict(num_hidden_layers='6'), dict(id2label=None, num_labels=10**9)):
+        (folder/'config.json').write_text(json.dumps(config | changed))
+        start = time.process_time()
+        cfg = replace(teacher, teacher=str(folder))
+        for load in (load_encoder, load_tokenizer):
+            with pytest.raises(InputError): load(cfg.teacher)
+        assert time.process_time()-start < 5
+
+
+def test_local_copies_of_a_catalogs_task_name_the_run(shared_data, tmp_path):
+    shutil.copytree(shared_data/'tsm', tmp_path/'a'/'tsm')
+    shutil.copytree(shared_data/'tsm', tmp_path/'b'/'tsm')
+    def cfg(folder): return RunConfig(dataset='tsm', data_dir=str(tmp_path/folder), tiny=True)
+    first = cfg('a').identity()
+    assert cfg('b').identity() == first
+    rows = pd.read_parquet(tmp_path/'b'/'tsm'/'train.parquet')
+    rows.iloc[::-1].to_parquet(tmp_path/'b'/'tsm'/'train.parquet')
+    assert cfg('b').identity() != first
+
+
+def test_what_was_loaded_before_a_change_does_not_bear_the_new_name(teacher, tmp_path):
+    cfg = replace(teacher, teacher=str(shutil.copytree(teacher.teacher, tmp_path/'t')), out_dir=str(tmp_path/'runs'))
+    task = load_data(cfg)
+    models = load_models(cfg, task)
+    with_zero_output(tmp_path/'t')
+    with pytest.raises(InputError, match="is not what was loaded"): distil(cfg, task, models)
+    own = tmp_path/'mine.csv'
+    own.write_text('text,label,language,split\n'+''.join(f'{t} {i},{t},en,{s}\n' for i in range(6) for t in 'ab' for s in ('train', 'test')))
+    mine = RunConfig(dataset=str(own), tiny=True, losses='ce', out_dir=cfg.out_dir)
+    task = load_data(mine)
+    own.write_text(own.read_text().replace('a 1', 'z 1'))
+    with pytest.raises(InputError, match='load the data again'): distil(mine, task)
+
+
+def test_one_class_and_no_room_are_refused_before_a_teacher_is_made(tmp_path):
+    own = tmp_path/'mine.csv'
+    own.write_text('text,label,language,split\n'+''.join(f'text {i},a,en,{s}\n' for i in range(9) for s in ('train', 'test')))
+    with pytest.raises(InputError, match="all rows of .* have the label 'a'"): load_data(RunConfig(dataset=str(own), tiny=True))
+    with pytest.raises(InputError, match='max_length=1 leaves no room'): RunConfig(max_length=1)
+
+
+def test_texts_of_the_whole_training_split_count_as_leaks(tmp_path):
+    own = tmp_path/'mine.csv'
+    own.write_text('text,label,language,split\n'+''.join(f'{t} {i},{t},en,{s}\n' for i in range(50) for t in 'ab' for s in ('train', 'test')))
+    report = data_report(load_data(RunConfig(dataset=str(own), fraction=.1)))
+    assert report.shared['test in train'] == 100 and any('100 of 100 test texts' in w for w in report.warnings)

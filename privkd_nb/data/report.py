@@ -214,6 +214,7 @@ def data_report(
     if encoded is None and tokenizer is not None: encoded = {s: encode(getattr(task, s), tokenizer, task.labels, max_length) for s in SPLITS}
     keys = text_keys({s: getattr(task, s) for s in SPLITS})
     rows, labels, shared, cut = task.table(), label_table(task), shared_rows(keys), cut_table(encoded) if encoded else None
+    shared |= {f'{s} in train': n for s,n in task.leaks.items()}                # of the whole split: the teacher reads all of it
     twice = texts_with_two_labels(keys['train'], task.train)
     without_b = sum(entities_without_b(getattr(task, s)['ner_tags']) for s in SPLITS) if task.kind == 'token' else 0
     found = [*task.notes, *(cut_warnings(cut, max_length) if encoded else []), *text_warnings(task, shared, twice),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['row_hashes', 'subset_order', 'strata', 'take_fraction', 'few_rows', 'hold_out', 'Task', 'sort_labels', 'label_names',
-           'catalog_splits', 'own_splits', 'number_ids', 'load_task']
+           'catalog_splits', 'own_splits', 'number_ids', 'count_leaks', 'load_task']
 
 # %% ../../nbs/api/data/05_tasks.ipynb #f380dd42
 from dataclasses import dataclass, field
@@ -105,6 +105,8 @@ class Task:
     train_languages:list[str]# Languages with training rows
     eval_languages:list[str] # Languages that are scored
     notes:list[str] = field(default_factory=list) # What was changed in the data, in words
+    leaks:dict=field(default_factory=dict)   # Split -> how many of its texts stand in the whole training split
+    content:dict=field(default_factory=dict) # What the data was when it was read, as in a run's identity
 
 # %% ../../nbs/api/data/05_tasks.ipynb #a24068a9
 @patch
@@ -212,6 +214,17 @@ def number_ids(
         res[s] = d
     return res, notes
 
+# %% ../../nbs/api/data/05_tasks.ipynb #deec4877
+def count_leaks(
+    train:pd.DataFrame,            # The whole training split
+    data:dict[str,pd.DataFrame],   # Split -> table
+)->dict[str,int]:                  # 'validation' and 'test'
+    "How many texts of the other splits stand in the training split, too, in the same language"
+    def keys(d): return pd.util.hash_pandas_object(pd.DataFrame(dict(
+        text=d['text'] if 'text' in d else d['tokens'].map('\x1f'.join), language=d['language'].astype(str))), index=False)
+    known = keys(train)
+    return {s: int(keys(data[s]).isin(known).sum()) for s in SPLITS if s != 'train'}
+
 # %% ../../nbs/api/data/05_tasks.ipynb #8d0fa44a
 def load_task(
     name:str='playground',     # A task of the catalog, or a path to your own data
@@ -230,8 +243,11 @@ def load_task(
     def rows(s, d): return d[d.language.isin(about['train_languages' if s == 'train' else 'eval_languages'])].reset_index(drop=True)
     data, about['notes'] = number_ids({s: rows(s, d) for s,d in data.items()})
     about['labels'] = about['labels'] or label_names(data.values(), about['kind'])
-    data['train'] = take_fraction(data['train'], fraction, seed).reset_index(drop=True)
+    if about['kind'] == 'sequence' and len(about['labels']) < 2:
+        raise InputError(f"all rows of {name} have the label {about['labels'][0]!r}; a classifier needs at least two labels.")
+    whole, data['train'] = data['train'], take_fraction(data['train'], fraction, seed).reset_index(drop=True)
     if limit: data = {s: few_rows(d, limit, seed if s == 'train' else 0).reset_index(drop=True) for s,d in data.items()}
     for s in ('train', 'test'):
         if not len(data[s]): raise InputError(f"{name} has no {s} rows in the chosen languages; choose among those of its {s} split.")
-    return Task(name=name, **about, **data)
+    leaks = count_leaks(whole, data) if len(data['train']) < len(whole) else {}
+    return Task(name=name, **about, **data, leaks=leaks)

@@ -161,8 +161,9 @@ def check_numbers(self:RunConfig)->None:
     def given(*names): return [(name, getattr(self, name)) for name in names]
     for name,v in given('fraction', 'teacher_fraction'):
         if not 0 < v <= 1: raise InputError(f"{name}={v} is not above 0 and at most 1; 0.1 means a tenth of the training data.")
-    for name,v in given('epochs', 'teacher_epochs', 'batch_size', 'max_length'):
+    for name,v in given('epochs', 'teacher_epochs', 'batch_size'):
         if v < 1: raise InputError(f"{name}={v} must be at least 1.")
+    if self.max_length < 3: raise InputError(f"max_length={self.max_length} leaves no room for a text between its special tokens; give at least 3.")
     for name,v in given('layers', 'lr', 'patience', 'seed', 'max_tokens', 'budget'):
         if v < 0: raise InputError(f"{name}={v} must not be negative.")
     if self.seed >= 2**32: raise InputError(f"seed={self.seed} must be at most {2**32-1}.")
@@ -238,11 +239,20 @@ def pin(self:RunConfig)->None:
 RECIPE = 2 # Raised when equal parameters begin to give other numbers
 
 @patch
+def models_content(self:RunConfig)->dict[str,str]: # As in `models_used`, with contents instead of names
+    "What the models of a run are"
+    return {k: v if v in ('', 'auto', 'playground') else content.content_of(v) for k,v in self.models_used().items()}
+
+@patch
+def data_content(self:RunConfig)->dict[str,str]: # 'dataset', and 'data' for local copies
+    "What the data of a run are"
+    copies = dict(data=f'@{h}') if (h := self.copies_hash()) else {}
+    return dict(dataset=self.data_name(), **copies)
+
+@patch
 def identity(self:RunConfig)->dict:
     "The parameters that a run is named by: everything that affects its numbers"
     usual = {k for k in ('batching', 'max_tokens') if getattr(self, k) == RunConfig.__dataclass_fields__[k].default}
     same = {NAMED_AS.get(k, k): v for k,v in asdict(self).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
-    models = {k: v if v in ('', 'auto', 'playground') else content.content_of(v) for k,v in self.models_used().items()}
-    copies = dict(data=f'@{h}') if (h := self.copies_hash()) else {}
-    return same | dict(dataset=self.data_name(), losses=losses, **models, **copies, recipe=RECIPE)
+    return same | self.data_content() | dict(losses=losses) | self.models_content() | dict(recipe=RECIPE)

@@ -6,7 +6,7 @@
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'StoppedError', 'final_state', 'prepare_student',
            'Examples', 'encode_task', 'tokenizer_hash', 'inputs_of', 'learning_rate', 'describe_data', 'write_setup',
            'remake_setup', 'is_settled', 'forget_other_inputs', 'on_record_read_only', 'efficiency_of', 'arguments_of',
-           'make_trainer', 'kept_step', 'write_scores', 'write_results', 'stop_note', 'distil']
+           'make_trainer', 'kept_step', 'write_scores', 'write_results', 'stop_note', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import hashlib, os, shutil, tempfile, time, warnings
@@ -312,6 +312,19 @@ def stop_note(run:Run, state)->str:
     return (f"run {run.path.name} was stopped at step {state.global_step} of {state.max_steps}, at a checkpoint; "
             "start it again to resume from there.")
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #ddb46720
+def check_loaded(
+    cfg:RunConfig,
+    task:Task, models:Models,
+)->None:
+    "Raise an `InputError` if data or models are not, or no longer, what the configuration names"
+    now, used = cfg.identity(), cfg.models_used()
+    for what, had in (('data', task.content), ('models', {k: v for k,v in models.content.items() if used[k]})):
+        if not (other := [k for k,v in had.items() if now.get(k, '') != v]): continue
+        k = other[0]
+        raise InputError(f"{k}={used.get(k) or getattr(cfg, k, cfg.data_dir)!r} is not what was loaded ({had[k] or 'nothing'}, "
+                         f"and now {now.get(k) or 'nothing'}); load the {what} again.")
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #f511e061
 @accepts_former_names(watch='callbacks', ask='teacher_source')
 def distil(
@@ -335,6 +348,7 @@ def distil(
             status.write('preparing')
             task = task or load_data(cfg)
             models = models or load_models(cfg, task)
+            check_loaded(cfg, task, models)
             wait_for_all()
             student, card = prepare_student(cfg, models)
             data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))

@@ -43,9 +43,12 @@ def load_data(
                teacher=(cfg.teacher_scenario or cfg.scenario, cfg.teacher_fraction, 0))
     scenario, fraction, seed = own[role]
     few = cfg.tiny and cfg.dataset == 'playground' and cfg.languages == 'all'
-    return load_task(cfg.dataset, data_dir=cfg.data_dir or None, languages=TINY['languages'] if few else cfg.languages,
+    content = cfg.data_content()                # before it is read: what changes while it is read is noticed later
+    task = load_task(cfg.dataset, data_dir=cfg.data_dir or None, languages=TINY['languages'] if few else cfg.languages,
                      scenario=scenario, eval_languages=cfg.eval_languages or None, fraction=fraction, seed=seed,
                      limit=TINY['rows'] if cfg.tiny else None)
+    task.content = content
+    return task
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #98b20594
 VALIDATION_SIZE = 200 # Validation examples a language that are scored during training
@@ -183,6 +186,7 @@ class Models(NamedTuple):
     teacher:Any      # Fine-tuned, labels in the task's order
     base:Any         # Pretrained, or the small checkpoint; None if the run needs neither
     teacher_name:str # Name or folder of the teacher
+    content:dict={}  # What the models were when they were loaded, as in a run's identity
 
 def load_source(
     name:str, # The pretrained model, or the small checkpoint
@@ -198,6 +202,7 @@ def load_models(
     having:Models|None=None, # Of another run with the same teacher, which is shared
 )->Models:
     "Load, or make, the teacher and the model that the student is initialized from"
+    content = cfg.models_content()
     base = base_path(cfg) if cfg.teacher == 'auto' or cfg.init == 'copy_base' else None
     texts, words = sample_texts(task.train, task.validation, task.test), task.kind == 'token'
     if having: name, tok, teacher = having.teacher_name, having.tokenizer, having.teacher
@@ -207,8 +212,8 @@ def load_models(
         align_labels(teacher, task.labels)
         check_reading(tok, teacher, texts, name)
     source = dict(copy_base=base, pretrained=cfg.student).get(cfg.init)
-    if not source: return Models(tok, teacher, None, name)
+    if not source: return Models(tok, teacher, None, name, content)
     model = load_source(source, task, cfg.seed)
     check_tokenizer(source, name, tok, [' '.join(t) if words else t for some in texts.values() for t in some[:5]], words)
     check_rows(tok, model, source)
-    return Models(tok, teacher, model, name)
+    return Models(tok, teacher, model, name, content)

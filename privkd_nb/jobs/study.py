@@ -9,7 +9,7 @@ __all__ = ['OF_TEACHER', 'grid', 'is_free', 'joint_groups', 'claim', 'run_titles
 
 # %% ../../nbs/api/jobs/06_study.ipynb #f15aab7e
 import os, subprocess, sys, threading, time, traceback, uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from itertools import product
 from pathlib import Path
@@ -65,11 +65,11 @@ def joint_groups(
 def claim(
     group:list[RunConfig],
 )->Iterator[bool]: # False: another worker trains them
-    "Hold the lock of a group, which one worker has at a time"
-    if len(group) == 1: yield True; return
+    "Hold the lock of a group, or of a single run, which one worker has at a time"
     out = Path(group[0].out_dir)
-    out.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(out/f'.together-{content_key(joint_key(group[0]))}.lock')
+    name = content_key(joint_key(group[0]) if len(group) > 1 else group[0].identity())
+    with disk_errors(out): out.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(out/f'.together-{name}.lock')
     try: lock.acquire(timeout=0)
     except Timeout: yield False; return
     try: yield True
@@ -221,7 +221,8 @@ def run_study(
 )->list[Run]:                 # All of them, finished
     "Train all runs that are not finished; failures raise a `ResultError` at the end"
     check_study(configs, workers)
-    for c in configs: c.pin()
+    for c in configs:
+        with suppress(InputError): c.pin()          # that run will say it
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
     report(f"{len(runs)} runs, {sum(r.on_record for r in runs)} of them on record")
     if workers > 1: failed = run_in_workers(configs, runs, workers, report, share_teacher)
