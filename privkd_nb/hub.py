@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['WAIT', 'SLOWEST', 'TRIES', 'ELSEWHERE', 'LOG_IN', 'NO_HUB', 'in_time', 'retry_after', 'meaning', 'Watch', 'is_hub',
            'from_client', 'WatchedBody', 'watched_body', 'watch_client', 'causes', 'reason', 'sentence', 'explain',
-           'hub_errors', 'check_downloaded', 'require_hub', 'check_available', 'from_hub', 'quietly']
+           'hub_errors', 'check_downloaded', 'require_hub', 'hub_file', 'check_available', 'from_hub', 'quietly']
 
 # %% ../nbs/api/02_hub.ipynb #ae760757
 import contextvars, json, queue, shutil, socket, threading, time
@@ -221,6 +221,7 @@ def hub_errors(
     if _WATCH: yield; return
     watch_client()
     _WATCH.append(watch := Watch())
+    silent, constants.HF_HUB_DISABLE_TELEMETRY = constants.HF_HUB_DISABLE_TELEMETRY, True
     page = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{name}" if name else ''
     try: yield
     except Exception as e:
@@ -231,7 +232,9 @@ def hub_errors(
     else:
         if watch.failure and not cached: raise InputError(sentence(what, watch.failure))
         if name and not cached: check_downloaded(name, kind)
-    finally: _WATCH.clear()
+    finally:
+        constants.HF_HUB_DISABLE_TELEMETRY = silent
+        _WATCH.clear()
 
 # %% ../nbs/api/02_hub.ipynb #5f61bcc6
 def check_downloaded(
@@ -272,21 +275,28 @@ def _connect(end):
     except OSError as e: raise ConnectionError(str(e)) from e
 
 # %% ../nbs/api/02_hub.ipynb #a4035c08
+def hub_file(
+    name:str, # Of a model on the hub
+    file:str, # e.g. 'config.json'
+)->Path|None: # None: not downloaded
+    "A file of the hub's cache, found without a request"
+    from huggingface_hub import errors, try_to_load_from_cache
+    try: found = try_to_load_from_cache(name, file)
+    except errors.HFValidationError: return None
+    return Path(found) if isinstance(found, str) else None
+
 def check_available(
     name:str, # A folder, or a model's name on the hub
 )->bool:      # Whether it is here already, local or cached; False: it is to be downloaded
     "Raise an `InputError` within seconds if a model is neither local, nor cached, nor on a hub that can be reached"
-    from transformers.utils import cached_file
     if Path(name).exists():
         if (Path(name)/'config.json').exists(): return True
         raise InputError(f"{name} is not a model folder: it has no config.json; give a folder written by `save_pretrained`.")
     if name.count('/') > 1 or name.startswith(('.', '/')):
         raise InputError(f"{name} does not exist; give a folder with a model, or a model's name on the hub.")
-    quiet = dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    try: found = cached_file(name, 'config.json', local_files_only=True, **quiet)
-    except (OSError, ValueError): found = None
-    if not found: require_hub(f'the model {name}', name)
-    return bool(found)
+    if hub_file(name, 'config.json'): return True
+    require_hub(f'the model {name}', name)
+    return False
 
 @contextmanager
 def from_hub(

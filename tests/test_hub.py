@@ -1,5 +1,6 @@
 "The hub's code paths, against a small server on the loopback interface that answers as the hub does."
 import hashlib, json, os, re, subprocess, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -100,7 +101,7 @@ def hub(tmp_path_factory):
 
 def client(code, endpoint, home):
     "Run code in a process of its own, because the hub's address is read at import"
-    env = {k: v for k, v in os.environ.items() if k not in ('HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')} | dict(HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET='1', HF_HOME=str(home), PRIVKD_CACHE=str(home/'privkd'), HF_HUB_DISABLE_TELEMETRY='1')
+    env = {k: v for k, v in os.environ.items() if k not in ('HF_HUB_OFFLINE', 'HF_DATASETS_OFFLINE')} | dict(HF_ENDPOINT=endpoint, HF_HUB_DISABLE_XET='1', HF_HOME=str(home), PRIVKD_CACHE=str(home/'privkd'))
     return subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120, env=env)
 
 
@@ -147,12 +148,18 @@ def test_without_a_network_it_fails_within_seconds_and_says_what_to_do(code, tmp
 class IllHub(Hub):
     "A hub with faults: the owner of a repository says which; what follows 'later-' befalls files other than config.json"
 
+    def drip(self, data):
+        "A byte at a time, so that no byte is late"
+        try:
+            for c in data: self.wfile.write(bytes([c])); self.wfile.flush(); time.sleep(.3)
+        except OSError: pass
+
     def do_GET(self):
         parts = unquote(urlsplit(self.path).path).lstrip('/').removeprefix('api/models/').removeprefix('api/datasets/').removeprefix('datasets/').split('/')
-        fault = parts[0]
+        fault = 'drip' if 'agent-harnesses' in parts else parts[0]           # the library's telemetry
         if fault.startswith('later-'):
             fault = '' if parts[-1] == 'config.json' or not parts[-1].endswith('safetensors') else fault.removeprefix('later-')
-            if fault in ('cut', 'slow', 'wrong', 'still') and self.command == 'HEAD': fault = 'head'
+            if fault in ('cut', 'slow', 'wrong', 'still', 'trickle') and self.command == 'HEAD': fault = 'head'
             if not fault: return self.answer_for('someone/tiny', parts)
         if parts[0] == 'AmazonScience':
             fault = FAULTY.get(next((l for l in FAULTY if l in parts), ''), '') if parts[-1].endswith('parquet') else ''
@@ -162,22 +169,20 @@ class IllHub(Hub):
         size = {'Content-Length': str(len(body)), 'ETag': f'"{"0"*64 if any(w in self.path for w in ("later-wrong", "ja-JP")) else "1"*40}"', 'X-Repo-Commit': SHA}
         if fault.isdigit(): return self.reply(int(fault), b'Internal', **({'Retry-After': '77'} if fault == '429' else {}), **({'X-Error-Code': 'GatedRepo'} if fault == '403' else {}))
         if fault == 'silent': time.sleep(60)
-        if fault == 'drip':
-            try:
-                for c in b'HTTP/1.1 200 OK\r\nX-Long: '+b'x'*60: self.wfile.write(bytes([c])); self.wfile.flush(); time.sleep(1)
-            except OSError: pass
+        if fault == 'drip': self.drip(b'HTTP/1.1 200 OK\r\nX-Long: '+b'x'*100)
         if fault == 'page': return self.reply(200, b'<html>Log in</html>', Content_Type='text/html; charset=utf-8')
         if fault == 'text': return self.reply(200, b'<html>Log in</html>', Content_Type='text/plain')
         if fault == 'loop': return self.reply(302, Location=self.path)
         if fault == 'hang-up': return self.connection.close()
         if fault in ('head', 'wrong'): return self.reply(200, body, **size)
-        if fault in ('cut', 'slow', 'still'):
+        if fault in ('cut', 'slow', 'still', 'trickle'):
             self.send_response(200)
             for k, v in size.items(): self.send_header(k, v)
             self.end_headers()
             if fault == 'slow':                                            # slow, but it goes on for longer than a fault may last
                 for i in range(0, len(body), len(body)//12+1): self.wfile.write(body[i:i+len(body)//12+1]); self.wfile.flush(); time.sleep(.2)
                 return
+            if fault == 'trickle': return self.drip(body[:300])
             self.wfile.write(body[:1000]); self.wfile.flush()
             if fault == 'still': time.sleep(60)
 
@@ -230,8 +235,11 @@ def test_every_failure_is_one_sentence_soon(ill_hub, tmp_path):
         '429': 'answered 429 .*try again in 77 s', '500': 'answered 500', '502': 'answered 502', '503': 'answered 503', 'silent': 'does not answer .nothing within 1 s',
         'drip': 'does not answer', 'page': 'answered 200 with a web page', 'loop': 'redirects', 'hang-up': 'breaks off|cannot be reached',
         'later-503': 'answered 503', 'later-429': 'try again in 77 s', 'later-silent': 'does not answer', 'later-cut': 'breaks off|broke off', 'later-page': 'web page',
-        'later-still': 'bytes', 'later-wrong': 'was damaged on its way', 'text': 'proxy'}
-    found = found_for([f'{k}/tiny' for k in expected]+['later-slow/tiny', *FAULTY], ill_hub, tmp_path)
+        'later-still': 'bytes', 'later-trickle': 'less than 100 bytes a second', 'later-wrong': 'was damaged on its way', 'text': 'proxy'}
+    models = [f'{k}/tiny' for k in expected]+['later-slow/tiny']
+    parts = [models, [*FAULTY]]                                             # most of the time is waiting
+    with ThreadPoolExecutor(2) as pool: answers = pool.map(lambda p: found_for(p[1], ill_hub, tmp_path/str(p[0])), enumerate(parts))
+    found = {k: v for answer in answers for k, v in answer.items()}
     for fault, words in expected.items():
         sentence, seconds = found[f'{fault}/tiny']
         assert re.search(words, sentence) and '\n' not in sentence, (fault, sentence)

@@ -18,7 +18,7 @@ from .catalog import CATALOG, SPLIT_NAMES, TaskInfo, own_files, split_of
 from .files import COLUMNS, Number, reading, read_parquet, read_table
 from .labels import check_known, check_spelling, check_tags, label_name
 from .playground import SPLITS, playground_rows
-from ..hub import require_hub
+from ..hub import hub_errors, require_hub
 
 # %% ../../nbs/api/data/04_sources.ipynb #d311c051
 def normalize_text(
@@ -226,10 +226,10 @@ def download_part(
     language:str,  # Its language
 )->None:
     "Download one part of a task and cache its three splits; a split that the hub does not have is cached as an empty table"
-    require_hub(f'{info.hub} ({part})')
+    require_hub(f'{info.hub} ({part})', info.hub, 'dataset')
     from datasets import load_dataset
     columns = ['id', 'text', 'label', 'language'] if info.kind == 'sequence' else ['id', 'tokens', 'ner_tags', 'language']
-    parts = load_dataset(info.hub, **args)
+    with hub_errors(f'{info.hub} ({part})', info.hub, 'dataset'): parts = load_dataset(info.hub, **args)
     for s,known in SPLIT_NAMES.items():
         found = [k for k in known if k in parts]
         df = hub_frame(info, parts[found[0]], part, language) if found else pd.DataFrame(columns=columns)

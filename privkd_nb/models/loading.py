@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Iterator
 import torch
 from ..core import InputError
-from ..hub import from_hub, quietly
+from ..hub import from_hub, hub_file, quietly
 from .adapters import adapter_base, adapter_labels, merge_adapter
 from .encoders import set_labels
 from .files import check_file, check_model_files, is_adapter, read_config, read_object
@@ -49,12 +49,8 @@ def local_files(
     name:str,    # A folder, or a model's name on the hub
 )->Path|None:    # None: not downloaded
     "The folder with a model's files"
-    from transformers.utils import cached_file
     if Path(name).exists(): return Path(name)
-    quiet = dict(_raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False)
-    try: found = cached_file(name, 'config.json', local_files_only=True, **quiet)
-    except (OSError, ValueError): return None
-    return Path(found).parent if found else None
+    return found.parent if (found := hub_file(name, 'config.json')) else None
 
 # %% ../../nbs/api/models/06_loading.ipynb #781b9217
 def check_before_loading(
