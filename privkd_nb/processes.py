@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from typing import Iterator
 
 # %% ../nbs/api/07_processes.ipynb #be55a142
-GRACE = 1.      # Seconds that children get between the request to end and the end
-PATIENCE = 2.   # … and the process itself
+GRACE = .4      # Seconds that children get between the request to end and the end
+PATIENCE = .8   # … and the process itself
 _CHILDREN = [] # Of `start_child`, as long as they may be running
 
 def end(

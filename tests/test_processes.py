@@ -102,7 +102,12 @@ def test_children_end_with_their_parent(tmp_path, number, how, child):
     began = time.monotonic()
     p.send_signal(number)
     until(lambda: p.poll() is not None and not any(map(exists, pids)), 10)
-    assert time.monotonic()-began < 4 and p.returncode != 0               # 3 s on a quiet machine
+    assert time.monotonic()-began < 3 and p.returncode != 0
+
+
+def test_half_of_the_three_seconds_are_for_a_busy_machine():
+    from privkd_nb.processes import GRACE, PATIENCE
+    assert GRACE < PATIENCE and GRACE+PATIENCE <= 1.5
 
 
 def test_a_library_that_computes_does_not_delay_the_end():
@@ -116,7 +121,7 @@ def test_a_library_that_computes_does_not_delay_the_end():
     began = time.monotonic()
     p.send_signal(signal.SIGINT)
     p.wait(10)
-    assert time.monotonic()-began < 4
+    assert time.monotonic()-began < 3
 
 
 def test_a_study_and_its_workers_end_together(tmp_path):
@@ -141,7 +146,7 @@ def test_a_study_and_its_workers_end_together(tmp_path):
     p.kill(); p.wait()
     began = time.monotonic()
     until(lambda: not any(map(exists, pids)), 10)
-    assert time.monotonic()-began < 4
+    assert time.monotonic()-began < 3
     from privkd_nb.jobs.study import sweep_requests
     assert list(tmp_path.glob('.study-*'))
     sweep_requests(tmp_path)
