@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['HISTORY', 'METRICS', 'GROUPS', 'SCORES', 'DONE', 'PROGRESS', 'STOP', 'UNMARKED', 'EARLIER', 'RUN_FILES', 'PACKAGES',
-           'with_group', 'with_groups', 'row_names', 'Run', 'as_lines', 'FolderLostError', 'History', 'read_history',
-           'lost_rows', 'HistoryTail', 'StatusFile', 'lock_files', 'alive', 'git_commit', 'describe_environment']
+           'with_group', 'with_groups', 'row_names', 'Run', 'marker_fault', 'as_lines', 'FolderLostError', 'History',
+           'read_history', 'lost_rows', 'HistoryTail', 'StatusFile', 'lock_files', 'alive', 'git_commit',
+           'describe_environment']
 
 # %% ../nbs/api/03_record.ipynb #842ba4e8
-import json, math, os, platform, subprocess, time
+import json, math, os, platform, re, subprocess, time
 from importlib import metadata
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
-from .core import InputError, content_key, disk_errors, file_fault, folder_faults, is_held, read_checksums, read_json, replacing, write_checksums, write_json
+from .core import NO_CHECKSUMS, InputError, content_key, disk_errors, file_fault, folder_faults, is_held, read_checksums, read_json, replacing
+from .core import write_checksums, write_json
 from .markup import md_code, md_text
 
 # %% ../nbs/api/03_record.ipynb #acdc432c
@@ -123,14 +125,28 @@ def marked(self:Run)->dict|None: # None: by an earlier version, without hashes
     "Size and hash by file, from the marker of a finished run; empty before it is finished"
     return read_checksums(self.path/DONE) if self.finished else {}
 
+def marker_fault(
+    path:Path,   # A finished run's folder
+    config:dict, # Its config.json
+    marked:bool, # Are there hashes in its marker?
+)->str:          # '' if nothing is wrong
+    "Whether a marker can be this run's, by its configuration and the folder's name"
+    if not marked and config.get('recipe', 1) != 1: return f'{NO_CHECKSUMS}, which this version writes'
+    name, key = os.path.basename(os.path.abspath(path)), content_key(config)
+    return f"is another run's ({key})" if re.fullmatch('[0-9a-f]{12}', name) and name != key else ''
+
 @patch
 def faults(self:Run,
     full:bool=False,  # Read the model's files too, not only their sizes
 )->dict[str,str]:     # What is wrong, by file
     "What has happened to the files of a finished run"
     faults = folder_faults(self.path/DONE, lambda name, entry: full or not name.startswith('model/'))
-    if faults or self.marked is not None: return faults
-    return {p: 'is missing' for p in RUN_FILES if not (self.path/p).is_file()}
+    marked = faults.get(DONE) != NO_CHECKSUMS
+    if not marked: faults = {p: 'is missing' for p in RUN_FILES if not (self.path/p).is_file()}
+    if DONE in faults or marked and 'config.json' in faults: return faults
+    try: why = marker_fault(self.path, read_json(self.path/'config.json', dict), marked)
+    except (OSError, ValueError): why = '' if marked else f'{NO_CHECKSUMS}, and config.json cannot be read'
+    return faults | {DONE: why} if why else faults
 
 @patch(as_prop=True)
 def on_record(self:Run)->bool: return self.finished and not self.faults()

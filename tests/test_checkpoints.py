@@ -7,7 +7,7 @@ import pandas as pd, pytest, torch
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
-from privkd_nb.checkpoints import restore_history
+from privkd_nb.checkpoints import checkpoint_faults, restore_history, seal_checkpoint
 from privkd_nb.core import InputError, build_once, folder_faults, read_json
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.jobs.distil import distil, is_settled
@@ -164,12 +164,19 @@ def test_a_finished_run_with_damaged_results_is_set_aside_and_made_again(damage,
     assert not [*folder.iterdir()] and [*tmp_path.glob('.*.damaged-1')]
 
 
-def test_a_run_of_an_earlier_version_is_on_record_unless_a_file_is_missing(whole, tmp_path):
+def test_another_runs_files_under_this_runs_name_are_set_aside(whole, tmp_path):
+    cfg = RunConfig(**TINY, seed=7, out_dir=str(tmp_path))
+    run = Run.named(tmp_path, cfg.identity())
+    shutil.copytree(whole.path, run.path)
+    assert not run.on_record and run.config['seed'] == 0
+    with pytest.warns(UserWarning, match=f"another run's .{whole.path.name}.; it is trained again"): assert not is_settled(run, cfg)
+    assert not [*run.path.iterdir()] and [*tmp_path.glob('.*.damaged-1')]
+
+
+def test_a_finished_run_whose_checksums_were_emptied_is_made_again(whole, tmp_path):
     folder, cfg = shutil.copytree(whole.path, tmp_path/whole.path.name), RunConfig(**TINY, out_dir=str(tmp_path))
     (folder/'done.json').write_text('{"finished": "2024-01-01T00:00:00Z"}')
-    assert is_settled(Run(folder), cfg) and Run(folder).metrics.equals(whole.metrics)
-    (folder/'metrics.parquet').unlink()
-    with pytest.warns(UserWarning, match='metrics.parquet is missing; it is trained again'): assert not is_settled(Run(folder), cfg)
+    with pytest.warns(UserWarning, match='done.json has no checksums, which this version writes; it is trained again'): assert not is_settled(Run(folder), cfg)
 
 
 @pytest.mark.parametrize('damage', [lambda p: flip(p/'weights'), lambda p: cut(p/'weights'), lambda p: (p/'weights').unlink(), lambda p: (p/'done.json').unlink(),
@@ -196,14 +203,22 @@ def test_a_byte_of_a_cached_teacher_is_noticed(tmp_path, monkeypatch):
     assert (path.parent/f'{path.name}.damaged-1').is_dir() and not folder_faults(path/'done.json')
 
 
-def test_a_cached_folder_of_an_earlier_version_is_used_and_checked_from_then_on(tmp_path):
-    (tmp_path/'m').mkdir(); (tmp_path/'m/weights').write_text('1'); (tmp_path/'m/done.json').write_text('{"complete": true}')
+@pytest.mark.parametrize('marker', ['{}', '{"complete": true}'])
+def test_a_cached_folder_without_checksums_is_built_again(marker, tmp_path):
+    (tmp_path/'m').mkdir(); (tmp_path/'m/weights').write_text('1'); (tmp_path/'m/done.json').write_text(marker)
     def build(p): (p/'weights').write_text('2')
-    with pytest.warns(UserWarning, match='earlier version'): build_once(tmp_path/'m', build)
-    assert (tmp_path/'m/weights').read_text() == '1'
-    (tmp_path/'m/weights').write_text('3')
-    with pytest.warns(UserWarning, match='has other content'): build_once(tmp_path/'m', build)
-    assert (tmp_path/'m/weights').read_text() == '2'
+    with pytest.warns(UserWarning, match='done.json has no checksums; it was moved to'): build_once(tmp_path/'m', build)
+    assert (tmp_path/'m/weights').read_text() == '2' and (tmp_path/'m.damaged-1/weights').read_text() == '1'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        build_once(tmp_path/'m', None)
+
+
+def test_a_checkpoint_whose_checksums_were_emptied_is_damaged(tmp_path):
+    (tmp_path/'c').mkdir(); (tmp_path/'c/model.safetensors').write_text('1'); seal_checkpoint(tmp_path/'c', History())
+    assert checkpoint_faults(tmp_path/'c') == {}
+    (tmp_path/'c/checksums.json').write_text('{}')
+    assert checkpoint_faults(tmp_path/'c') == {'checksums.json': 'has no checksums'}
 
 
 def test_reading_a_damaged_table_of_a_finished_run_is_one_sentence(whole, tmp_path):

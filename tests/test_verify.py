@@ -9,7 +9,7 @@ from privkd_nb.analysis.load import Study, load_runs
 from privkd_nb.analysis.pack import pack
 from privkd_nb.checkpoints import seal_checkpoint
 from privkd_nb.cli import main
-from privkd_nb.core import InputError, build_once, read_json, write_json
+from privkd_nb.core import InputError, build_once, content_key, read_json, write_json
 from privkd_nb.jobs.verify import verify
 from privkd_nb.record import History, Run
 
@@ -230,3 +230,108 @@ def test_the_monitor_shows_a_folder_with_damaged_runs(runs):
     watched = Runs(runs)
     assert {p.name for p in watched.paths} == {*names}
     for p in watched.paths: RunFeed(p).read()
+
+
+def of_this_version(path, seed=100):
+    "A copy of a run as this version would have written it, beside it"
+    config = read_json(path/'config.json') | dict(recipe=2, seed=seed)
+    new = path.with_name(content_key(config))
+    shutil.copytree(path, new)
+    write_json(new/'config.json', config)
+    return Run(new).finish().path
+
+
+def left_out(folder):
+    with pytest.warns(UserWarning, match='left out') as caught: study = Study.open(folder)
+    assert all(name in str(caught[0].message) for name in study.skipped)
+    return study.skipped
+
+
+def test_a_folder_named_like_one_run_that_holds_another_is_left_out(runs):
+    a, b = sorted(runs.iterdir())[:2]
+    shutil.rmtree(b); shutil.copytree(a, b)
+    assert not Run(b).on_record and Run(a).on_record
+    assert left_out(runs) == {b.name: f"damaged: done.json is another run's ({a.name})"}
+    assert [(f.where, f.file, f.remake) for f in verify(runs).faults] == [(b, 'done.json', True)]
+    assert [f.where for f in verify(b).faults] == [b]
+    (b/'environment.json').unlink()                                                   # which alone would be written again without training
+    assert not Run(b).faults().keys() <= {'config.json', 'environment.json', 'init_card.json'}
+
+
+@pytest.mark.parametrize('make', [shutil.copytree, lambda a, b: b.symlink_to(a)], ids=['copy', 'link'])
+def test_a_copy_of_a_run_is_no_further_run(make, runs, tmp_path):
+    a = sorted(runs.iterdir())[0]
+    make(a, runs/'00 backup')                                                         # before the run itself in the order of names
+    n = len(load_runs(a.parent).query("run == @a.name"))
+    assert left_out(runs) == {'00 backup': f'a copy of {a.name}'} and n
+    assert [(f.where.name, f.file, f.remake) for f in verify(runs).faults] == [('00 backup', 'config.json', False)]
+    with pytest.warns(UserWarning, match='left out'): assert len(Study.open(pack(Study.open(runs), tmp_path/'packed'))) == 16
+    a.rename(runs/'original')                                                         # names of one's own: the first is kept
+    if not (runs/'00 backup').exists(): return
+    assert left_out(runs) == {'original': 'a copy of 00 backup'}
+
+
+@pytest.mark.parametrize('marker', ['{}', '{"finished": "2026-01-01T00:00:00Z"}'])
+def test_a_marker_that_has_lost_its_checksums_is_a_fault(marker, runs):
+    p = of_this_version(sorted(runs.iterdir())[0])
+    assert Run(p).on_record and verify(runs).faults == []
+    (p/'done.json').write_text(marker)
+    assert Run(p).faults() == {'done.json': 'has no checksums, which this version writes'}
+    assert left_out(runs) == {p.name: 'damaged: done.json has no checksums, which this version writes'}
+    found = verify(runs)
+    assert [(f.where, f.file) for f in found.faults] == [(p, 'done.json')] and found.not_checkable == []
+    (p/'config.json').unlink()                                                        # nothing tells the version any more
+    assert 'done.json' in Run(p).faults()
+
+
+def test_a_packed_study_that_has_lost_its_checksums_is_refused(runs, tmp_path):
+    of_this_version(sorted(runs.iterdir())[0])
+    folder = pack(Study.open(runs), tmp_path/'packed')
+    whole = read_json(folder/'study.json')
+    for content in ({k: v for k, v in whole.items() if k not in ('files', 'seal')}, {}):
+        write_json(folder/'study.json', content)
+        with pytest.raises(InputError, match='pack the study again'): Study.open(folder)
+        assert [f.file for f in verify(folder).faults] == ['study.json']
+
+
+def test_a_cached_model_without_checksums_is_a_fault(study):
+    _, _, cache = study
+    (cache/'teachers/a/done.json').write_text('{}')
+    assert [(f.where.name, f.what) for f in verify(study[0], cache=True).faults] == [('a', 'has no checksums')]
+
+
+def test_a_lost_marker_of_a_finished_run_is_a_fault(runs):
+    a, b, c, *_ = sorted(runs.iterdir())
+    for p in (a, b, c): (p/'done.json').unlink()
+    (b/'metrics.parquet').unlink(); write_json(b/'progress.json', dict(state='finished'))
+    (c/'done.json').symlink_to('done.json')                                           # leads to itself
+    assert [(f.where, f.file, f.remake) for f in verify(runs).faults] == [(p, 'done.json', True) for p in (a, b, c)]
+    (b/'progress.json').unlink()
+    assert verify(b).faults == []                                                     # it may never have been finished
+
+
+def test_a_name_that_is_not_utf8_takes_nothing_down(runs, tmp_path, capsys):
+    a = sorted(runs.iterdir())[0]
+    p = Path(os.fsdecode(os.fsencode(runs)+b'/\x80x'))
+    try: shutil.copytree(a, p)
+    except OSError: pytest.skip('this disk has names in UTF-8 only')
+    with pytest.warns(UserWarning, match='x80x .its name is not UTF-8'): study = Study.open(runs)
+    assert len(study) == 16 and study.scores.run.nunique() == 16
+    assert study.skipped == {'\\x80x': 'its name is not UTF-8; rename it'} and len(Study.open(pack(study, tmp_path/'packed'))) == 16
+    assert main(['verify', str(runs)]) == 1 and '17 checked, 1 fault' in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.name == 'nt', reason='no such names')
+def test_a_backslash_in_a_name_loses_no_rows(runs):
+    a = sorted(runs.iterdir())[0]
+    a.rename(runs/'a\\b')
+    assert 'a\\b' in set(Study.open(runs).scores.run)
+
+
+@pytest.mark.parametrize('where', ['', 'nothing', 'empty', 'cache', 'cache/teachers', '/etc'])
+def test_what_holds_no_run_is_not_verified(where, study, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'empty').mkdir()
+    assert main(['verify', where]) != 0
+    assert 'checked' not in capsys.readouterr().out
+    with pytest.raises(InputError): verify(where, cache=True)
