@@ -50,7 +50,7 @@ def test_a_run_on_a_disk_that_can_only_be_read(disk, tmp_path, monkeypatch):
 
 def test_every_way_to_write_says_it(disk):
     home = disk('size=64k')
-    (home/'base').mkdir(); (home/'base'/'done.json').write_text('{}')
+    build_once(home/'base', lambda p: None)
     write_json(home/'x.json', {'a': 1})
     full = b'0'*10**5
     with pytest.raises(DiskError, match='x.json cannot be written: the disk is full'):
