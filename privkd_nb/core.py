@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['LEFT', 'FULL', 'CLOSED', 'DISK', 'NO_CHECKSUMS', 'InputError', 'DiskError', 'ResultError', 'did_you_mean',
            'check_choice', 'renamed', 'accepts_former_names', 'former_attribute', 'lazy_import', 'as_list',
-           'disk_fault', 'disk_errors', 'hold', 'is_held', 'sweep', 'content_key', 'file_hash', 'files_hash',
-           'cache_dir', 'remembered_hash', 'sync', 'replacing', 'replacing_folder', 'write_json', 'read_json',
-           'folder_files', 'write_checksums', 'read_checksums', 'file_fault', 'files_faults', 'folder_faults',
-           'as_words', 'quarantine', 'is_whole', 'build_once', 'give_back_memory', 'seed_for', 'compute_setup']
+           'disk_fault', 'disk_errors', 'check_path', 'hold', 'is_held', 'sweep', 'content_key', 'file_hash',
+           'files_hash', 'cache_dir', 'remembered_hash', 'sync', 'replacing', 'replacing_folder', 'write_json',
+           'read_json', 'folder_files', 'write_checksums', 'read_checksums', 'file_fault', 'files_faults',
+           'folder_faults', 'as_words', 'quarantine', 'is_whole', 'build_once', 'give_back_memory', 'seed_for',
+           'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
 import difflib, errno, hashlib, json, os, re, shutil, stat, tempfile, time, uuid, warnings
@@ -108,7 +109,9 @@ FULL = 'free some space, or choose another folder (out_dir; PRIVKD_CACHE for cac
 CLOSED = 'choose a folder that can be written (out_dir; PRIVKD_CACHE for caches)'
 DISK = {errno.ENOSPC: ('the disk is full', FULL), errno.EDQUOT: ('the disk quota is used up', FULL),
         errno.EFBIG: ('the file would be larger than is allowed', FULL), errno.EROFS: ('the disk can only be read', CLOSED),
-        errno.EACCES: ('permission is denied', CLOSED), errno.EPERM: ('the operation is not permitted', CLOSED)}
+        errno.EACCES: ('permission is denied', CLOSED), errno.EPERM: ('the operation is not permitted', CLOSED),
+        errno.ENOTDIR: ('there is no folder for it', CLOSED), errno.ELOOP: ('its links lead in a circle', CLOSED),
+        errno.ENAMETOOLONG: ('the name is too long', CLOSED)}
 
 def disk_fault(
     error:BaseException,
@@ -135,6 +138,19 @@ def disk_errors(
         error = DiskError(f"{path} cannot be written: {fault[0]}; {fault[1]}. What was written before is unharmed.")
         error.errno = getattr(e, 'errno', None)
         raise error from e
+
+# %% ../nbs/api/00_core.ipynb #d92c4db8
+def check_path(
+    path:str|Path, # Of a file or folder, which need not exist
+    name:str='',   # The option that it is the value of
+)->None:
+    "Raise an `InputError` for what no file can be called: a name that is too long, a NUL, links in a circle"
+    try: os.lstat(path)
+    except (FileNotFoundError, PermissionError): pass
+    except (OSError, ValueError) as e:
+        shown = str(path) if len(str(path)) < 100 else f'{str(path)[:60]}…{str(path)[-20:]}'
+        why = disk_fault(e)[0] if disk_fault(e) else str(e)
+        raise InputError(f"{name+'=' if name else ''}{shown!r} is no path that can be used ({why}); give another.") from e
 
 # %% ../nbs/api/00_core.ipynb #2fc7f86a
 def _flock(fd, exclusive): # Whether the lock was free; `OSError` where there are none
@@ -225,7 +241,9 @@ def cache_dir(
     "A folder under `$PRIVKD_CACHE`, else under the user's cache directory"
     home = os.environ.get('PRIVKD_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'privkd'
     p = Path(home).expanduser().joinpath(*parts)
-    with disk_errors(p): p.mkdir(parents=True, exist_ok=True)
+    with disk_errors(p):
+        try: p.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError) as e: raise NotADirectoryError(errno.ENOTDIR, e.strerror, str(p)) from e
     return p
 
 # %% ../nbs/api/00_core.ipynb #41b22f73
@@ -320,6 +338,8 @@ def read_json(
     kind:type|None=None, # What it must hold, such as `dict`; None: anything
 )->Any:             # Its content
     "Read a JSON file; the error names a damaged one"
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)): raise InputError(f"{path} is not a file, but a pipe or a device; remove it.")
     try: found = json.loads(Path(path).read_text(encoding='utf-8'))
     except UnicodeDecodeError as e: why = f'is not UTF-8 (byte {e.start})'
     except json.JSONDecodeError as e: why = f'is not valid JSON ({e})'

@@ -229,6 +229,7 @@ def read_parquet(
     schema, n = pq.read_schema(path), pq.read_metadata(path).num_rows
     empty = pa.table({c: pa.array([], pa.string()) for c in schema.names if c in columns})
     table = pa.concat_tables([t for _,t in parts]) if parts else empty
+    table.validate(full=True)                       # strings that are not UTF-8
     df = table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
     df.index = np.concatenate([r for r,_ in parts]) if parts else pd.RangeIndex(0)
     for c,r in named_range(schema, n).items(): df[c] = np.asarray(r)[df.index]
@@ -242,7 +243,7 @@ def reading(
 ):
     "Turn the errors of a reader into an `InputError` that names the file"
     try: yield
-    except (pa.ArrowException, OSError, MemoryError) as e:
+    except (pa.ArrowException, OSError, MemoryError, UnicodeDecodeError) as e:
         raise InputError(f"{path} cannot be read as {path.suffix[1:].lower()} ({(str(e) or type(e).__name__).splitlines()[0]}); correct the file.") from e
 
 # %% ../../nbs/api/data/02_files.ipynb #69d307db

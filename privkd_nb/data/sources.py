@@ -99,7 +99,8 @@ def check_rows(
     empty = np.flatnonzero(_blank(df[x]) | _blank(df[y]) | _blank(df['language']))
     if len(empty): raise InputError(f"{where} has rows with an empty {x}, {y} or language; "
                                     f"remove them ({len(empty)} of {len(df)}, the first is row {_row(df, empty[0])}).")
-    for c in (x, y, 'language'): check_texts(df[c], where)
+    for c in (x, y, 'language', 'id'):
+        if c in df: check_texts(df[c], where)
     if kind == 'token': check_words(df, where)
 
 # %% ../../nbs/api/data/04_sources.ipynb #cf4eab61

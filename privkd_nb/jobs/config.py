@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.catalog import BATCHING, CATALOG, SCENARIOS, check_languages, own_files, training_languages
-from ..core import InputError, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import, remembered_hash
+from ..core import InputError, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import, remembered_hash
 from ..init.depth import resolve_layers
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses, term_label
@@ -139,6 +139,7 @@ def known_depth(self:RunConfig)->int|None:
 @patch
 def check_data(self:RunConfig)->None:
     "Raise an `InputError` for data, languages or folders that cannot be used"
+    for name in ('dataset', 'data_dir', 'out_dir'): check_path(getattr(self, name) or '.', name)
     if self.dataset in CATALOG:
         info = CATALOG[self.dataset]
         langs = check_languages(info, self.languages)
