@@ -1,4 +1,4 @@
-"What no file can be called, and what is no file, ends in one sentence."
+"Paths, files and values that cannot be used end in one sentence; numbers keep their digits."
 import json, os
 
 import pytest
@@ -51,3 +51,32 @@ def test_a_flipped_byte_in_parquet(tmp_path, word):
     assert word in raw
     p.write_bytes(raw.replace(word, word.replace(b'\xc3', b'\xff')))
     with pytest.raises(InputError, match='train.parquet cannot be read as parquet'): read_table(p)
+
+
+def test_numbers_are_compared_exactly():
+    from privkd_nb.data.files import Number
+    from privkd_nb.data.labels import fold, label_name, lookalikes
+    assert not lookalikes([str(10**400), str(10**400+1), '9007199254740993', '9007199254740992'])
+    assert fold('1e2') == fold('100.0') and fold(' 1.50') == fold('1.5') and fold('1e99999999999999') and fold('0') == fold('0.0')
+    names = ['9007199254740993.0', '9007199254740992.0', '1e400', '2e400', '0.30000000000000000001', '0.3']
+    assert len({label_name(Number(n)) for n in names}) == len(names)
+    assert [label_name(Number(n)) for n in ('0.0', '-0.0', '1e2', '2.50', '7')] == ['0', '0', '100', '2.5', '7']
+
+
+@pytest.mark.parametrize('separator', [';', '\t'])
+@pytest.mark.parametrize('quoted_header', [False, True])
+def test_a_separator_besides_quotes(tmp_path, separator, quoted_header):
+    from privkd_nb.data.files import read_table
+    header = ['"text"', '"label"'] if quoted_header else ['text', 'label']
+    (tmp_path/'train.csv').write_text('\n'.join(separator.join(r) for r in (header, ['"Yes, I do"', '"a"'])))
+    with pytest.raises(InputError, match='separates its columns by'): read_table(tmp_path/'train.csv')
+
+
+@pytest.mark.parametrize('dtype', ['object', 'string'])
+@pytest.mark.parametrize('text', ['\u200b', '\u200b \ufeff\u2060 \u200d'])
+def test_a_text_without_width(text, dtype):
+    import pandas as pd
+    from privkd_nb.data.sources import check_rows
+    rows = dict(text=['Yes', text], label=['a', 'b'], language=['en', 'en'])
+    with pytest.raises(InputError, match='the first is row 2'): check_rows(pd.DataFrame(rows).astype({'text': dtype}), 'sequence')
+    check_rows(pd.DataFrame(rows | dict(text=['Yes', f'a{text}'])).astype({'text': dtype}), 'sequence')
