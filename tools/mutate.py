@@ -179,7 +179,7 @@ FAULTS = [Fault(*row) for row in (
      'task.labels)', 'faults::test_an_automatic_teacher_depends_on_nothing_that_was_drawn_before'),
     ("a teacher's key does not know its base", 'jobs/fine_tune', 'content_key([content_of(base), task.kind', "content_key(['', task.kind",
      'identity::test_bases_with_equal_weights_and_other_tokenizers_give_two_teachers'),
-    ("a run's name knows paths, not content", 'jobs/config', "{k: v if v in ('', 'auto', 'playground') else content_of(v) for",
+    ("a run's name knows paths, not content", 'jobs/config', "{k: v if v in ('', 'auto', 'playground') else content.content_of(v) for",
      '{k: v for', 'identity::test_a_retrained_teacher_in_the_same_folder_is_another_run'),
     ('a run goes on with another teacher', 'jobs/distil', 'if had.get(k, v) != v]', 'if False]',
      'identity::test_an_automatic_teacher_that_came_out_differently_does_not_take_over_an_unfinished_run'),
