@@ -8,7 +8,7 @@ __all__ = ['MODEL_FILES', 'folder_content', 'hub_commit', 'download_commit', 'co
 # %% ../../nbs/api/models/10_content.ipynb #33677b1a
 from pathlib import Path
 from ..core import content_key, remembered_hash
-from ..hub import from_hub
+from ..hub import from_hub, hub_file
 from .adapters import adapter_base
 from .files import is_adapter
 
@@ -29,11 +29,7 @@ def hub_commit(
     name:str, # On the hub
 )->str:       # '' if it was not downloaded yet
     "The commit of the hub's model that is on this machine"
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-    try: found = try_to_load_from_cache(name, 'config.json')
-    except HFValidationError: return ''
-    return Path(found).parent.name if isinstance(found, str) else ''
+    return found.parent.name if (found := hub_file(name, 'config.json')) else ''
 
 def download_commit(
     name:str, # A folder, or a model's name on the hub
