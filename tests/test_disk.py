@@ -83,5 +83,5 @@ def test_a_limit_on_files_is_a_sentence_too(tmp_path):
     try:
         with pytest.raises(DiskError, match='larger than is allowed; free some space') as e: distil(RunConfig(tiny=True, losses='ce', cache='off', out_dir=str(tmp_path)))
     finally: resource.setrlimit(resource.RLIMIT_FSIZE, was)
-    from privkd_nb.cli import explained
+    from privkd_nb.cli.console import explained
     assert explained(e.value)[1] == 2 and explained(OSError(errno.ENOSPC, 'x', 'runs/a')) == ('runs/a cannot be written: the disk is full; free some space, or choose another folder (out_dir; PRIVKD_CACHE for caches).', 2)

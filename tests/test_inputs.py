@@ -173,7 +173,7 @@ def test_a_bench_with_unequal_losses_exits_with_an_error(tmp_path, monkeypatch, 
     def executed(notebook, to, given):
         to.write_text('{}')
         (to.parent/'bench.json').write_text(json.dumps(dict(failed=['this package, later epochs on tiny: FAILED: 1.0e-01'])))
-    monkeypatch.setattr(cli, 'execute', executed)
+    monkeypatch.setattr('privkd_nb.cli.bench.execute', executed)
     assert cli.main(['bench', '--tiny', '--out', str(tmp_path)]) == 1
     assert 'has no result for this package, later epochs on tiny: FAILED: 1.0e-01' in capsys.readouterr().err and (tmp_path/'bench.ipynb').exists()
 
@@ -182,7 +182,7 @@ def test_a_bench_with_unequal_losses_exits_with_an_error(tmp_path, monkeypatch, 
                                        (['--models', 'xlmr-bse'], "Did you mean 'xlmr-base'"), (['--lengths', 'masive'], "Did you mean 'massive'"), (['--losses', 'ce,lgits'], "Did you mean 'logits'"), (['--tiny', '--rounds', '3'], 'tiny brings its own rounds')])
 def test_invalid_options_of_a_bench_raise_before_a_kernel_starts(tmp_path, capsys, monkeypatch, args, message):
     from privkd_nb import cli
-    monkeypatch.setattr(cli, 'execute', lambda *a: pytest.fail('a kernel was started'))
+    monkeypatch.setattr('privkd_nb.cli.bench.execute', lambda *a: pytest.fail('a kernel was started'))
     assert cli.main(['bench', *args, '--out', str(tmp_path/'b')]) == 2
     assert message in capsys.readouterr().err and not (tmp_path/'b').exists()
 

@@ -80,7 +80,7 @@ def test_former_options_are_accepted_with_a_notice(tmp_path, monkeypatch, capsys
     made, out = [], ['--tiny', '--out_dir', str(tmp_path)]
     monkeypatch.setattr(job, 'distil', lambda cfg: made.append(cfg) or Run(tmp_path))
     monkeypatch.setattr(study, 'run_study', lambda configs, workers, report, share_teacher: made.append((configs, share_teacher)) or [Run(tmp_path)])
-    monkeypatch.setattr(cli, 'execute', lambda notebook, to, given: made.append(given) or to.write_text('{}'))
+    monkeypatch.setattr('privkd_nb.cli.runs.execute', lambda notebook, to, given: made.append(given) or to.write_text('{}'))
     notice = 'privkd: {} is now called {}; the former name is accepted until version 0.3.\n'.format
     assert cli.main(['distil', '--packing', 'off', *out]) == 0 and made.pop().unpadding == 'off'
     assert capsys.readouterr().err == notice('packing', 'unpadding')

@@ -24,7 +24,7 @@ def read_pages(folder):
         assert room in ORDER, f'{p} lies in {room}, which has no place in ORDER; add it'
         assert room == '.'.join(p.parent.relative_to(folder).parts), f'{p} exports {name[1]}'
         assert p.stem[3:] == name[1].rpartition('.')[2], f'{p} exports {name[1]}'
-        place = (ORDER.index('cli'), 0) if name[1] == 'cli' else (ORDER.index(room), number)
+        place = ORDER.index(room), number
         res[name[1]] = place, {next(filter(None, m)) for m in IMPORT.findall(exported)}
     assert res, f'there is no page in {folder}'
     return res

@@ -1,0 +1,2 @@
+"""The console command `privkd`"""
+from .console import main
