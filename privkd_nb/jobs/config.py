@@ -60,12 +60,14 @@ class RunConfig:
     languages:str = _p('all', 'languages in play, such as en,de,sw')
     eval_languages:str = _p('', 'languages to score; empty: the same')
     scenario:str = _p('all', "languages to train on: all, en (English only) or cl (every second one: the paper's cross-lingual setting)")
-    teacher_scenario:str = _p('', "the teacher's scenario; empty: the same")
     fraction:float = _p(.1, "share of the training data the student sees")
-    teacher_fraction:float = _p(1., "share of the training data the teacher sees")
-    # ---- initialization ----------------------------------------
+    # ---- teacher -----------------------------------------------
     base:str = _p('auto', "pretrained model: a name or folder; auto: the playground's own, else FacebookAI/xlm-roberta-base")
     teacher:str = _p('auto', 'fine-tuned model: a name or folder; auto: fine-tune base, and cache it')
+    teacher_scenario:str = _p('', "the teacher's scenario; empty: the same")
+    teacher_fraction:float = _p(1., "share of the training data the teacher sees")
+    teacher_epochs:int = _p(4, "passes over the teacher's data")
+    # ---- student -----------------------------------------------
     init:str = _p('copy_ft', "the student's initial weights: scratch, copy_base, copy_ft or pretrained")
     student:str = _p('', "a small checkpoint, for init pretrained")
     parts:str = _p('embeddings,encoder,head', 'what is copied')
@@ -74,7 +76,6 @@ class RunConfig:
     # ---- training ----------------------------------------------
     losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     epochs:int = _p(10, "passes over the student's data")
-    teacher_epochs:int = _p(4, "passes over the teacher's data")
     lr:float = _p(0., "peak learning rate; 0: by the teacher's size, from 1e-3 (a million parameters outside the embeddings) to 5e-5 (86 million)")
     batch_size:int = _p(32, 'examples an optimizer step')
     max_length:int = _p(128, 'tokens of an example at most')
@@ -100,7 +101,7 @@ class RunConfig:
         self.check()
 
 # %% ../../nbs/api/jobs/00_config.ipynb #dbe63d8f
-FIRST = dict(data='dataset', initialization='base', training='losses', efficiency='batching', run='seed') # The first field of each group
+FIRST = dict(data='dataset', teacher='base', student='init', training='losses', efficiency='batching', run='seed') # The first field of each group
 
 def field_groups()->dict[str,list]: # Name of a group -> fields
     "The parameters of a run by group"
