@@ -107,7 +107,7 @@ def test_figures_of_a_study(study):
 def check_script(text, scripts=None):
     "HTML of a figure: nothing of the data ends the script that holds it"
     page = Page(text)
-    assert page.tags <= {'div', 'script', 'html', 'head', 'body', 'meta'}, page.tags
+    assert page.tags <= {'div', 'script', 'html', 'head', 'body', 'meta', 'p', 'b', 'i', 'code', 'span'}, page.tags
     plain = Page(static_bundle(go.Figure(go.Scatter(x=['a'], y=['b'])))['text/html'])
     assert [a for a in page.attrs if a[0] == 'script'].__len__() == [a for a in plain.attrs if a[0] == 'script'].__len__()
 
@@ -163,7 +163,8 @@ ALLOWED = { # What may stand in markup without going through a writer, because i
     'apps.explorer': {'left_out', 'training', 'examples', 'self.answer.html', 'address'},
     'apps.explorer_views': {'lang', 'text', 'gold', 'models', 'CSS', 'head', 'rows', 'more', 'limit', 'note', 'self._difference_note(c, a, b)', 'table'},
     'apps.monitor': {'at', 'bar', 'label', "''.join(map(row, self.runs.paths))"},
-    'apps.plot_view': {'pio.to_html'}, 'figures.save': {'fig.to_html'},       # plotly's own, whose texts are `plot_text`; `<` is escaped in its JSON
+    'figures.save': {'fig.to_html'},                                         # plotly's own, whose texts are `plot_text`; `<` is escaped in its JSON
+    'figures.pages': {'get_plotlyjs()'}, 'stored': {'data', 'inside', 'sentence'},      # plotly.js; JSON in an attribute, and a sentence of our own
     'data.tasks': {'self.metric'}, 'jobs.report': {"size_of(models['student'])", "size_of(models['teacher'])", 'score'},
     'figures.style': {'text', 'note'},
     'init.student': {'SOURCES[self.source]', 'arrows', 'source', "random_ or 'nothing'", 'sizes'},

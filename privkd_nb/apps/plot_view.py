@@ -12,6 +12,7 @@ from pathlib import Path
 from fastcore.basics import patch
 import anywidget, numpy as np, pandas as pd, plotly, plotly.graph_objects as go, plotly.io as pio, traitlets
 from ..core import InputError
+from ..stored import figure_bundle
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #adb206bd
 DTYPES = {np.dtype(k): k for k in 'i1 u1 i2 u2 i4 u4 f4 f8'.split()} # That plotly.js reads
@@ -60,9 +61,7 @@ def static_bundle(
     text:str='A plotly figure', # The plain form
 )->dict:                        # MIME type -> content
     "A figure in the forms that need no kernel"
-    config = dict(displaylogo=False)
-    return {'text/plain': text, 'application/vnd.plotly.v1+json': {**json.loads(fig.to_json()), 'config': config},
-            'text/html': pio.to_html(fig, include_plotlyjs='cdn', full_html=False, config=config)}
+    return figure_bundle(json.loads(fig.to_json()), text)
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #5775d49d
 PLOTLY_JS = Path(plotly.__file__).parent/'package_data'/'plotly.min.js'

@@ -12,6 +12,7 @@ import pandas as pd, plotly.graph_objects as go, plotly.io as pio
 from ..losses.terms import TERMS
 from ..markup import plot_text
 from ..record import SCORES
+from ..stored import register_renderer
 
 # %% ../../nbs/api/figures/00_style.ipynb #18da7177
 PALETTE = ['#0072B2', '#E69F00', '#F0E442', '#009E73', '#CC79A7', '#D55E00', '#56B4E9', # Okabe and Ito's, for the first terms
@@ -66,7 +67,7 @@ def figure_layout(
 def use_notebook_renderer()->None:
     "Show figures live in JupyterLab and in pages made from notebooks, and dollars in tables as dollars"
     pd.set_option('display.html.use_mathjax', False)
-    pio.renderers.default = 'plotly_mimetype+notebook_connected'
+    pio.renderers.default = register_renderer()
 
 # %% ../../nbs/api/figures/00_style.ipynb #4813bb9e
 def titled(
