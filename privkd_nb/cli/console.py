@@ -12,13 +12,14 @@ from .bench import BENCH_COMMAND
 from .explore import EXPLORE
 from .folders import PACK, VERIFY
 from .options import given_options, short_notices
+from .pages import HTML
 from .runs import DISTIL, RUN, STUDY
 from ..core import InputError, disk_fault
 from ..markup import visible
 from ..processes import answer_signals
 
 # %% ../../nbs/api/cli/20_console.ipynb #96c70219
-COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, explore=EXPLORE, pack=PACK, verify=VERIFY, bench=BENCH_COMMAND)
+COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, explore=EXPLORE, pack=PACK, verify=VERIFY, html=HTML, bench=BENCH_COMMAND)
 
 def make_parser()->argparse.ArgumentParser:
     "The parser of `privkd`"
