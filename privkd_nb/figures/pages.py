@@ -30,6 +30,7 @@ class StillFigures(Preprocessor):
 TEMPLATE = """{%- extends 'index.html.j2' -%}
 {%- block html_head_js -%}{{ resources.plotly_js }}{%- endblock -%}
 {%- block jupyter_widgets -%}{%- endblock -%}
+{%- block extra_css -%}<style>.jp-InputArea-editor pre { white-space: pre-wrap; }</style>{%- endblock -%}
 {%- block html_head_js_mathjax -%}{%- endblock -%}
 {%- block html_head_js_mermaidjs -%}{%- endblock -%}"""
 KINDS = ['text/html', 'text/markdown', 'image/svg+xml', 'image/png', 'image/jpeg', 'text/latex', 'text/plain', WIDGET] # Best first
