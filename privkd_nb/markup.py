@@ -4,13 +4,15 @@
 
 # %% auto #0
 __all__ = ['UNSEEN', 'INERT', 'ACTIVE', 'TAKEN', 'WORDS', 'visible', 'html_text', 'html_attr', 'md_text', 'md_code', 'plot_text',
-           'read_plot_text', 'written', 'table_cells', 'as_html', 'as_markdown', 'Table']
+           'read_plot_text', 'written', 'table_cells', 'as_html', 'as_markdown', 'Table', 'text_width', 'cut_text',
+           'column_widths', 'as_text']
 
 # %% ../nbs/api/01_markup.ipynb #f814519e
 import re
 from html import escape, unescape
 from numbers import Integral, Number
 from typing import Any
+from unicodedata import category, east_asian_width
 
 # %% ../nbs/api/01_markup.ipynb #d92732f3
 UNSEEN = re.compile(r'[\x00-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]')
@@ -164,3 +166,47 @@ class Table:
     def _repr_html_(self): return as_html(self.frame, self.formats)
     def _repr_markdown_(self): return as_markdown(self.frame, self.formats)
     def __repr__(self): return visible(self.frame.to_string(), 0, keep='\n')
+
+# %% ../nbs/api/01_markup.ipynb #b6ca191a
+def text_width(s:str)->int:
+    "Columns that a text takes on a terminal"
+    return sum(0 if category(c) in ('Mn', 'Me') else 1+(east_asian_width(c) in 'WF') for c in s)
+
+def cut_text(
+    s:str,
+    width:int, # Columns at most
+)->str:
+    "A text that fits, with '…' where it was cut"
+    if text_width(s) <= width: return s
+    while s and text_width(s) >= width: s = s[:-1]
+    return s+'…' if width > 0 else ''
+
+# %% ../nbs/api/01_markup.ipynb #14ef523a
+def column_widths(
+    rows:list[list[str]],
+    numeric:list[bool], # Columns that are not cut
+    width:int,          # Columns of the terminal; 0: no limit
+    least:int=6,        # What a cut column keeps
+)->list[int]:
+    "How wide each column of a table is"
+    widths = [max(map(text_width, column)) for column in zip(*rows)]
+    while 0 < width < sum(widths)+2*len(widths)-2:
+        wide = [(w, i) for i,w in enumerate(widths) if w > least and not numeric[i]]
+        if not wide: break
+        widths[max(wide)[1]] -= 1
+    return widths
+
+def as_text(
+    frame,         # A pandas DataFrame
+    formats=None,  # As in `table_cells`
+    width:int=0,   # Columns of the terminal; 0: no limit
+    limit:int=60,  # Characters of a cell
+)->str:
+    "A table for a terminal, with numbers on the right"
+    head, body, n = table_cells(frame, formats)
+    numeric = [False]*n+[all(map(_is_number, frame.iloc[:, i].dropna())) for i in range(frame.shape[1])]
+    rows = [[visible(c, limit) for c in r] for r in head+body]
+    widths = column_widths(rows, numeric, width)
+    def cell(s, w, right): return (' '*(w-text_width(s)))+s if right else s+' '*(w-text_width(s))
+    lines = ['  '.join(cell(cut_text(s, w), w, right) for s,w,right in zip(r, widths, numeric)).rstrip() for r in rows]
+    return '\n'.join(cut_text(l, width) if width else l for l in lines)

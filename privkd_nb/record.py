@@ -10,6 +10,7 @@ __all__ = ['HISTORY', 'METRICS', 'GROUPS', 'SCORES', 'DONE', 'PROGRESS', 'STOP',
 
 # %% ../nbs/api/03_record.ipynb #842ba4e8
 import json, math, os, platform, re, subprocess, time
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 import pandas as pd
@@ -84,10 +85,12 @@ def begin(self:Run,
     config:dict,      # Every parameter of the run
     environment:dict, # From `describe_environment`
 )->Run:
-    "Write what is known before training"
+    "Write what is known before training; a run that was begun before keeps the time"
     (self.path/DONE).unlink(missing_ok=True)
+    try: began = read_json(self.path/'environment.json', dict)['began']
+    except (OSError, ValueError, KeyError): began = f"{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%S.%f}"[:-3]+'Z'
     write_json(self.path/'config.json', config)
-    write_json(self.path/'environment.json', environment)
+    write_json(self.path/'environment.json', dict(began=began) | environment)
     return self
 
 @patch

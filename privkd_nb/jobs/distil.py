@@ -24,6 +24,7 @@ from ..data.report import data_report
 from ..data.tasks import Task
 from ..distributed import folder_to_write, from_main, is_main, wait_for_all
 from ..evaluation.latency import speed_rows
+from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..init.importance import block_influence
 from ..init.student import InitCard, init_student
@@ -184,10 +185,11 @@ def remake_setup(
     student, card = prepare_student(cfg, models)
     data = encode_task(cfg, task, models.tokenizer)
     if not is_main(): return
+    began = run_began(run.path)
     with tempfile.TemporaryDirectory(prefix=f'.{run.path.name}.', dir=run.path.parent) as tmp:
         write_setup(new := Run(tmp), cfg, task, models, student, card, data)
         now = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
-        write_json(new.path/'environment.json', new.environment | dict(remade=now, efficiency=dict(note='not known: this file was lost and made again')))
+        write_json(new.path/'environment.json', new.environment | dict(began=began, remade=now, efficiency=dict(note='not known: this file was lost and made again')))
         for name in sorted(names): (new.path/name).replace(run.path/name)
     run.finish()
 
