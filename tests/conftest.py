@@ -35,7 +35,7 @@ def load_tool(name):
 @pytest.fixture(scope='session')
 def docs():
     "tools/site.py"
-    pytest.importorskip('zensical', reason='skipped: zensical needs Python 3.11')
+    pytest.importorskip('zensical', reason='skipped: zensical is not installed')
     return load_tool('site')
 
 

@@ -225,7 +225,7 @@ def test_outputs_on_the_site(study):
     from collections import Counter
     import markdown
     from conftest import load_tool
-    pytest.importorskip('zensical', reason='skipped: zensical needs Python 3.11')
+    pytest.importorskip('zensical', reason='skipped: zensical is not installed')
     from privkd_nb.analysis.compare import by_language, choose
     from privkd_nb.figures.comparisons import scores_figure
     from privkd_nb.init.student import InitCard

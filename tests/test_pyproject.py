@@ -1,4 +1,5 @@
 "nbdev 3 reads `[tool.nbdev]` of pyproject.toml, nbdev 2 reads settings.ini; they must be told the same."
+import re, tomllib
 from configparser import ConfigParser
 
 import pytest
@@ -14,7 +15,6 @@ def test_pyproject_is_what_settings_ini_gives(tool):
 
 
 def test_both_versions_read_the_same(monkeypatch):
-    tomllib = pytest.importorskip('tomllib', reason='skipped: tomllib needs Python 3.11')
     from nbdev.config import get_config
     new = tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['tool']['nbdev']
     monkeypatch.chdir(ROOT)             # where nbdev 2 looks for settings.ini first
@@ -45,6 +45,15 @@ def test_lists_are_lists_and_flags_are_flags(tool):
 def test_nbdev_2_leaves_the_table(tmp_path, monkeypatch):
     from nbdev import config
     (tmp_path/'pyproject.toml').write_bytes((ROOT/'pyproject.toml').read_bytes())
-    monkeypatch.setattr(config, 'get_config', lambda: config.AttrDict(lib_name='privkd_nb', min_python='3.10'))
+    monkeypatch.setattr(config, 'get_config', lambda: config.AttrDict(lib_name='privkd_nb', min_python='3.11'))
     config.update_proj(tmp_path)
     assert (tmp_path/'pyproject.toml').read_bytes() == (ROOT/'pyproject.toml').read_bytes()
+
+
+def test_one_minimum_python_everywhere(tool):
+    cfg = ConfigParser(delimiters=['='])
+    cfg.read(ROOT/'settings.ini', encoding='utf-8')
+    least = cfg['DEFAULT']['min_python']
+    assert tomllib.loads((ROOT/'pyproject.toml').read_text(encoding='utf-8'))['project']['requires-python'] == f'>={least}'
+    assert set(re.findall(r'Python (\d\.\d+)', (ROOT/'README.md').read_text(encoding='utf-8'))) == {least}
+    assert 'python_version' not in cfg['DEFAULT']['dev_requirements']
