@@ -6,7 +6,7 @@
 __all__ = ['HISTORY', 'METRICS', 'GROUPS', 'SCORES', 'DONE', 'PROGRESS', 'STOP', 'UNMARKED', 'EARLIER', 'RUN_FILES', 'PACKAGES',
            'with_group', 'with_groups', 'row_names', 'Run', 'marker_fault', 'as_lines', 'FolderLostError', 'History',
            'read_history', 'lost_rows', 'HistoryTail', 'StatusFile', 'lock_files', 'alive', 'git_commit',
-           'describe_environment']
+           'describe_environment', 'computed_with']
 
 # %% ../nbs/api/03_record.ipynb #842ba4e8
 import json, math, os, platform, re, subprocess, time
@@ -408,3 +408,11 @@ def describe_environment(
         except metadata.PackageNotFoundError: return None
     return dict(python=platform.python_version(), platform=platform.platform(), machine=platform.machine(),
                 packages={p: version(p) for p in PACKAGES}, commit=git_commit(), **more)
+
+# %% ../nbs/api/03_record.ipynb #dfacfa0c
+def computed_with()->str: # e.g. 'Computed on 2026-11-26 with privkd_nb 0.1.0 (commit 1a2b3c4), torch 2.13.0, ...'
+    "When, and with which code, the results above were computed, in one sentence"
+    env = describe_environment()
+    versions = [f'{k} {v}' for k,v in env['packages'].items() if k in ('privkd_nb', 'torch', 'transformers')]
+    if env['commit']: versions[0] += f" (commit {env['commit']})"
+    return f"Computed on {time.strftime('%Y-%m-%d')} with {', '.join(versions)} and Python {env['python']}, on {os.cpu_count()} {env['machine']} cores."
