@@ -18,13 +18,14 @@ WORK = ROOT/'runs'/'pages'
 BENCH = dict(models='xlmr-base', losses='ce,logits', arms='privkd,privkd_cached,plain', steps=6, rounds=3, scaling=False)
 PAGES = {                                                               # page -> its parameters, where they are not the defaults
     'run': {}, 'effect': {}, 'bench': BENCH, 'results': {}, 'cookbook': {},
-    'tutorials/01_first_distillation': {}, 'tutorials/03_reading_a_run': {}}
+    'tutorials/01_first_distillation': {}, 'tutorials/02_your_data': {}, 'tutorials/03_reading_a_run': {},
+    'how_to/add_a_dataset': {}, 'how_to/resume_a_run': {}, 'how_to/save_time': {}, 'how_to/use_a_student': {}}
 LARGEST = 400_000                                                       # bytes of a stored page
 
 
 def keep(output) -> bool:
     "Whether an output belongs in the stored page: no progress bar, no notice"
-    if output.output_type == 'stream': return output.name == 'stdout' and '%|' not in output.text
+    if output.output_type == 'stream': return '%|' not in output.text and (output.name == 'stdout' or output.text.startswith('privkd:'))
     return 'application/vnd.jupyter.widget-view+json' not in output.get('data', {})
 
 
