@@ -20,8 +20,8 @@ function load(page, bytes) {                     // a classic script from memory
   document.head.append(script);
 }
 
-function ask(page, model) {                      // the kernel for plotly.js, not more often than every ten seconds
-  if (page.loading || Date.now() - (page.asked ?? 0) < 10000) return;
+function ask(page, model) {                      // the kernel for plotly.js, not more often than every five seconds
+  if (page.loading || Date.now() - (page.asked ?? 0) < 4900) return;
   page.asked = Date.now();
   model.send({type: 'plotly'});
 }
@@ -75,6 +75,7 @@ function view(plotly, el, div, now, click) {
       div.more = 0;
       await plotly.react(div, ...themed(now(), el), config);
       await fit();
+      el.classList.add('privkd-drawn');
       if (!div.listening) { div.listening = true; div.on('plotly_click', click); }
     });
   };
@@ -155,7 +156,10 @@ export default () => {
         views.add(mine);
       });
       ask(page, model);
-      return () => { gone = true; clearTimeout(note); views.delete(mine); mine?.dispose(); };
+      const again = setInterval(() => ask(page, model), 5000);     // the model that asked first may be one without a kernel, from a saved notebook
+      page.ready.then(() => clearInterval(again));
+      model.send({type: 'view', there: true});
+      return () => { gone = true; clearTimeout(note); clearInterval(again); views.delete(mine); mine?.dispose(); model.send({type: 'view', there: false}); };
     }
   };
 };

@@ -361,10 +361,11 @@ class StatusFile:
 
     def write(self,
         state:str, # 'preparing', 'training', 'scoring', 'finished', 'stopped' or 'failed'
+        doing:str='', # What a process that prepares is at, in words
     ):
         "Write the state, now"
         self.last = time.monotonic()
-        process = dict(updated=time.time(), pid=os.getpid(), host=platform.node())
+        process = dict(updated=time.time(), pid=os.getpid(), host=platform.node(), **dict(doing=doing) if doing else {})
         try: write_json(self.path, dict(state=state, **self.at, seconds=round(self.last-self.began, 2), **process), parents=not self.written)
         except FileNotFoundError:
             if not self.written: raise        # otherwise the folder was moved: see `FolderLostError`

@@ -5,7 +5,7 @@ import numpy as np, pytest
 
 from privkd_nb.core import InputError
 from privkd_nb.analysis.curves import downsample
-from privkd_nb.apps.monitor import Monitor
+from privkd_nb.apps.monitor import NOTHING, Monitor, Shown
 from privkd_nb.figures.run import curves_figure, describe, monitor_figure
 from privkd_nb.record import History, HistoryTail, Run, StatusFile
 
@@ -88,7 +88,7 @@ def test_an_error_is_shown_and_does_not_end_the_watch(tmp_path):
     m = Monitor(run, start=False)
     def fail(): raise OSError('the share is gone')
     m.look = fail
-    m.thread.start()
+    m.follow()
     until = time.time()+5
     while 'the share is gone' not in m.state.value and time.time() < until: time.sleep(.05)
     assert 'the share is gone' in m.state.value and m.thread.is_alive()
@@ -104,22 +104,25 @@ def until(condition, seconds=20):
         time.sleep(.05)
 
 
-def shown_in(m, shown): m._displays.append(type('Handle', (), dict(update=lambda self, bundle, raw: shown.append(bundle)))())
+def shown_in(m, stills, lives):
+    "As if displayed in JupyterLab: the saved figure, and the widget below it"
+    def handle(updates): return type('Handle', (), dict(update=lambda self, bundle, raw: updates.append(bundle)))()
+    m._displays.append(Shown(handle(stills), handle(lives)))
 
 
-def is_plain(bundle): return 'application/vnd.jupyter.widget-view+json' not in bundle
+def is_live(bundle): return 'application/vnd.jupyter.widget-view+json' in bundle
 
 
 def test_a_run_that_ended_leaves_a_plain_figure(tmp_path):
     run = Run(tmp_path/'r')
     status, h = StatusFile(run.path, every=0), History(run.path/'history.jsonl')
     status.step(1, 2)
-    m, shown = Monitor(run), []
-    shown_in(m, shown)
+    m, stills, lives = Monitor(run), [], []
+    shown_in(m, stills, lives)
     h.add(2, dict(ce=float('nan')))
     status.write('finished')
-    until(lambda: shown)
-    assert is_plain(shown[-1]) and 'finished' in shown[-1]['text/html']
+    until(lambda: m._settled)
+    assert lives == [NOTHING] and 'finished' in stills[-1]['text/html'] and not is_live(stills[-1])
     m.stop()
     monitor_figure(run.history, run.progress).to_json()                                           # a line of NaN only
 
@@ -134,23 +137,24 @@ def test_a_run_that_goes_on_is_followed(tmp_path, how):
         for s in range(first, last+1): h.add(s, dict(ce=value)); status.step(s, 9)
         if end: status.write(end)
     train(1, 2, 1., None)
-    m, shown = Monitor(run, every=.25), []
-    shown_in(m, shown)
+    m, stills, lives = Monitor(run, every=.25), [], []
+    shown_in(m, stills, lives)
     train(3, 4, 1., 'stopped' if how == 'resumed' else 'finished')
     if how != 'resumed':
         h = History(run.path/'history.jsonl'); h.rewind(99)
         run.write('history', h.frame()); run.finish()
     until(lambda: m._settled)
-    assert is_plain(shown[-1]) and list(m.feed.curves.lines['ce'].values) == [1.]*4
+    assert list(m.feed.curves.lines['ce'].values) == [1.]*4 and ('stopped at a checkpoint' if how == 'resumed' else 'finished') in stills[-1]['text/html']
+    assert lives == ([] if how == 'resumed' else [NOTHING])           # a stopped run keeps its buttons
     if how == 'replaced': shutil.rmtree(run.path)
     (run.path/'done.json').unlink(missing_ok=True)
     train(*dict(resumed=(5, 6, 2., None)).get(how, (1, 2, 2., None)))
     until(lambda: list(m.feed.curves.lines['ce'].values) == ([1.]*4 if how == 'resumed' else [])+[2.]*2)
-    until(lambda: not is_plain(shown[-1]))
-    assert 'training' in m.state.value
+    until(lambda: how == 'resumed' or is_live(lives[-1]))
+    until(lambda: 'training' in m.state.value)
     train(*dict(resumed=(7, 9, 3., 'finished')).get(how, (1, 9, 3., 'finished')))
-    until(lambda: is_plain(shown[-1]))
-    assert 'finished' in shown[-1]['text/html'] and m.feed.curves.lines['ce'].values[-1] == 3.
+    until(lambda: lives and lives[-1] is NOTHING and 'finished' in stills[-1]['text/html'])
+    assert m.feed.curves.lines['ce'].values[-1] == 3.
     m.stop()
 
 

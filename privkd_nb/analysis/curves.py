@@ -18,7 +18,7 @@ from ..record import HISTORY, with_groups
 # %% ../../nbs/api/analysis/06_curves.ipynb #named001
 class ScoreKey(NamedTuple):
     "A score of a history"
-    split:str    # 'validation' or 'teacher'
+    split:str    # 'validation', 'teacher', or 'untrained': the first validation, at step 0
     group:str    # 'language', or 'all', 'seen' or 'unseen' for a mean
     language:str # '' for a mean
     metric:str
@@ -56,6 +56,7 @@ class Curves:
                 self.scores[ScoreKey(split, group, language, metric)] = Scored(step, value)
                 scored = True
                 if split == 'validation': self.evaluated = step
+                if split == 'validation' and not step: self.scores[ScoreKey('untrained', group, language, metric)] = Scored(step, value)
         return scored
 
     def _extend(self, metric, step, value):
@@ -77,7 +78,7 @@ def terms(self:Curves)->list[str]:
 
 @patch
 def latest(self:Curves,
-    split:str,  # 'validation' or 'teacher'
+    split:str,  # As in `ScoreKey`
     metric:str,
 )->dict:        # Language -> score
     "The scores of the last evaluation"
@@ -87,7 +88,7 @@ def latest(self:Curves,
 
 @patch
 def mean(self:Curves,
-    split:str,       # 'validation' or 'teacher'
+    split:str,       # As in `ScoreKey`
     metric:str,
     group:str='all', # 'all', 'seen' or 'unseen'
 )->float|None:       # None before the first evaluation

@@ -347,17 +347,21 @@ def distil(
         status, checkpoints = StatusFile(folder), run.path/'checkpoints'
         watcher = StatusCallback(status)
         with final_state(status):
-            status.write('preparing')
+            status.write('preparing', 'loading the data')
             task = task or load_data(cfg)
+            status.write('preparing', 'loading the models' if models or cfg.teacher != 'auto' else 'loading the models, or training the teacher')
             models = models or load_models(cfg, task)
             check_loaded(cfg, task, models)
             wait_for_all()
+            status.write('preparing', 'building the student')
             student, card = prepare_student(cfg, models)
             data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
             if is_main(): forget_other_inputs(run, inputs_of(task, models, card))
             write_setup(Run(folder), cfg, task, models, student, card, data)
+            status.write('preparing', "computing the teacher's outputs")
             trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),
                                    callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], **trainer_kw)
+            status.write('preparing', 'scoring the student before training')
             fit(trainer, checkpoints, models.teacher)
             if watcher.stopped: raise StoppedError(stop_note(run, trainer.state))
             status.write('scoring')
