@@ -75,7 +75,7 @@ class Page(HTMLParser):
 
 
 OURS = set('table thead tbody tr th td div p span h3 style b i progress em strong code ul ol li br sup a'.split())
-SAFE = dict(a=('download', 'href'), td=('class', 'dir', 'lang', 'style'), th=('style',), table=('class', 'style'), div=('class', 'style'), h3=('style',), progress=('style', 'value', 'max'), ol=('start',))
+SAFE = dict(a=('download', 'href'), td=('class', 'dir', 'lang', 'style'), th=('style',), table=('class', 'style'), div=('class', 'style'), h3=('style',), progress=('aria-label', 'style', 'value', 'max'), ol=('start',))
 
 
 def check_html(text, allowed=OURS, **safe):
@@ -99,6 +99,7 @@ def check_markdown(text):
 
 
 TAG = re.compile(r'</?([a-zA-Z!][^\s<>/]*)[^<>]*>')
+PAINT = re.compile(r'<span style="color:#[0-9A-Fa-f]{6}">.</span>')       # the sign of a key in its colour
 HOLDER = re.compile(r'%\{([^}]*)\}')
 KNOWN = re.compile(r'(x|y|z|text|customdata(\[\d\])?|fullData\.name)(:[^}]*)?$')
 
@@ -113,11 +114,12 @@ def check_figure(fig):
         elif isinstance(o, (list, tuple)):
             for v in o: walk(v, key)
         elif isinstance(o, str) and key not in ('legendgroup', 'bdata', 'uirevision'):
+            o = PAINT.sub('', o)
             template = key in ('hovertemplate', 'texttemplate')
-            assert {t.lower() for t in TAG.findall(o)} <= {'br', 'sup'} | ({'extra'} if template else set()), (key, o)
+            assert {t.lower() for t in TAG.findall(o)} <= {'b', 'br', 'sup'} | ({'extra'} if template else set()), (key, o)
             assert '$' not in o, (key, o)
             for h in HOLDER.findall(o): assert template and KNOWN.match(h), (key, o)
             assert not re.search('[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069]', o), (key, o)
-            seen.append(unescape(re.sub(r'</?(br|sup|extra)>', '\n', o)))
+            seen.append(unescape(re.sub(r'</?(b|br|sup|extra)>', '\n', o)))
     walk(json.loads(fig.to_json()), '')
     return '\n'.join(seen)

@@ -60,7 +60,7 @@ def test_a_resumed_run_is_read_again_from_its_checkpoint(tmp_path):
 def test_a_wrong_place_is_one_sentence(tmp_path):
     (tmp_path/'file').write_text('')
     with pytest.raises(InputError, match='is a file'): Monitor(tmp_path/'file')
-    with pytest.raises(InputError, match='cannot be watched'): Monitor(7)
+    with pytest.raises(InputError, match='cannot be watched'): Monitor(7.5)
 
 
 def test_a_half_written_or_broken_line_costs_only_itself(tmp_path):

@@ -4,16 +4,18 @@
 
 # %% auto #0
 __all__ = ['LIMIT', 'HIDE', 'NOTHING', 'SHOWN', 'as_runs', 'watched_runs', 'run_labels', 'progress_of', 'News', 'is_working',
-           'Runs', 'RunFeed', 'Line', 'LiveLines', 'Controls', 'job_of', 'Monitor', 'weakly', 'Shown', 'hides_outputs']
+           'Runs', 'RunFeed', 'Line', 'LiveLines', 'Controls', 'job_of', 'Monitor', 'weakly', 'answer_beside_cells',
+           'Shown', 'hides_outputs']
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #cdfba468
-import json, math, platform, sys, threading, time, weakref
+import json, math, os, platform, sys, threading, time, weakref
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
 import ipywidgets as W, numpy as np, pandas as pd, plotly.graph_objects as go
 from ..core import InputError, read_json
 from ..markup import html_attr, html_text, visible
+from ..finding import find_run
 from ..record import DONE, PROGRESS, STOP, HistoryTail, Run, alive, lock_files
 from ..analysis.curves import Curves
 from ..figures.run import LineKey, describe, line_keys, log_limits, losses_figure, monitor_figure, scores_figure
@@ -23,11 +25,18 @@ from .plot_view import PlotView, static_bundle
 def as_runs(
     what, # As `Monitor` takes it
 ):        # The same, with a `BackgroundRun` for each configuration
-    "What to watch, without configurations"
+    "What to watch, without configurations and short names"
     if isinstance(what, (list, tuple)): return [as_runs(w) for w in what]
+    if isinstance(what, (str, int)) and not Path(str(what)).exists(): return _named(str(what))
     if not callable(getattr(what, 'identity', None)): return what
     from privkd_nb.jobs.background import BackgroundRun
     return BackgroundRun(what)
+
+def _named(name): # A run by its short name; a path that is not there yet stays what it is
+    try: return find_run(name)
+    except InputError:
+        if os.sep in name: return Path(name)
+        raise
 
 def watched_runs(
     what, # A `Run`, a folder, a list of these, or a folder of runs
@@ -35,7 +44,7 @@ def watched_runs(
     "The folders of the runs to watch"
     if isinstance(what, (list, tuple)): return list(dict.fromkeys(p for w in what for p in watched_runs(w)))
     if not isinstance(what, (Run, str, Path)):
-        raise InputError(f"{what!r} cannot be watched; give a Run, the path of a run's folder, a RunConfig, a list of these, or a folder of runs.")
+        raise InputError(f"{what!r} cannot be watched; give a Run, the path or the name of a run, a RunConfig, a list of these, or a folder of runs.")
     path = what.path if isinstance(what, Run) else Path(what)
     if path.is_file(): raise InputError(f"{path} is a file; give the folder that contains it.")
     def is_run(p): return any((p/n).exists() for n in (PROGRESS, 'config.json', 'history.jsonl', DONE))
@@ -209,7 +218,7 @@ class LiveLines:
         if now is None or self.limits is None: return now == self.limits
         return all(-.12 <= grown <= .5 for grown in (now[0]-self.limits[0], self.limits[1]-now[1]))
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #1e3707c3
+# %% ../../nbs/api/apps/01_monitor.ipynb #be55ec11
 @patch
 def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     "Add new points to the ends of the lines"
@@ -224,7 +233,7 @@ def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     self.lines = grown
     return True
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #558378ac
+# %% ../../nbs/api/apps/01_monitor.ipynb #a21f2107
 class Controls:
     "The buttons of a monitor: stop the run on display, or start it again"
     def __init__(self,
@@ -244,7 +253,7 @@ class Controls:
         "Text beside the buttons; read out by screen readers"
         self.note.value = f'<span role="status" style="line-height:1.5">{html_text(text, 600)}</span>' if text else ''
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #7080ee0e
+# %% ../../nbs/api/apps/01_monitor.ipynb #9c09260c
 def _set_button(button, disabled, tooltip, description=None): # Sends what has changed
     for k,v in dict(disabled=disabled, tooltip=tooltip, description=description or button.description).items():
         if getattr(button, k) != v: setattr(button, k, v)
@@ -264,7 +273,7 @@ def update(self:Controls,
         'it was started elsewhere; the same command there resumes it'
     _set_button(self.start, under_way or state == 'finished' or not startable, f'Start: {why}', 'Resume' if state in ('stopped', 'failed', 'training') else 'Start')
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #1b640a16
+# %% ../../nbs/api/apps/01_monitor.ipynb #86eec625
 def job_of(
     run,       # The `Run` that the monitor was given for this folder, or None
     path:Path, # The run's folder
@@ -288,7 +297,7 @@ HIDE = '''<style>
 class Monitor:
     "A live view of one run, or of one of several"
     def __init__(self,
-        what,             # A `Run`, a run's folder, a `RunConfig`, a list of these, or a folder of runs
+        what,             # A `Run`, a run's folder or short name, a `RunConfig`, a list of these, or a folder of runs
         every:float=.25,  # Seconds between two readings, at least
         start:bool=True,  # False: read once
     ):
@@ -315,7 +324,7 @@ class Monitor:
         names = [visible(p.name) for p in self.runs.paths[:3]]+['…']*(len(self.runs.paths) > 3)
         return f"Monitor of {', '.join(names)}: {visible(describe(self.news.progress, self.news.quiet, working=self.news.working))}"
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #aef8380b
+# %% ../../nbs/api/apps/01_monitor.ipynb #fae63152
 def weakly(
     o, method:str, # The name of a method of `o`
 ):
@@ -323,6 +332,10 @@ def weakly(
     ref = weakref.ref(o)
     def call(*args): return None if (o := ref()) is None else getattr(o, method)(*args)
     return call
+
+def answer_beside_cells(widget:W.Widget)->None: # ipykernel 7 has threads for it, which JupyterLab asks for; it answers in the thread that sent last
+    "Have a widget's messages answered while a cell runs, where kernel and page can do so"
+    if hasattr(comm := widget.comm, '_reply_subshell_for'): comm._reply_subshell_for = lambda data, asked: asked
 
 @patch
 def _make_widgets(self:Monitor):
@@ -334,6 +347,7 @@ def _make_widgets(self:Monitor):
     self.controls = Controls(weakly(self, 'stop_run'), weakly(self, 'start_run'))
     self._widgets = [W.HTML(HIDE, layout=W.Layout(display='none')), self.state, self.controls.box, self.pick, self.table, box([self.view, self.scores])]
     self.box = W.VBox(self._widgets).add_class('privkd-live')
+    for w in (self.view, self.scores, self.controls.stop, self.controls.start): answer_beside_cells(w)
     self._on_pick = weakly(self, '_pick_run')
     self.pick.observe(self._on_pick, 'value')
     self.view.on_msg(weakly(self, '_on_message'))
@@ -440,7 +454,7 @@ def _try_look(self:Monitor)->bool: # Whether it succeeded; an error in a thread 
     else: return True
     return False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #9266e431
+# %% ../../nbs/api/apps/01_monitor.ipynb #19f43869
 @patch
 def stop_run(self:Monitor)->str: # What was done
     "Ask the run on display to end at a checkpoint; it notices after its current step"
@@ -514,7 +528,7 @@ def _on_message(self:Monitor, _, msg, buffers): # A page has opened or closed a 
 @patch
 def _is_unseen(self:Monitor): return self._unseen_since is not None and time.monotonic()-self._unseen_since > 30
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #999109cf
+# %% ../../nbs/api/apps/01_monitor.ipynb #9d0904a1
 class Shown(NamedTuple):
     "Where a monitor is displayed"
     still:object # The handle of the saved figure; None: one output is both
@@ -546,6 +560,7 @@ def settle(self:Monitor)->None:
     gone = self.news.progress.get('state') == 'finished'
     for s in self._displays:
         if gone or not s.still: s.live.update(NOTHING if s.still else self._plain(), raw=True)
+    if self._displays: time.sleep(.3)          # a figure that is drawn while it is hidden gets a width of its own
     self._keep_still()
     self._settled, self._widget_gone = True, gone
 
@@ -556,7 +571,7 @@ def _go_live(self:Monitor):
         if self._widget_gone or not s.still: s.live.update(self._live_bundle(bool(s.still)), raw=True)
     self._widget_gone = False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #e3df6b28
+# %% ../../nbs/api/apps/01_monitor.ipynb #5866aa65
 @patch
 def _live_bundle(self:Monitor, alone): # alone: the saved figure is another output
     self.view._repr_mimebundle_()           # has plotly.js sent
@@ -570,7 +585,7 @@ def _repr_mimebundle_(self:Monitor, **kw): return self._live_bundle(alone=False)
 def _ipython_display_(self:Monitor):
     from IPython.display import display
     def show(bundle): return display(bundle, raw=True, display_id=True)
-    over = self.runs.over and len(self.runs.paths) == 1
+    over = self._settled or self.runs.over and len(self.runs.paths) == 1
     done, apart = over and self.news.progress.get('state') == 'finished', hides_outputs()
     still = show(self._plain()) if apart else None
     live = show((NOTHING if apart else self._plain()) if done else self._live_bundle(apart))

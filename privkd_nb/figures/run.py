@@ -173,7 +173,7 @@ def line_keys(
     lines = [LineKey(t, kind) for t in curves.terms for kind in ('values', 'means')]
     return lines+[LineKey('learning_rate', 'values')]*('learning_rate' in curves.lines)
 
-# %% ../../nbs/api/figures/01_run.ipynb #e74e2655
+# %% ../../nbs/api/figures/01_run.ipynb #7ad0757f
 def log_limits(
     curves:Curves,
     decades:float=5, # Shown at most
@@ -225,7 +225,7 @@ def _score_traces(got, start, goal, rows, unseen): # A bar for the student, mark
             trace(go.Scatter, 'untrained student', start, **mark(COLORS['copy_base'], 'diamond', size*.6, 0)),
             trace(go.Scatter, 'teacher', goal, **mark(COLORS['teacher'], 'line-ns', size, 2.5))]
 
-# %% ../../nbs/api/figures/01_run.ipynb #f9e07173
+# %% ../../nbs/api/figures/01_run.ipynb #8d980517
 FEW, WIDE = 20, 42 # Languages that get a row of full height; characters of a line above a panel
 
 def key_lines(
@@ -242,7 +242,7 @@ def key_lines(
         used += size
     return ['&nbsp;&nbsp; '.join(l) for l in lines]
 
-# %% ../../nbs/api/figures/01_run.ipynb #f65c7e1e
+# %% ../../nbs/api/figures/01_run.ipynb #154017d6
 class Panel(NamedTuple):
     "A panel of a figure whose panels stand below one another"
     axis:str    # Its y axis, e.g. 'yaxis2'
@@ -273,7 +273,7 @@ def place(
     look = dict(template='none', height=height, margin=dict(l=left, r=18, t=0, b=0), font=dict(size=12), hoverlabel=dict(namelength=-1), bargap=.2)
     return fig.update_layout(**look | (dict(title=text) if rows else {}) | axes | kw, annotations=notes, uirevision='stay')
 
-# %% ../../nbs/api/figures/01_run.ipynb #4d54ebf2
+# %% ../../nbs/api/figures/01_run.ipynb #c01ae27a
 MESH = dict(gridcolor='rgba(128,128,128,.2)', zeroline=False)
 
 def _loss_panels(fig, c, points): # Adds the lines; the panels, the x axis
@@ -288,10 +288,10 @@ def _loss_panels(fig, c, points): # Adds the lines; the panels, the x axis
               Panel('yaxis2', dict(MESH, rangemode='tozero', exponentformat='e', nticks=3), 52, ['learning rate'], below=46)]
     return panels, dict(MESH, anchor='y2', **axis('step', 4, font=12))
 
-# %% ../../nbs/api/figures/01_run.ipynb #00d2e583
+# %% ../../nbs/api/figures/01_run.ipynb #180a8cd2
 def _scored_when(step, steps): # e.g. 'after step 120 of 216'
     if not step: return 'before training'
-    return f'after step {step:,}'+(f' of {steps:,}' if steps else '')
+    return f'after step {step:,}'+(f' of {steps:,}' if steps and isinstance(steps, int) else '')
 
 def _score_panel(fig, c, metric, seen, steps): # Adds bars and marks; the panel, the x axis
     got, start, goal = (c.latest(s, metric) for s in ('validation', 'untrained', 'teacher'))
@@ -310,7 +310,7 @@ def _score_panel(fig, c, metric, seen, steps): # Adds bars and marks; the panel,
     height = round((20 if len(rows) <= FEW else 14)*(max([*rows.values(), 1])+1.4))
     return Panel('yaxis3', look, height, head, below=30), dict(MESH, anchor='y3', range=[0, 1], dtick=.25), 24+7*max([len(n) for n in names]+[2])
 
-# %% ../../nbs/api/figures/01_run.ipynb #1592b65c
+# %% ../../nbs/api/figures/01_run.ipynb #fce7bca7
 def _first_metric(c): return next((m for m in SCORES if any(k.metric == m for k in c.scores)), 'accuracy')
 
 def losses_figure(
