@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['CELL', 'SCENE', 'ARM', 'PORTIONS', 'ORIGINS', 'TRAINED', 'INIT_ORDER', 'Cell', 'losses_name', 'arm_names',
-           'arm_words', 'order_arms', 'order_cells']
+           'arm_words', 'order_arms', 'order_cells', 'losses_key', 'read_arm', 'find_arms', 'find_arm']
 
 # %% ../../nbs/api/analysis/01_arms.ipynb #661eb912
+import re
 from typing import NamedTuple
-from ..losses.terms import PAPER
+from ..core import InputError, did_you_mean
+from ..init.spec import SOURCES
+from ..losses.terms import PAPER, TERMS
 
 # %% ../../nbs/api/analysis/01_arms.ipynb #f992bf3a
 class Cell(NamedTuple):
@@ -85,3 +88,75 @@ def order_cells(
     "The order in which cells are shown"
     place = {a: i for i,a in enumerate(order_arms(c.arm for c in cells))}
     return sorted(cells, key=lambda c: (c.dataset, c.scenario, c.fraction, place[c.arm]))
+
+# %% ../../nbs/api/analysis/01_arms.ipynb #17dd7417
+def losses_key(
+    text:str, # 'ce,logits=0.5', or as in an arm's name: 'ce+0.5·logits'
+)->tuple:     # (term, weight) pairs, in the order of terms
+    "What a set of losses is, however it is written"
+    def pair(s):
+        weight, _, name = re.sub(r'\s*\*\s*', '·', s).rpartition('·')
+        name, _, after = name.partition('=')
+        return name.strip().partition('@')[0], _number((weight or after or '1').strip())
+    terms = re.split(r'(?<![\d.]e)[,+]', ','.join(PAPER) if text == 'paper' else text)
+    return tuple(sorted(map(pair, terms)))
+
+def _number(text): # One spelling of each number
+    try: return f'{float(text):g}'
+    except ValueError: return text
+
+# %% ../../nbs/api/analysis/01_arms.ipynb #40501be4
+def read_arm(
+    arm:str|dict,     # 'copy_ft', 'ce', 'copy_ft/ce', 'copy_ft:first/paper/epochs=5', 'copy_ft · ce', or parameters of a run
+)->dict[str,str]:     # The parameters of a run that it names
+    "An arm as people type it"
+    if isinstance(arm, dict): return {k: _written(v) for k,v in arm.items()}
+    found = {}
+    for part in _arm_parts(str(arm)):
+        for k,v in _part_says(part.strip(), found).items():
+            if v and k not in found: found[k] = v
+            else: raise InputError(f"arm={arm!r} has {'two values' if v else 'no value'} for {k}; write arms as in 'copy_ft/ce' or 'copy_ft:first/ce/epochs=5'.")
+    return found
+
+def _written(v): # A parameter as text
+    if isinstance(v, dict): return losses_name(v)
+    return ','.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
+
+def _arm_parts(text): # Split at slashes, but not inside of a value such as a path
+    if ' · ' in text: return text.split(' · ')
+    head, *more = re.split(r'/(?=\w+=)', text)
+    return [*head.split('/'), *more]
+
+def _part_says(part, found): # found: by the parts before it
+    k, eq, v = part.partition('=')
+    if eq and k.isidentifier() and k not in TERMS: return {k: v}
+    init, colon, depth = part.partition(':')
+    losses = all(t in TERMS for t,_ in losses_key(part))
+    if init in SOURCES or not losses and 'init' not in found: return dict(init=init) | (dict(depth=depth) if colon else {})
+    return dict(losses=part)
+
+# %% ../../nbs/api/analysis/01_arms.ipynb #bd53da87
+def find_arms(
+    asked:str|dict,   # As in `read_arm`
+    names,            # Arms, as in a study
+    what:str='arm',   # The parameter, as the user knows it
+)->list[str]:         # At least one
+    "The arms that fit what was typed"
+    names = list(dict.fromkeys(map(str, names)))
+    if asked in names: return [asked]
+    says, about = read_arm(asked), {n: read_arm(n) for n in names}
+    found = [n for n in names if all(k in about[n] and _same(k, v, about[n][k]) for k,v in says.items())]
+    if found: return [n for n in found if about[n].keys() == says.keys()] or found
+    short = '/'.join(v if k in ('init', 'losses') else f'{k}={v}' for k,v in says.items())
+    near = did_you_mean(short, dict.fromkeys(s for n in names for s in (n.replace(' · ', '/'), about[n].get('init'), about[n].get('losses')) if s))
+    raise InputError(f"{what}={asked!r} is none of the arms {', '.join(names) or '(there are none)'}.{near}")
+
+def _same(k, a, b): return losses_key(a) == losses_key(b) if k == 'losses' else _number(a) == _number(b)
+
+def find_arm(
+    asked:str|dict, names, what:str='arm', # As in `find_arms`
+)->str:
+    "The arm that was typed"
+    found = find_arms(asked, names, what)
+    if len(found) == 1: return found[0]
+    raise InputError(f"{what}={asked!r} fits several arms: {', '.join(found)}; say which.")

@@ -9,21 +9,27 @@ __all__ = ['SCORE', 'choose', 'score_arrays', 'seen_languages', 'groups_of', 'co
 # %% ../../nbs/api/analysis/04_compare.ipynb #67921abe
 import warnings
 import numpy as np, pandas as pd
-from ..core import InputError, accepts_former_names, check_choice
-from .arms import CELL, Cell, order_cells
+from ..core import InputError, accepts_former_names
+from .arms import CELL, Cell, find_arm, find_arms, order_cells
 from .stats import Interval, crossed_interval, iqm, mean, sign_flip, t_interval
 
 # %% ../../nbs/api/analysis/04_compare.ipynb #fd8dd2c7
 def choose(
     frame:pd.DataFrame, # With columns of `RUNS`
-    **which,            # e.g. dataset='playground', fraction=[.1, .3]; None: all
+    **which,            # e.g. dataset='playground', fraction=[.1, .3], arm='copy_ft/ce'; None: all
 )->pd.DataFrame:
     "Rows whose columns have the given values"
     for k,v in which.items():
         if v is None: continue
         if k not in frame: raise InputError(f"{k!r} is not a column; choose from {', '.join(frame)}.")
-        frame = frame[frame[k].isin(v if isinstance(v, (list, tuple, set)) else [v])]
+        v = list(v) if isinstance(v, (list, tuple, set)) else [v]
+        frame = frame[frame[k].isin(_full_names(v, frame.arm) if k == 'arm' else v)]
     return frame
+
+def _full_names(asked, arms): # Of arms; a full name is taken as it is, also where these rows lack it
+    full = [a for a in asked if isinstance(a, str) and ' · ' in a]
+    if len(full) == len(asked) or not len(arms): return full
+    return full+[n for a in asked if a not in full for n in find_arms(a, arms.unique())]
 
 # %% ../../nbs/api/analysis/04_compare.ipynb #73115a13
 def score_arrays(
@@ -168,14 +174,14 @@ def difference_rows(
 @accepts_former_names(reps='')
 def differences(
     scores:pd.DataFrame, # `Study.scores`, or a selection
-    base:str,            # The arm that the others are compared with
+    base:str|dict,       # The arm that the others are compared with, as in `read_arm`
     metric:str='accuracy',
     level:float=.95,     # Of the intervals
     sampled:bool=False,  # Do the languages stand for others like them? Then intervals of means are for new seeds and new languages
 )->pd.DataFrame:         # arm, dataset, scenario, fraction, group, language, seen, score (the difference), low, high, seeds, p, p_sign
     "Each arm minus `base`, on the same seeds and languages, with Student's t interval over the paired seeds"
     arrays, seen, rows = score_arrays(scores, metric), seen_languages(scores), []
-    check_choice('base', base, dict.fromkeys(c.arm for c in arrays))
+    base = find_arm(base, [c.arm for c in arrays], 'base')
     for cell,x in arrays.items():
         other = cell._replace(arm=base)
         if cell == other or other not in arrays: continue

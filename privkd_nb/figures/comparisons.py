@@ -9,8 +9,7 @@ __all__ = ['FREE', 'LOOKS', 'SHAPES', 'DIVERGING', 'GROUP_NAMES', 'arm_styles', 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #048e4ca9
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
-from ..analysis.arms import order_arms
-from ..core import check_choice
+from ..analysis.arms import find_arm, order_arms
 from ..markup import plot_text
 from .style import COLORS, axis, empty_figure, headed, marker, plot_names, score_name
 
@@ -63,13 +62,12 @@ def interval_bars(
 # %% ../../nbs/api/figures/02_comparisons.ipynb #2845ae35
 def sorted_languages(
     frame:pd.DataFrame,   # From `by_language`: one row for each arm and language
-    by:str|None=None,     # An arm; None: the mean of all
+    by:str|None=None,     # An arm, as in `read_arm`; None: the mean of all
     minus:str|None=None,  # Sort by `by` minus this arm
 )->list[str]:             # Best last, so that it is drawn on top; unseen ones first, so that they are drawn below
     "The order of languages in a figure"
     w = frame.pivot_table(index='language', columns='arm', values='score')
-    for k in (by, minus):
-        if k: check_choice('sort', k, w.columns)
+    by, minus = (k and find_arm(k, w.columns, name) for name,k in dict(by=by, minus=minus).items())
     key = w[by] if by else w.mean(axis=1)
     if minus: key = key-w[minus]
     seen = frame.drop_duplicates('language').set_index('language').seen
