@@ -7,13 +7,27 @@ __version__ = "0.1.0"
 from importlib import import_module
 
 _WHERE = {
-    'RunConfig': 'jobs.config', 'distil': 'jobs.distil', 'language_table': 'jobs.report', 'summary': 'jobs.report',
-    'load_task': 'data.tasks', 'Task': 'data.tasks', 'data_report': 'data.report', 'Run': 'record', 'InputError': 'core',
-    'InitSpec': 'init.spec', 'parse_losses': 'losses.terms', 'term': 'losses.terms', 'check_term': 'losses.laws', 'resolve_layers': 'init.depth', 'init_student': 'init.student', 'InitCard': 'init.student',
-    'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'encode': 'data.encoding',
+    # a run
+    'RunConfig': 'jobs.config', 'distil': 'jobs.distil', 'BackgroundRun': 'jobs.background', 'StoppedError': 'jobs.distil', 'Run': 'record',
+    'InputError': 'core', 'load_data': 'jobs.fine_tune', 'load_models': 'jobs.fine_tune', 'language_table': 'jobs.report', 'summary': 'jobs.report',
+    'curves_figure': 'figures.run', 'languages_figure': 'figures.run', 'monitor_figure': 'figures.run', 'speed_table': 'evaluation.latency', 'Monitor': 'apps.monitor',
+    # many runs
+    'compare': 'apps.compare', 'Comparison': 'apps.compare', 'grid': 'jobs.study', 'run_study': 'jobs.study', 'distil_jointly': 'jobs.joint',
+    'Study': 'analysis.load', 'load_runs': 'analysis.load', 'choose': 'analysis.compare', 'overall': 'analysis.compare', 'by_language': 'analysis.compare',
+    'differences': 'analysis.compare', 'teacher_scores': 'analysis.compare', 'training_band': 'analysis.curves', 'runs_by_seed': 'analysis.examples',
+    'example_differences': 'analysis.examples', 'disagreements': 'analysis.examples', 't_interval': 'analysis.stats', 'Explorer': 'apps.explorer',
+    # figures and tables
+    'use_notebook_renderer': 'figures.style', 'scores_figure': 'figures.comparisons', 'heatmap_figure': 'figures.comparisons',
+    'training_figure': 'figures.comparisons', 'fraction_figure': 'figures.comparisons', 'results_figure': 'figures.comparisons',
+    'layermap_figure': 'figures.layermap', 'save_figure': 'figures.save', 'results_table': 'figures.save', 'to_latex': 'figures.save',
+    # data
+    'load_task': 'data.tasks', 'Task': 'data.tasks', 'data_report': 'data.report', 'encode': 'data.encoding', 'playground_rows': 'data.playground',
+    # models and losses
+    'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'InitSpec': 'init.spec',
+    'init_student': 'init.student', 'InitCard': 'init.student', 'resolve_layers': 'init.depth', 'parse_losses': 'losses.terms', 'term': 'losses.terms',
+    'check_term': 'losses.laws',
+    # training by hand
     'DistillTrainer': 'train.trainer', 'training_args': 'train.arguments', 'evaluate_by_language': 'evaluation.scores',
-    'curves_figure': 'figures.run', 'languages_figure': 'figures.run', 'load_data': 'jobs.fine_tune', 'load_models': 'jobs.fine_tune', 'BackgroundRun': 'jobs.background',
-    'Study': 'analysis.load', 'load_runs': 'analysis.load', 'overall': 'analysis.compare', 'differences': 'analysis.compare', 'Explorer': 'apps.explorer', 'Monitor': 'apps.monitor',
 }
 __all__ = sorted(_WHERE)
 

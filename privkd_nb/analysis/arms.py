@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CELL', 'SCENE', 'ARM', 'PORTIONS', 'ORIGINS', 'TRAINED', 'INIT_ORDER', 'Cell', 'losses_name', 'arm_names',
-           'arm_words', 'order_arms', 'order_cells', 'losses_key', 'read_arm', 'find_arms', 'find_arm']
+           'arm_words', 'order_arms', 'order_cells', 'losses_terms', 'losses_key', 'read_arm', 'find_arms', 'find_arm']
 
 # %% ../../nbs/api/analysis/01_arms.ipynb #661eb912
 import re
@@ -89,23 +89,24 @@ def order_cells(
     place = {a: i for i,a in enumerate(order_arms(c.arm for c in cells))}
     return sorted(cells, key=lambda c: (c.dataset, c.scenario, c.fraction, place[c.arm]))
 
-# %% ../../nbs/api/analysis/01_arms.ipynb #17dd7417
-def losses_key(
+# %% ../../nbs/api/analysis/01_arms.ipynb #2fd5c529
+def losses_terms(
     text:str, # 'ce,logits=0.5', or as in an arm's name: 'ce+0.5·logits'
-)->tuple:     # (term, weight) pairs, in the order of terms
-    "What a set of losses is, however it is written"
+)->list[tuple[str,str]]: # (term, weight)
+    "The terms of a set of losses, however it is written"
     def pair(s):
         weight, _, name = re.sub(r'\s*\*\s*', '·', s).rpartition('·')
         name, _, after = name.partition('=')
         return name.strip().partition('@')[0], _number((weight or after or '1').strip())
-    terms = re.split(r'(?<![\d.]e)[,+]', ','.join(PAPER) if text == 'paper' else text)
-    return tuple(sorted(map(pair, terms)))
+    return [*map(pair, re.split(r'(?<![\d.]e)[,+]', ','.join(PAPER) if text == 'paper' else text))]
+
+def losses_key(text:str)->tuple: return tuple(sorted(losses_terms(text)))
 
 def _number(text): # One spelling of each number
     try: return f'{float(text):g}'
     except ValueError: return text
 
-# %% ../../nbs/api/analysis/01_arms.ipynb #40501be4
+# %% ../../nbs/api/analysis/01_arms.ipynb #51dc97cd
 def read_arm(
     arm:str|dict,     # 'copy_ft', 'ce', 'copy_ft/ce', 'copy_ft:first/paper/epochs=5', 'copy_ft · ce', or parameters of a run
 )->dict[str,str]:     # The parameters of a run that it names
@@ -135,7 +136,7 @@ def _part_says(part, found): # found: by the parts before it
     if init in SOURCES or not losses and 'init' not in found: return dict(init=init) | (dict(depth=depth) if colon else {})
     return dict(losses=part)
 
-# %% ../../nbs/api/analysis/01_arms.ipynb #bd53da87
+# %% ../../nbs/api/analysis/01_arms.ipynb #bb5baf07
 def find_arms(
     asked:str|dict,   # As in `read_arm`
     names,            # Arms, as in a study
