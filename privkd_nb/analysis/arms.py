@@ -132,7 +132,7 @@ def _part_says(part, found): # found: by the parts before it
     k, eq, v = part.partition('=')
     if eq and k.isidentifier() and k not in TERMS: return {k: v}
     init, colon, depth = part.partition(':')
-    losses = all(t in TERMS for t,_ in losses_key(part))
+    losses = all(t in TERMS for t,_ in losses_key(part)) or set(part) & set(',+*·@')
     if init in SOURCES or not losses and 'init' not in found: return dict(init=init) | (dict(depth=depth) if colon else {})
     return dict(losses=part)
 

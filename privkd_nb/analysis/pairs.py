@@ -10,7 +10,7 @@ __all__ = ['paired_scores', 'rows_over_seeds', 'intervals_over_texts', 'with_tex
 import numpy as np, pandas as pd
 from ..core import InputError, check_choice
 from ..record import SCORES
-from .arms import CELL, Cell
+from .arms import CELL, Cell, find_arm
 from .compare import as_row, choose, common_languages, groups_of, mean_interval, score_arrays, seen_languages
 from .examples import example_differences, runs_by_seed
 from .load import Study
@@ -101,7 +101,7 @@ def clear_of_zero(
 # %% ../../nbs/api/analysis/09_pairs.ipynb #4b8b056e
 def language_differences(
     study:Study,
-    a:str,                # An arm
+    a:str,                # An arm, as in `read_arm`
     b:str,                # Another one, or 'teacher'
     metric:str='accuracy',
     over:str='seeds',     # What the intervals are for: new 'seeds', or new 'texts'
@@ -115,6 +115,8 @@ def language_differences(
     cells = scores[scores.model == 'student'][CELL].drop_duplicates()
     several = [k for k in CELL[1:] if cells[k].nunique() > 1]
     if several: raise InputError(f"the runs differ in {', '.join(several)}; give {several[0]}=…, one of {', '.join(map(str, cells[several[0]].unique()))}.")
+    arms = list(cells.arm.unique())
+    a, b = find_arm(a, arms, 'a'), b if b == 'teacher' else find_arm(b, arms, 'b')
     x, y = paired_scores(scores, a, b, metric)
     langs = [l for l in x if languages is None or l in languages]
     if not langs: raise InputError('none of these languages has a score in both arms; choose others.')

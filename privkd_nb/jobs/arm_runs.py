@@ -8,14 +8,14 @@ __all__ = ['TAKES', 'as_pandas', 'data_file', 'check_names', 'arm_settings', 'se
 
 # %% ../../nbs/api/jobs/08_arm_runs.ipynb #941fa958
 import re, time
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 from ..analysis.arms import losses_terms, read_arm
 from ..core import InputError, content_key, did_you_mean, disk_errors, replacing
 from ..hub import quietly
 from .config import RunConfig
-from .study import run_study
 from ..record import Run
 from ..train.callbacks import passing_bars
 
@@ -30,19 +30,27 @@ def as_pandas(
     if isinstance(frame, pd.DataFrame): return frame if frame.index.name is None else frame.reset_index()
     raise InputError(f"data is a {type(data).__name__}; give the name of a data set, a file or folder, or a DataFrame with a row an example.")
 
+@contextmanager
 def data_file(
     data,             # A name or a path, or data in memory as in `as_pandas`
     folder:str|Path,  # Where a file of it is written
-)->str:               # For `RunConfig.dataset`
-    "Data as a run takes it"
-    if isinstance(data, (str, Path)): return str(data)
+)->Iterator[str]:     # For `RunConfig.dataset`
+    "Data as a run takes it; a file that the block refuses does not stay"
+    if isinstance(data, (str, Path)): yield str(data); return
+    if Path(folder).is_file(): raise InputError(f'out_dir={str(folder)!r} is a file; name a folder.')
     frame = as_pandas(data)
     path = Path(folder)/f"frame-{content_key(frame.to_json(orient='split', index=False, date_format='iso'))}.parquet"
-    if path.exists(): return str(path)
-    frame = frame.copy(deep=False)
-    frame.attrs = {}
-    with disk_errors(path), replacing(path) as tmp: frame.to_parquet(tmp, index=False)
-    return str(path)
+    made, had_folder = not path.exists(), path.parent.exists()
+    plain = frame.copy(deep=False)
+    plain.attrs = {}                                # may hold what Parquet cannot
+    if made:
+        with disk_errors(path), replacing(path) as tmp: plain.to_parquet(tmp, index=False)
+    try: yield str(path)
+    except BaseException:
+        if made: path.unlink(missing_ok=True)
+        if not had_folder:
+            with suppress(OSError): path.parent.rmdir()
+        raise
 
 # %% ../../nbs/api/jobs/08_arm_runs.ipynb #aae2cd73
 def check_names(given:dict)->dict: # Unchanged
@@ -130,6 +138,7 @@ def run_arms(
     report:Callable=print,   # Called with a line a run
 )->list[Run]:                # Finished
     "Train what is not on record; an interrupted call goes on where it was"
+    from privkd_nb.jobs.study import run_study
     try:
         with quietly(), passing_bars('distilling'): return run_study(configs, workers, TimeLeft(report))
     except KeyboardInterrupt:
