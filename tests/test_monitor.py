@@ -1,7 +1,10 @@
 "What the monitor shows of long, broken and repeated histories; without a browser."
-import json, os, platform, shutil, time
+import gc, json, os, platform, shutil, subprocess, sys, threading, time
+from pathlib import Path
 
-import numpy as np, pytest
+import nbformat, numpy as np, pytest
+
+from fake_run import FakeRun
 
 from privkd_nb.core import InputError
 from privkd_nb.analysis.curves import downsample
@@ -165,3 +168,112 @@ def test_terms_of_ones_own_have_colours_of_their_own(tmp_path):
     for figure in (monitor_figure(run.history), curves_figure(run.history)):
         colors = {t.name: t.line.color for t in figure.select_traces(dict(mode='lines')) if t.line.width > 1}
         assert {'my_term', 'my_other'} < set(colors) and len(set(colors.values())) == len(colors) == 4
+
+
+def executed(folder, *cells):
+    "The outputs of a notebook's first cell, as nbclient, papermill and nbconvert leave them"
+    from nbclient import NotebookClient
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
+    NotebookClient(nb, timeout=60, kernel_name='python3', resources=dict(metadata=dict(path=str(folder)))).execute()
+    return nb.cells[0].outputs
+
+
+def test_an_executed_notebook_has_the_last_state(tmp_path):
+    run = FakeRun(tmp_path/'runs'/'one')
+    run.train(1, 20)
+    end = """import sys; sys.path.insert(0, {0!r})
+from fake_run import FakeRun; import time
+run = FakeRun('runs/one'); run.rows.rewind(20); run.train(21, 60); run.status.write('finished')
+run.write('history', run.rows.frame()); run.finish(); time.sleep(4)""".format(str(Path(__file__).parent))
+    still, live = executed(tmp_path, "from privkd_nb.apps.monitor import Monitor\nMonitor('runs/one')", end)
+    figure = still['data']['application/vnd.plotly.v1+json']
+    assert 'finished' in figure['layout']['title']['text'] and 'finished' in still['data']['text/html']
+    assert live['data'] == NOTHING
+
+
+def test_the_thread_ends_with_its_process(tmp_path):
+    "A kernel that ends is not held up by monitors, and writes no traceback"
+    FakeRun(tmp_path/'one').train(1, 20)
+    code = f"from privkd_nb.apps.monitor import Monitor; m = Monitor({str(tmp_path/'one')!r}); assert m.thread.is_alive(); import time; time.sleep(.6)"
+    began = time.monotonic()
+    p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert (p.returncode, p.stderr) == (0, '') and time.monotonic()-began < 40
+
+
+def test_views_that_are_closed_end_the_thread_and_one_that_opens_starts_it_again(tmp_path):
+    FakeRun(tmp_path/'one').train(1, 20)
+    m, looks = Monitor(tmp_path/'one'), []
+    look = m.look
+    m.look = lambda: (looks.append(1), look())
+    def message(there): m._on_message(m.view, dict(type='view', there=there), [])
+    message(True); message(True); message(False)
+    assert m._unseen_since is None
+    time.sleep(2.2)
+    assert 1 <= len(looks) <= 10                                          # it looks, and does not spin
+    message(False)
+    m._unseen_since -= 60
+    until(lambda: not m.thread.is_alive())
+    message(True)
+    assert m.thread.is_alive()
+    m.close()
+    until(lambda: not m.thread.is_alive())
+
+
+def test_a_monitor_that_nobody_has_is_gone(tmp_path):
+    FakeRun(tmp_path/'one').train(1, 20)
+    before = threading.active_count()
+    for _ in range(5): Monitor(tmp_path/'one')
+    gc.collect()
+    until(lambda: threading.active_count() <= before)
+
+
+def test_the_buttons_do_what_they_say_or_say_why_not(tmp_path):
+    run = FakeRun(tmp_path/'one')
+    run.status.write('preparing', 'loading the models')
+    m = Monitor(run.path, start=False)
+    assert 'loading the models' in m.state.value and not m.controls.stop.disabled and m.controls.start.disabled
+    m.controls.stop.click()
+    assert (run.path/'stop').exists() and m.controls.stop.disabled and 'stopping at a checkpoint' in m.state.value
+    (run.path/'stop').unlink()
+    run.train(1, 20); run.status.write('stopped')
+    m.look()
+    assert m.controls.stop.disabled and m.controls.start.disabled and 'the same command there resumes it' in m.controls.start.tooltip
+    m.controls.stop.click()
+    assert 'there is nothing to stop: stopped at a checkpoint, step 20' in m.controls.note.value
+    m.controls.start.click()
+    assert 'the command that started it resumes it' in m.controls.note.value
+    (run.path/'request.json').write_text('{"losses": ')                    # of a background run, damaged
+    m.look()
+    assert not m.controls.start.disabled
+    m.controls.start.click()
+    assert 'request.json' in m.controls.note.value
+    (run.path/'log.txt').write_text('loading\nInputError: the disk is full\n')
+    run.status.write('failed')
+    m.look()
+    assert 'failed at step 20 of 300: InputError: the disk is full' in m.state.value
+
+
+def test_a_folder_of_runs_shows_the_one_that_is_under_way(tmp_path):
+    first, second = FakeRun(tmp_path/'a'), FakeRun(tmp_path/'b')
+    first.train(1, 20); first.status.write('stopped')
+    second.train(1, 5)
+    m = Monitor(tmp_path, start=False)
+    assert m.shown == second.path
+    second.status.write('stopped')
+    first.train(21, 30)
+    m.runs.scanned_at = 0
+    m.look()
+    assert m.shown == first.path and m.pick.value == first.path
+    m.pick.value = second.path                                             # chosen: it stays
+    m.runs.scanned_at = 0
+    m.look()
+    assert m.shown == second.path
+
+
+def test_one_step_near_zero_does_not_flatten_the_lines(tmp_path):
+    run = FakeRun(tmp_path/'one')
+    run.train(1, 60)
+    m = Monitor(run, start=False)
+    low, high = m.view.figure.layout.yaxis.range
+    assert -3.5 < low < high < 2.5 and any('1 value lies outside' in a.text for a in m.view.figure.layout.annotations)
+    assert min(m.view.figure.data[2].y) == pytest.approx(1e-9)              # it is cut off, not taken out

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['LIMIT', 'HIDE', 'NOTHING', 'SHOWN', 'as_runs', 'watched_runs', 'run_labels', 'progress_of', 'News', 'is_working',
            'Runs', 'RunFeed', 'Line', 'LiveLines', 'Controls', 'job_of', 'Monitor', 'weakly', 'answer_beside_cells',
-           'Shown', 'hides_outputs']
+           'Shown', 'hides_outputs', 'Bar']
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #cdfba468
 import json, math, os, platform, sys, threading, time, weakref
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
-import ipywidgets as W, numpy as np, pandas as pd, plotly.graph_objects as go
+import anywidget, ipywidgets as W, numpy as np, pandas as pd, plotly.graph_objects as go, traitlets
 from ..core import InputError, read_json
 from ..markup import html_attr, html_text, visible
 from ..finding import find_run
@@ -218,7 +218,7 @@ class LiveLines:
         if now is None or self.limits is None: return now == self.limits
         return all(-.12 <= grown <= .5 for grown in (now[0]-self.limits[0], self.limits[1]-now[1]))
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #be55ec11
+# %% ../../nbs/api/apps/01_monitor.ipynb #f25f1a4e
 @patch
 def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     "Add new points to the ends of the lines"
@@ -233,7 +233,7 @@ def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     self.lines = grown
     return True
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #a21f2107
+# %% ../../nbs/api/apps/01_monitor.ipynb #d3227cac
 class Controls:
     "The buttons of a monitor: stop the run on display, or start it again"
     def __init__(self,
@@ -253,7 +253,7 @@ class Controls:
         "Text beside the buttons; read out by screen readers"
         self.note.value = f'<span role="status" style="line-height:1.5">{html_text(text, 600)}</span>' if text else ''
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #9c09260c
+# %% ../../nbs/api/apps/01_monitor.ipynb #ecab57ff
 def _set_button(button, disabled, tooltip, description=None): # Sends what has changed
     for k,v in dict(disabled=disabled, tooltip=tooltip, description=description or button.description).items():
         if getattr(button, k) != v: setattr(button, k, v)
@@ -273,7 +273,7 @@ def update(self:Controls,
         'it was started elsewhere; the same command there resumes it'
     _set_button(self.start, under_way or state == 'finished' or not startable, f'Start: {why}', 'Resume' if state in ('stopped', 'failed', 'training') else 'Start')
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #86eec625
+# %% ../../nbs/api/apps/01_monitor.ipynb #688e233d
 def job_of(
     run,       # The `Run` that the monitor was given for this folder, or None
     path:Path, # The run's folder
@@ -282,9 +282,10 @@ def job_of(
     if hasattr(run, 'start'): return run
     if not (path/'request.json').is_file():
         raise InputError(f"{path.name} was not started in the background, so it is not known how; the command that started it resumes it.")
+    request = read_json(path/'request.json', dict)
     from privkd_nb.jobs.background import BackgroundRun
     from privkd_nb.jobs.config import RunConfig
-    job = BackgroundRun(RunConfig(**read_json(path/'request.json', dict)))
+    job = BackgroundRun(RunConfig(**request))
     if job.path.resolve() == path.resolve(): return job
     raise InputError(f"{path} was started from another folder, or its data or models have changed: started from here it would be {job.path}.")
 
@@ -324,7 +325,7 @@ class Monitor:
         names = [visible(p.name) for p in self.runs.paths[:3]]+['…']*(len(self.runs.paths) > 3)
         return f"Monitor of {', '.join(names)}: {visible(describe(self.news.progress, self.news.quiet, working=self.news.working))}"
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #fae63152
+# %% ../../nbs/api/apps/01_monitor.ipynb #3ba65824
 def weakly(
     o, method:str, # The name of a method of `o`
 ):
@@ -454,7 +455,7 @@ def _try_look(self:Monitor)->bool: # Whether it succeeded; an error in a thread 
     else: return True
     return False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #19f43869
+# %% ../../nbs/api/apps/01_monitor.ipynb #91a88942
 @patch
 def stop_run(self:Monitor)->str: # What was done
     "Ask the run on display to end at a checkpoint; it notices after its current step"
@@ -528,7 +529,7 @@ def _on_message(self:Monitor, _, msg, buffers): # A page has opened or closed a 
 @patch
 def _is_unseen(self:Monitor): return self._unseen_since is not None and time.monotonic()-self._unseen_since > 30
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #9d0904a1
+# %% ../../nbs/api/apps/01_monitor.ipynb #e2e1c3ed
 class Shown(NamedTuple):
     "Where a monitor is displayed"
     still:object # The handle of the saved figure; None: one output is both
@@ -571,7 +572,7 @@ def _go_live(self:Monitor):
         if self._widget_gone or not s.still: s.live.update(self._live_bundle(bool(s.still)), raw=True)
     self._widget_gone = False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #5866aa65
+# %% ../../nbs/api/apps/01_monitor.ipynb #91b2c541
 @patch
 def _live_bundle(self:Monitor, alone): # alone: the saved figure is another output
     self.view._repr_mimebundle_()           # has plotly.js sent
@@ -591,3 +592,41 @@ def _ipython_display_(self:Monitor):
     live = show((NOTHING if apart else self._plain()) if done else self._live_bundle(apart))
     self._displays, self._settled, self._widget_gone, self._still = [*self._displays[-3:], Shown(still, live)], done, done, None
     SHOWN.add(self)
+
+# %% ../../nbs/api/apps/01_monitor.ipynb #9bdfb560
+class Bar(anywidget.AnyWidget):
+    "The state and the buttons of a monitor in one widget"
+    state, note = (traitlets.Unicode().tag(sync=True) for _ in range(2))                      # HTML
+    stopper, starter = (traitlets.List(['', '', True]).tag(sync=True) for _ in range(2))      # Text, tooltip, whether it is disabled
+    _esm = """export default { render({model, el}) {
+      const [state, row, note] = ['div', 'div', 'span'].map(tag => document.createElement(tag));
+      const buttons = ['stopper', 'starter'].map(name => Object.assign(document.createElement('button'), {name, onclick: () => model.send({type: name})}));
+      const draw = () => {
+        state.innerHTML = model.get('state'); note.innerHTML = model.get('note');
+        for (const b of buttons) { const [textContent, title, disabled] = model.get(b.name); Object.assign(b, {textContent, title, disabled}); }
+      };
+      for (const b of buttons) b.style.cssText = 'padding:.2em .8em;margin:.3em .4em .3em 0;border:1px solid currentColor;border-radius:4px';
+      row.append(...buttons, note); el.append(state, row);
+      for (const name of ['state', 'note', 'stopper', 'starter']) model.on(`change:${name}`, draw);
+      draw();
+    } }"""
+    _css = 'button:disabled { opacity: .4 }'
+
+# %% ../../nbs/api/apps/01_monitor.ipynb #fc141eec
+@patch
+def bar(self:Monitor)->Bar:
+    "A bar that says what the monitor's state line says, and has its buttons"
+    bar, c, lines = Bar(), self.controls, (self.state, self.table)
+    buttons = dict(stopper=c.stop, starter=c.start)
+    def mirror(_=None):
+        bar.state, bar.note = ''.join(w.value for w in lines), c.note.value
+        for name,b in buttons.items(): setattr(bar, name, [b.description, b.tooltip or '', b.disabled])
+    for w in (*lines, c.note, c.stop, c.start): w.observe(mirror)
+    bar.on_msg(lambda _, msg, buffers: buttons[msg['type']].click())
+    mirror()
+    return bar
+
+@patch
+def _display_(self:Monitor): # Called by marimo
+    import marimo as mo
+    return mo.vstack([mo.ui.anywidget(w) for w in (self.bar(), self.view, self.scores)])

@@ -173,7 +173,7 @@ def line_keys(
     lines = [LineKey(t, kind) for t in curves.terms for kind in ('values', 'means')]
     return lines+[LineKey('learning_rate', 'values')]*('learning_rate' in curves.lines)
 
-# %% ../../nbs/api/figures/01_run.ipynb #7ad0757f
+# %% ../../nbs/api/figures/01_run.ipynb #6cd68df9
 def log_limits(
     curves:Curves,
     decades:float=5, # Shown at most
@@ -225,7 +225,7 @@ def _score_traces(got, start, goal, rows, unseen): # A bar for the student, mark
             trace(go.Scatter, 'untrained student', start, **mark(COLORS['copy_base'], 'diamond', size*.6, 0)),
             trace(go.Scatter, 'teacher', goal, **mark(COLORS['teacher'], 'line-ns', size, 2.5))]
 
-# %% ../../nbs/api/figures/01_run.ipynb #8d980517
+# %% ../../nbs/api/figures/01_run.ipynb #57721201
 FEW, WIDE = 20, 42 # Languages that get a row of full height; characters of a line above a panel
 
 def key_lines(
@@ -242,7 +242,7 @@ def key_lines(
         used += size
     return ['&nbsp;&nbsp; '.join(l) for l in lines]
 
-# %% ../../nbs/api/figures/01_run.ipynb #154017d6
+# %% ../../nbs/api/figures/01_run.ipynb #e1bbe672
 class Panel(NamedTuple):
     "A panel of a figure whose panels stand below one another"
     axis:str    # Its y axis, e.g. 'yaxis2'
@@ -273,7 +273,7 @@ def place(
     look = dict(template='none', height=height, margin=dict(l=left, r=18, t=0, b=0), font=dict(size=12), hoverlabel=dict(namelength=-1), bargap=.2)
     return fig.update_layout(**look | (dict(title=text) if rows else {}) | axes | kw, annotations=notes, uirevision='stay')
 
-# %% ../../nbs/api/figures/01_run.ipynb #c01ae27a
+# %% ../../nbs/api/figures/01_run.ipynb #ea24a7a8
 MESH = dict(gridcolor='rgba(128,128,128,.2)', zeroline=False)
 
 def _loss_panels(fig, c, points): # Adds the lines; the panels, the x axis
@@ -288,7 +288,7 @@ def _loss_panels(fig, c, points): # Adds the lines; the panels, the x axis
               Panel('yaxis2', dict(MESH, rangemode='tozero', exponentformat='e', nticks=3), 52, ['learning rate'], below=46)]
     return panels, dict(MESH, anchor='y2', **axis('step', 4, font=12))
 
-# %% ../../nbs/api/figures/01_run.ipynb #180a8cd2
+# %% ../../nbs/api/figures/01_run.ipynb #efceb769
 def _scored_when(step, steps): # e.g. 'after step 120 of 216'
     if not step: return 'before training'
     return f'after step {step:,}'+(f' of {steps:,}' if steps and isinstance(steps, int) else '')
@@ -303,14 +303,14 @@ def _score_panel(fig, c, metric, seen, steps): # Adds bars and marks; the panel,
              if (mean := c.mean(split, metric)) is not None and (split != 'untrained' or start)]
     when = _scored_when(c.evaluated, steps) if got else 'comes later'
     head = [f'<b>{plot_text(score_name(metric))}</b> on validation, {when}', *key_lines(means)]
-    if unseen and len(unseen) < len(rows): head.append('pale, at the bottom: never trained on')
+    if unseen and len(unseen) < len(rows): head.append('at the bottom, apart: never trained on')
     names = plot_names(rows, 24)
     look = dict(MESH, tickvals=list(rows.values()), ticktext=names, showgrid=False, range=[-.7, max([*rows.values(), 1])+.7], automargin=True,
                 tickfont=dict(size=12 if len(rows) <= FEW else 10))
     height = round((20 if len(rows) <= FEW else 14)*(max([*rows.values(), 1])+1.4))
     return Panel('yaxis3', look, height, head, below=30), dict(MESH, anchor='y3', range=[0, 1], dtick=.25), 24+7*max([len(n) for n in names]+[2])
 
-# %% ../../nbs/api/figures/01_run.ipynb #fce7bca7
+# %% ../../nbs/api/figures/01_run.ipynb #41555b58
 def _first_metric(c): return next((m for m in SCORES if any(k.metric == m for k in c.scores)), 'accuracy')
 
 def losses_figure(
