@@ -11,6 +11,7 @@ import privkd_nb
 from .bench import BENCH_COMMAND
 from .explore import EXPLORE
 from .folders import PACK, VERIFY
+from .mirror import MIRROR
 from .options import given_options, short_notices
 from .pages import HTML
 from .runs import DISTIL, RUN, STUDY
@@ -19,7 +20,7 @@ from ..markup import visible
 from ..processes import answer_signals
 
 # %% ../../nbs/api/cli/20_console.ipynb #96c70219
-COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, explore=EXPLORE, pack=PACK, verify=VERIFY, html=HTML, bench=BENCH_COMMAND)
+COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, explore=EXPLORE, pack=PACK, verify=VERIFY, mirror=MIRROR, html=HTML, bench=BENCH_COMMAND)
 
 def make_parser()->argparse.ArgumentParser:
     "The parser of `privkd`"
