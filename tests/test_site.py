@@ -1,8 +1,10 @@
 "The documentation site, built once without Quarto: pages, links, figures and search index."
 import json, re
 from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
 
-import pytest
+import pytest, yaml
 from conftest import ROOT
 
 
@@ -41,6 +43,115 @@ def test_figures_are_drawn_by_the_sites_own_plotly(site):
     text = (site/'api'/'figures'/'style.html').read_text()
     assert 'data-figure=' in text and 'src="../../assets/plotly.min.js"' in text
     assert (site/'assets'/'plotly.min.js').stat().st_size > 1e6
+    assert 'plotly.min.js' not in (site/'api'/'core.html').read_text()             # which has no figure
+
+
+# ---- what Quarto is given: it cannot be run here, but every fault that it had has a condition that can be checked
+
+@pytest.fixture(scope='module')
+def config(): return yaml.safe_load((ROOT/'_quarto.yml').read_text(encoding='utf-8'))
+
+
+def clashes(formats, pages):
+    "Pages whose HTML pass writes the intermediate file that another format's result is called: Quarto deletes it, and fails after rendering all pages"
+    others = [f for f, options in formats.items() if f != 'html' and not (isinstance(options, dict) and options.get('keep-md'))]
+    return [p for p, out in pages for f in others if f in ('commonmark', 'gfm', 'markdown') and Path(p).with_suffix('.html').name == out]
+
+
+def outputs(docs):
+    "Every processed notebook and its `output-file`"
+    for p in sorted(docs.PROC.rglob('*.ipynb')):
+        front = [''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'raw']
+        yield p.relative_to(docs.PROC).as_posix(), next((m[1] for f in front if (m := re.search(r'^output-file: (\S+)', f, re.M))), None)
+
+
+def test_quarto_finds_no_two_files_of_one_name(docs, pages, config):
+    named = list(outputs(docs))
+    assert len(named) == len(pages) and all(out and out.endswith('.html') for _, out in named)
+    assert clashes(config['format'], named) == []
+    assert clashes(dict(html={}, commonmark='default'), named) != []               # as it was: the page `effect` and others
+    assert clashes(dict(html={}, commonmark={'keep-md': True}), named) == []
+
+
+def test_quarto_finds_what_its_settings_name(docs, pages, config):
+    "Paths in _quarto.yml are relative to the folder in which it renders; one that is not there would be silently left out"
+    html, website = config['format']['html'], config['website']
+    paths = [html['css'], *(f for fs in html['theme'].values() for f in fs if '.' in f), website['favicon'], website['open-graph']['image'], website['twitter-card']['image']]
+    assert [p for p in paths if not (docs.PROC/p).is_file()] == []
+    assert [r for r in config['project']['resources'] if not [*docs.PROC.glob(r)]] == []
+    assert (docs.PROC/website['open-graph']['image']).read_bytes()[:4] == b'\x89PNG'   # other sites show no SVG
+    assert html['respect-user-color-scheme'] is True and html['html-math-method'] == 'mathml'
+
+
+def test_themes_fetch_no_font(docs, pages, config):
+    "Quarto's themes set `$web-font-path` unless it is set before, and import what it names"
+    for scheme in config['format']['html']['theme'].values():
+        assert any(re.search(r'^\$web-font-path: false\b', (docs.PROC/f).read_text(), re.M) for f in scheme if '.' in f), scheme
+
+
+SCRIPTS = re.compile(r'<(?:script|link|iframe|img)[^>]*(?:src|href)=["\']?(?:https?:)?//|import\s*\(?["\']https?:|require(?:js)?\.(?:config|undef)')
+LIBRARIES = {'text/html', 'application/javascript', 'application/vnd.jupyter.widget-view+json', 'application/vnd.plotly.v1+json', 'image/svg+xml'}
+
+def foreign(cell):
+    "What in a processed cell would make the page fetch from another host: an address, or a form of output beside which Quarto loads require.js and jQuery"
+    for o in cell.get('outputs', []):
+        yield from LIBRARIES & set(o.get('data', {}))
+        yield from (m[0] for v in o.get('data', {}).values() if (m := SCRIPTS.search(str(v))))
+    if cell['cell_type'] == 'markdown': yield from (m[0] for m in [SCRIPTS.search(''.join(cell['source']))] if m)
+
+
+def test_processed_pages_load_nothing_from_other_hosts(docs, pages):
+    found = {str(p): f for p in docs.PROC.rglob('*.ipynb') for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if (f := list(foreign(c)))}
+    assert found == {}
+    assert list(foreign(dict(cell_type='code', outputs=[dict(data={'text/html': '<table></table>'})]))) == ['text/html']
+    assert len(list(foreign(dict(cell_type='markdown', source='<script src="https://cdn.plot.ly/x.js"></script>')))) == 1
+
+
+def test_links_lead_nowhere_that_readers_cannot_see(docs, site):
+    "Neither renderer's pages link to the repository or to the address of the published site, unless REPOSITORY says that readers can see it"
+    assert docs.REPOSITORY == ''
+    hosts = (docs.CFG.git_url, docs.DOCS_URL)
+    assert {p.name: h for p in site.rglob('*.html') for h in hosts if f'href="{h}' in p.read_text() and 'rel="canonical"' not in p.read_text().split(h)[0][-40:]} == {}
+    for p in docs.PROC.rglob('*.ipynb'):
+        text = '\n'.join(''.join(c['source']) for c in json.loads(p.read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'markdown')
+        assert not re.search(rf'\]\((?:{"|".join(map(re.escape, hosts))})', text), p
+    from pages import near
+    assert near('see [[`run`](a.html#run)](b.html).', '') == 'see [`run`](a.html#run).'
+    assert near(f'[x]({hosts[0]}/tree/main/a) [y]({hosts[1]}api/core.html)', '../') == 'x [y](../api/core.html)'
+
+
+def test_quarto_is_told_of_the_repository_only_where_it_is_seen(docs, pages, monkeypatch):
+    assert 'repo-url' not in docs.quarto_settings()['website'] and 'navbar' not in docs.quarto_settings()['website']
+    monkeypatch.setattr(docs, 'REPOSITORY', 'https://example.org/r')
+    assert docs.quarto_settings()['website']['navbar']['right'][0]['href'] == 'https://example.org/r'
+
+
+def test_every_page_gives_its_notebook(site, pages):
+    for p in pages:
+        if p.out == 'index.html': continue
+        link = f'{"../"*(len(p.path.parts)-1)}notebooks/{p.path.as_posix()}'
+        assert f'href="{link}"' in (site/p.out).read_text() and (site/'notebooks'/p.path).read_bytes() == (ROOT/'nbs'/p.path).read_bytes(), p.path
+
+
+def test_symbols_link_to_their_lines(site):
+    "In the site's own copy of the source"
+    link = re.search(r'href="\.\./(source/privkd_nb/core\.html)#L-(\d+)"', (site/'api'/'core.html').read_text())
+    lines = (ROOT/'privkd_nb'/'core.py').read_text().splitlines()
+    assert re.match(r'(@|def |class )', lines[int(link[2])-1]) and f'id="L-{link[2]}"' in (site/link[1]).read_text()
+
+
+def test_pictures_have_a_text_and_no_second_caption(docs, pages):
+    from pages import Pictures
+    cells = ['![A picture](x.svg)', 'a ![b](c.svg) line', '![Scores](images/fraction.svg)']
+    cells = [SimpleNamespace(cell_type='markdown', source=c) for c in cells]
+    for c in cells: Pictures(None).cell(c)
+    assert cells[0].source == '![A picture](x.svg)&nbsp;' and cells[1].source == 'a ![b](c.svg) line'
+    assert 'data-figure=' in cells[2].source and '<img src="images/fraction.svg" alt="Scores">' in cells[2].source      # drawn in the reader's colours
+
+
+def test_names_with_underscores_are_no_bold_text(site):
+    assert [p.name for p in site.rglob('*.html') if 'source' not in p.parts and re.search(r'<h3[^>]*>[^<]*<strong>', p.read_text())] == []
+    assert 'id="initcard.__repr__"' in (site/'api'/'init'/'student.html').read_text()
 
 
 def test_formulas_are_mathml(site):

@@ -1,5 +1,6 @@
 "The site as a reader meets it: in a browser, with a mouse."
 import functools, http.server, threading
+from urllib.parse import unquote
 
 import pytest
 from browser import chromium
@@ -16,38 +17,66 @@ def served(site):
         server.shutdown()
 
 
-def test_a_stranger_follows_every_link(served):
+def test_a_stranger_reaches_every_page(served, docs):
+    "By links from the home page, as they are in the files"
     url, folder = served
+    seen, todo = set(), [folder/'index.html']
+    while todo:
+        seen.add(at := todo.pop())
+        links = [(at.parent/unquote(l.split('#')[0])).resolve() for l in docs.Found(at).links if l.split('#')[0].endswith('.html') and '://' not in l]
+        todo += {l for l in links if l.exists() and 'source' not in l.relative_to(folder).parts} - seen - set(todo)
+    pages = {p for p in folder.rglob('*.html') if p.name != '404.html' and 'source' not in p.relative_to(folder).parts}
+    assert pages - seen == set() and len(seen) > 60
+
+
+def test_pages_load_whole_and_ask_nobody_else(served):
+    "Some pages with figures, the first of each section, and a page of source"
+    url, folder = served
+    pages = sorted(p for p in folder.rglob('*.html') if 'source' not in p.relative_to(folder).parts and p.name != '404.html')
+    drawn = [p for p in pages if 'data-figure=' in p.read_text()]
+    first = {p.parent: p for p in reversed(pages)}.values()
     with chromium() as page:
         answers, foreign = {}, []
         page.on('response', lambda r: answers.__setitem__(r.url, r.status))
         page.on('request', lambda r: None if r.url.startswith((url, 'data:', 'blob:')) else foreign.append(r.url))
-        todo, seen, figures = [f'{url}/index.html'], set(), 0
-        while todo:
-            at = todo.pop()
-            if at in seen: continue
-            seen.add(at)
-            page.goto(at)
-            figures += page.locator('[data-figure]').count() > 0
-            for link in page.eval_on_selector_all('a[href]', 'es => es.map(e => e.href)'):
-                link = link.split('#')[0]
-                if link.startswith(url) and link.endswith(('.html', '/')) and link not in seen: todo.append(link)
-        pages = {u.removeprefix(url) for u in seen}
-        assert {f'/{p.relative_to(folder).as_posix()}' for p in folder.rglob('*.html') if p.name != '404.html'} <= pages | {'/index.html'}   # every page can be reached
+        for p in {*drawn[:6], *first, folder/'source'/'privkd_nb'/'core.html'}: page.goto(f'{url}/{p.relative_to(folder).as_posix()}')
         assert {u: s for u, s in answers.items() if s >= 400} == {} and foreign == [] and page.errors == []
-        assert figures >= 5
+    assert len(drawn) >= 10
 
 
-def test_search_finds_and_figures_live(served):
+def found(page, url, words):
+    "The pages that a search offers, best first; the index is there when 'student' finds something"
+    page.goto(f'{url}/index.html')
+    page.keyboard.press('/')
+    page.keyboard.type('student', delay=10)
+    page.wait_for_selector('dialog ol a', timeout=15_000)
+    page.keyboard.press('Control+A')
+    page.keyboard.type(words, delay=10)
+    links, before = lambda: [a.get_attribute('href').removeprefix(f'{url}/').split('?')[0] for a in page.locator('dialog ol a').all()], None
+    while True:                                                                           # until they stay
+        page.wait_for_timeout(400)
+        if (now := links()) == before: return now
+        before = now
+
+
+def test_search_finds_what_is_meant(served):
+    url, folder = served
+    with chromium() as page:
+        assert found(page, url, 'bootstrap')[0] == 'api/analysis/stats.html'
+        assert found(page, url, 'init_student')[0] == 'api/init/student.html'
+        assert found(page, url, 'resme')[0] == 'how_to/resume_a_run.html'                           # a typing error in a longer word
+        assert all('onnx' in (folder/p).read_text().lower() for p in found(page, url, 'onnx'))      # and nothing that says 'on'
+        assert not any(p.startswith('api/analysis/arms') for p in found(page, url, 'ce')[:3])        # the loss, not 'cell'
+        assert page.errors == []
+
+
+def test_the_home_page_and_live_figures(served):
     url, _ = served
     with chromium() as page:
         assert page.goto(f'{url}/index.html').ok
         assert page.locator('h1').first.inner_text().startswith('PrivKD')
-        assert page.locator('img[src*="images/"]').first.is_visible()                     # the result, in one picture
+        page.wait_for_selector('.privkd-figure[aria-label^="Accuracy against"] .main-svg')                   # the result, in one picture
         assert 'make run' in page.inner_text('body')                                      # how to start
-        page.keyboard.press('/')
-        page.keyboard.type('bootstrap', delay=20)
-        page.wait_for_function("[...document.querySelectorAll('a')].some(a => a.offsetParent && /stats/.test(a.href) && /bootstrap|Statistics|interval/i.test(a.innerText))", timeout=15_000)
         assert page.goto(f'{url}/api/figures/comparisons.html').ok
         page.wait_for_selector('.js-plotly-plot .main-svg')
         gd = page.locator('.js-plotly-plot').first
@@ -59,10 +88,38 @@ def test_search_finds_and_figures_live(served):
         assert page.errors == []
 
 
-@pytest.mark.parametrize('width', [1280, 800])
+def test_figures_follow_the_scheme(served):
+    "The reader's colours at first, then the page's own switch; dark ink and white grounds would be unreadable"
+    url, _ = served
+    ink = "() => getComputedStyle(document.querySelector('.privkd-figure .gtitle')).fill"
+    with chromium() as page:
+        page.emulate_media(color_scheme='dark')
+        page.goto(f'{url}/index.html')
+        page.wait_for_selector('.privkd-figure .gtitle')
+        assert page.evaluate(ink) == 'rgb(221, 221, 221)'
+        assert page.evaluate("() => getComputedStyle(document.querySelector('.privkd-figure .main-svg')).backgroundColor") in ('rgba(0, 0, 0, 0)', 'transparent')
+        page.evaluate("document.body.dataset.mdColorScheme = 'default'")
+        page.wait_for_function(f"({ink})() === 'rgb(51, 51, 51)'")
+        page.evaluate("document.body.classList.add('quarto-dark')")                       # as Quarto says it
+        page.wait_for_function(f"({ink})() === 'rgb(221, 221, 221)'")
+        assert page.errors == []
+
+
+@pytest.mark.parametrize('width', [1280, 400])
 def test_no_page_is_wider_than_the_window(served, width):
     url, _ = served
     with chromium(width) as page:
-        for name in ('index', 'explore', 'api/losses/logits', 'api/figures/comparisons'):
+        for name in ('index', 'public_names', 'tutorials/first_distillation', 'api/losses/logits', 'api/figures/comparisons'):
             assert page.goto(f'{url}/{name}.html').ok
             assert page.evaluate('document.documentElement.scrollWidth') <= width+1, name
+            cut = page.eval_on_selector_all('.md-content .language-python pre', "es => es.filter(e => e.firstElementChild.scrollWidth > e.clientWidth + 1).map(e => e.innerText.slice(0, 80))")
+            assert cut == [], name                                                        # code wraps
+        if width < 600:
+            page.goto(f'{url}/gallery.html')
+            page.wait_for_function("document.querySelectorAll('.privkd-figure .gtitle').length >= 8")
+            page.wait_for_timeout(500)
+            wide = page.eval_on_selector_all('.privkd-figure .gtitle', "es => es.filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.textContent)")
+            over = page.eval_on_selector_all('.privkd-figure', """es => es.filter(e => { const l = e.querySelector('.legend')?.getBoundingClientRect(), top = e.getBoundingClientRect().top;
+                return l && (l.top < e.querySelector('.gtitle').getBoundingClientRect().bottom - 1 || l.bottom - top > e._fullLayout._size.t + 1) }).map(e => e.ariaLabel)""")
+            assert (wide, over) == ([], [])                                               # titles wrap, legends stand between title and plot
+        assert page.errors == []

@@ -2,7 +2,8 @@
 
     python tools/site.py [--out _docs] [--no-quarto]
 """
-import argparse, fnmatch, importlib.util, shutil, subprocess, sys, tempfile
+import argparse, fnmatch, shutil, subprocess, sys, tempfile
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -11,9 +12,8 @@ import yaml
 from nbdev.quarto import refresh_quarto_yml
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import CFG, DOCS_URL, PROC, ROOT, Page, body, process, read_page
+from pages import CFG, DOCS_URL, NBS, PROC, REPOSITORY, ROOT, Page, body, process, read_page
 
-TOOLS = ROOT/'tools'
 FEATURES = ['navigation.tabs', 'navigation.top', 'navigation.footer', 'toc.follow', 'content.code.copy', 'search.highlight']
 EXTENSIONS = ['attr_list', 'md_in_html', 'tables', 'footnotes', 'def_list', 'admonition', 'pymdownx.details', 'pymdownx.betterem', 'pymdownx.superfences',
               {'pymdownx.highlight': dict(pygments_lang_class=True)}, {'toc': dict(permalink='¶', toc_depth=3)}]
@@ -43,18 +43,18 @@ def sections(nav, title='Start'):
 # ---- pages for zensical
 
 def site_markdown(page, nav, links) -> str:
-    "A page's Markdown for zensical: front matter, title, promise, a link to its notebook, body; the home page ends on a map of the site"
+    "A page's Markdown for zensical: front matter, title, promise, body; the home page ends on a map of the site"
     front = yaml.safe_dump(dict(title=page.title, description=page.promise, hide=['navigation', 'toc'] if page.out == 'index.html' else []), allow_unicode=True)
-    notebook = f'{CFG.git_url}/blob/{CFG.branch}/{CFG.nbs_path.name}/{page.path.as_posix()}'
     head = f'# {page.title}\n\n{page.promise}\n{{ .promise }}\n\n' if page.promise else f'# {page.title}\n\n'
     if page.out == 'index.html': return f'---\n{front}---\n\n{head}{buttons(nav)}{body(page, links=links)}\n{site_map(nav)}'
-    return f'---\n{front}---\n\n[View notebook on GitHub]({notebook}){{ .notebook }}\n\n{head}{body(page, links=links)}'
+    return f'---\n{front}---\n\n{head}{body(page, links=links)}'
 
 
 def buttons(nav) -> str:
     "Where to go from the home page: its first section, the first page of the first kinds of page, the repository"
     first = [(t, ps[0]) for t, ps in sections(nav)[1:] if ps and t in ('Tutorials', 'Experiments', 'Reference')]
-    links = ['[Start](#start){ .md-button .md-button--primary }'] + [f'[{t}]({p.out}){{ .md-button }}' for t, p in first] + [f'[GitHub]({CFG.git_url}){{ .md-button }}']
+    links = ['[Start](#start){ .md-button .md-button--primary }'] + [f'[{t}]({p.out}){{ .md-button }}' for t, p in first]
+    if REPOSITORY: links.append(f'[Repository]({REPOSITORY}){{ .md-button }}')
     return ' '.join(links) + '\n{ .buttons }\n\n'
 
 
@@ -71,8 +71,8 @@ def zensical_config(nav) -> dict:
     palette = [dict(scheme='default', primary='custom', accent='custom', media='(prefers-color-scheme: light)', toggle=toggle('moon', 'dark')),
                dict(scheme='slate', primary='custom', accent='custom', media='(prefers-color-scheme: dark)', toggle=toggle('sun', 'light'))]
     return dict(site_name=CFG.title, site_description=CFG.description, site_url=DOCS_URL, use_directory_urls=False, nav=[entry(*e) for e in nav],
-                copyright=CFG.copyright, theme=dict(variant='modern', font=False, palette=palette, features=FEATURES, icon=dict(logo='lucide/languages')),
-                extra=dict(generator=False, social=[dict(icon='fontawesome/brands/github', link=CFG.git_url, name='GitHub')]),
+                copyright=CFG.copyright, theme=dict(variant='modern', font=False, palette=palette, features=FEATURES, icon=dict(logo='lucide/languages'), favicon='assets/favicon.svg'),
+                extra=dict(generator=False, social=[dict(icon='fontawesome/brands/git-alt', link=REPOSITORY, name='Repository')] if REPOSITORY else []),
                 extra_css=['assets/site.css'], markdown_extensions=EXTENSIONS)
 
 
@@ -83,18 +83,40 @@ def zensical(pages, nav, out):
         docs = Path(tmp)/'docs'
         shutil.copytree(PROC, docs, ignore=shutil.ignore_patterns('*.ipynb', '*.yml', '*.py', '.*', '_docs'))
         for p in pages: write(docs/p.md, site_markdown(p, nav, links))
-        assets = docs/'assets'; assets.mkdir(exist_ok=True)
-        for f in ('site.css', 'figures.js'): shutil.copy(TOOLS/f, assets)
-        shutil.copy(Path(importlib.util.find_spec('plotly').origin).parent/'package_data'/'plotly.min.js', assets)
         write(Path(tmp)/'mkdocs.yml', yaml.safe_dump(zensical_config(nav), allow_unicode=True, sort_keys=False))
         done = subprocess.run([sys.executable, '-m', 'zensical', 'build', '-f', 'mkdocs.yml'], cwd=tmp, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if done.returncode: sys.exit(done.stdout)
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(Path(tmp)/'site', out)
+    exact_search(out)
+
+
+SEARCH = { # In zensical's worker: what it does, and what it does here
+    'e=2){if(t.length<r.length)return': 'e=[0,0,0,0,1,1,1,1][Math.min(t.length,r.length)]??2){if(t.length<r.length)return',      # typing errors that are forgiven
+    'a.value=(u=re(this.data,o))!=null?u:o': 'a.value=o.length>2&&(u=re(this.data,o))!=null?u:o'}                                # beginnings of words
+
+def exact_search(out):
+    """Zensical's search forgives two typing errors in a word of any length, so that 'onnx' finds 'on', and takes every word for a beginning, so that 'ce' finds
+    'cell'. Here a word of up to three letters forgives none, up to seven one; two letters are a word."""
+    [worker] = (out/'assets'/'javascripts'/'workers').glob('search.*.js')
+    text = worker.read_text(encoding='utf-8')
+    for theirs, ours in SEARCH.items():
+        if text.count(theirs) != 1: sys.exit(f'{worker.name} searches in another way than that of zensical 0.0.73: mend SEARCH in tools/site.py')
+        text = text.replace(theirs, ours)
+    write(worker, text)
+
+
+def quarto_settings() -> dict:
+    "What Quarto is told besides _quarto.yml: nbdev's settings, with the repository only where readers can see it"
+    settings = yaml.safe_load((NBS/'nbdev.yml').read_text(encoding='utf-8'))
+    for k in ('repo-url', 'repo-branch'): settings['website'].pop(k, None)
+    if REPOSITORY: settings['website']['navbar'] = dict(right=[dict(icon='git', href=REPOSITORY, **{'aria-label': 'Repository'})])
+    return settings
 
 
 def quarto(out):
     "Build the site with Quarto"
+    write(PROC/'nbdev.yml', yaml.safe_dump(quarto_settings(), allow_unicode=True, sort_keys=False))
     subprocess.run(['quarto', 'render', '--no-cache'], cwd=PROC, check=True)
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(PROC/CFG.doc_path.name, out)
@@ -134,10 +156,16 @@ class Found(HTMLParser):
         if tag == 'link' and a.get('href') and a.get('rel') not in ('canonical', 'prev', 'next', 'alternate'): self.resources.append(a['href'])
 
 
+def is_source(page, site): return site/'source' in page.parents          # a module as a page: anchors and no links but to the home page
+
+@cache
+def source_text(page): return page.read_text(encoding='utf-8')
+
+
 def broken_links(site) -> list[str]:
     "`page -> target` for every link or resource inside the site that leads nowhere, or to an anchor that is not there"
     site = Path(site).resolve()
-    found = {p: Found(p) for p in site.rglob('*.html')}
+    found = {p: Found(p) for p in site.rglob('*.html') if not is_source(p, site)}
     broken = []
     for page, f in found.items():
         if page.name == '404.html': continue      # its links are absolute, to work from any address
@@ -146,7 +174,8 @@ def broken_links(site) -> list[str]:
             if url.scheme or url.netloc: continue
             target = (page.parent/unquote(url.path)).resolve() if url.path else page
             if target.is_dir(): target /= 'index.html'
-            missing_anchor = url.fragment and target in found and unquote(url.fragment) not in found[target].ids | {'__skip'}
+            if is_source(target, site) and target.exists(): missing_anchor = url.fragment and f'id="{url.fragment}"' not in source_text(target)
+            else: missing_anchor = url.fragment and target in found and unquote(url.fragment) not in found[target].ids | {'__skip'}
             if not target.exists() or missing_anchor: broken.append(f'{page.relative_to(site)} -> {link}')
     return broken
 
@@ -154,7 +183,7 @@ def broken_links(site) -> list[str]:
 def external_resources(site) -> list[str]:
     "`page -> address` for every script, style, font or picture that a page would fetch from another host"
     site = Path(site)
-    return [f'{p.relative_to(site)} -> {r}' for p in site.rglob('*.html') for r in Found(p).resources if urlsplit(r).netloc]
+    return [f'{p.relative_to(site)} -> {r}' for p in site.rglob('*.html') if not is_source(p, site) for r in Found(p).resources if urlsplit(r).netloc]
 
 
 def build(out, use_quarto=False) -> Path:
@@ -166,6 +195,7 @@ def build(out, use_quarto=False) -> Path:
     if use_quarto: quarto(out)
     else: zensical(pages, nav, out)
     llms(pages, nav, out)
+    for p in pages: write(out/'notebooks'/p.path, (NBS/p.path).read_text(encoding='utf-8'))
     return out
 
 
