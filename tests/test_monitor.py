@@ -8,7 +8,7 @@ from fake_run import FakeRun
 
 from privkd_nb.core import InputError
 from privkd_nb.analysis.curves import downsample
-from privkd_nb.apps.monitor import NOTHING, Monitor, Shown
+from privkd_nb.apps.monitor import NOTHING, Monitor, Shown, hides_outputs
 from privkd_nb.figures.run import curves_figure, describe, monitor_figure
 from privkd_nb.record import History, HistoryTail, Run, StatusFile
 
@@ -277,3 +277,19 @@ def test_one_step_near_zero_does_not_flatten_the_lines(tmp_path):
     low, high = m.view.figure.layout.yaxis.range
     assert -3.5 < low < high < 2.5 and any('1 value lies outside' in a.text for a in m.view.figure.layout.annotations)
     assert min(m.view.figure.data[2].y) == pytest.approx(1e-9)              # it is cut off, not taken out
+
+
+def test_where_no_output_can_hide_another_there_is_one(tmp_path, monkeypatch):
+    "As in Colab and VS Code: the widget, and when the run has ended a figure in its place"
+    monkeypatch.setitem(sys.modules, 'google.colab', object())
+    assert not hides_outputs()
+    run, lives = FakeRun(tmp_path/'one'), []
+    run.train(1, 20)
+    m = Monitor(run, start=False)
+    bundle = m._live_bundle(alone=False)
+    assert is_live(bundle) and 'application/vnd.plotly.v1+json' in bundle
+    m._displays.append(Shown(None, type('Handle', (), dict(update=lambda self, bundle, raw: lives.append(bundle)))()))
+    run.status.write('stopped'); m.look(); m.settle()
+    assert not is_live(lives[-1]) and 'stopped at a checkpoint' in lives[-1]['text/html']
+    run.train(21, 30); m.look(); m._go_live()
+    assert is_live(lives[-1])
