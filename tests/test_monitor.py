@@ -293,3 +293,17 @@ def test_where_no_output_can_hide_another_there_is_one(tmp_path, monkeypatch):
     assert not is_live(lives[-1]) and 'stopped at a checkpoint' in lives[-1]['text/html']
     run.train(21, 30); m.look(); m._go_live()
     assert is_live(lives[-1])
+
+
+def test_an_end_after_an_end_is_shown(tmp_path):
+    "A run that was resumed and has finished before the monitor looked again"
+    run, stills, lives = FakeRun(tmp_path/'one'), [], []
+    run.train(1, 20); run.status.write('stopped')
+    m = Monitor(run, start=False)
+    shown_in(m, stills, lives)
+    m.runs.started_at -= 100
+    m._step()
+    assert 'stopped at a checkpoint' in stills[-1]['text/html'] and not lives
+    run.train(21, 300); run.status.write('finished')
+    m._step()
+    assert 'finished' in stills[-1]['text/html'] and lives == [NOTHING]

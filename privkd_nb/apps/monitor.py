@@ -238,7 +238,7 @@ class LiveLines:
         if now is None or self.limits is None: return now == self.limits
         return all(-.12 <= grown <= .5 for grown in (now[0]-self.limits[0], self.limits[1]-now[1]))
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #5c5bd86f
+# %% ../../nbs/api/apps/01_monitor.ipynb #0b403c2f
 @patch
 def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     "Add new points to the ends of the lines"
@@ -253,7 +253,7 @@ def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     self.lines = grown
     return True
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #cacd1274
+# %% ../../nbs/api/apps/01_monitor.ipynb #903a045f
 class Controls:
     "The buttons of a monitor: stop the run on display, or start it again"
     def __init__(self,
@@ -273,7 +273,7 @@ class Controls:
         "Text beside the buttons; read out by screen readers"
         self.note.value = f'<span role="status" style="line-height:1.5">{html_text(text, 600)}</span>' if text else ''
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #ca49f5d0
+# %% ../../nbs/api/apps/01_monitor.ipynb #72d8d4a7
 def _set_button(button, disabled, tooltip, description=None): # Sends what has changed
     for k,v in dict(disabled=disabled, tooltip=tooltip, description=description or button.description).items():
         if getattr(button, k) != v: setattr(button, k, v)
@@ -293,7 +293,7 @@ def update(self:Controls,
         'it was started elsewhere; the same command there resumes it'
     _set_button(self.start, under_way or state == 'finished' or not startable, f'Start: {why}', 'Resume' if state in ('stopped', 'failed', 'training') else 'Start')
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #37b3b8d7
+# %% ../../nbs/api/apps/01_monitor.ipynb #756248d2
 def job_of(
     run,       # The `Run` that the monitor was given for this folder, or None
     path:Path, # The run's folder
@@ -324,7 +324,7 @@ class Monitor:
     ):
         self.what = as_runs(what)
         self.runs, self.every = Runs(self.what), max(.25, every)
-        self._lock, self._stopping, self._settled, self._widget_gone, self._chosen = threading.RLock(), threading.Event(), False, False, False
+        self._lock, self._stopping, self._settled, self._widget_gone, self._chosen = threading.RLock(), threading.Event(), None, False, False
         self._displays, self._views, self._unseen_since, self._still_at, self._still = [], 0, None, 0., None
         self._make_widgets()
         self._show_run(self.runs.first)
@@ -345,7 +345,7 @@ class Monitor:
         names = [visible(p.name) for p in self.runs.paths[:3]]+['…']*(len(self.runs.paths) > 3)
         return f"Monitor of {', '.join(names)}: {visible(self.news.words())}"
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #f7e44569
+# %% ../../nbs/api/apps/01_monitor.ipynb #60b53256
 def weakly(
     o, method:str, # The name of a method of `o`
 ):
@@ -475,7 +475,7 @@ def _try_look(self:Monitor)->bool: # Whether it succeeded; an error in a thread 
     else: return True
     return False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #d70c1b59
+# %% ../../nbs/api/apps/01_monitor.ipynb #453127a8
 @patch
 def stop_run(self:Monitor)->str: # What was done
     "Ask the run on display to end at a checkpoint; it notices after its current step"
@@ -518,7 +518,7 @@ def _watch(ref, stopping, wait): # The thread; between two looks it does not kee
 def _step(self:Monitor)->float: # One look of the thread; the seconds to wait afterwards
     if not self._try_look(): return 5.
     if self.runs.over:
-        if not self._settled and len(self.runs.paths) == 1: self.settle()
+        if self._settled != self.news.progress and len(self.runs.paths) == 1: self.settle()
         return 2.                              # it may be started again, or made again
     if self._settled: self._go_live()
     if time.monotonic()-self._still_at > 15: self._keep_still()
@@ -549,7 +549,7 @@ def _on_message(self:Monitor, _, msg, buffers): # A page has opened or closed a 
 @patch
 def _is_unseen(self:Monitor): return self._unseen_since is not None and time.monotonic()-self._unseen_since > 30
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #286db57e
+# %% ../../nbs/api/apps/01_monitor.ipynb #2175a7f1
 class Shown(NamedTuple):
     "Where a monitor is displayed"
     still:object # The handle of the saved figure; None: one output is both
@@ -583,16 +583,16 @@ def settle(self:Monitor)->None:
         if gone or not s.still: s.live.update(NOTHING if s.still else self._plain(), raw=True)
     if self._displays: time.sleep(.3)          # a figure that is drawn while it is hidden gets a width of its own
     self._keep_still()
-    self._settled, self._widget_gone = True, gone
+    self._settled, self._widget_gone = dict(self.news.progress), gone      # the end that is shown
 
 @patch
 def _go_live(self:Monitor):
-    self._settled = False
+    self._settled = None
     for s in self._displays:
         if self._widget_gone or not s.still: s.live.update(self._live_bundle(bool(s.still)), raw=True)
     self._widget_gone = False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #af466a6f
+# %% ../../nbs/api/apps/01_monitor.ipynb #bdffa567
 @patch
 def _live_bundle(self:Monitor, alone): # alone: the saved figure is another output
     self.view._repr_mimebundle_()           # has plotly.js sent
@@ -610,10 +610,10 @@ def _ipython_display_(self:Monitor):
     done, apart = over and self.news.progress.get('state') == 'finished', hides_outputs()
     still = show(self._plain()) if apart else None
     live = show((NOTHING if apart else self._plain()) if done else self._live_bundle(apart))
-    self._displays, self._settled, self._widget_gone, self._still = [*self._displays[-3:], Shown(still, live)], done, done, None
+    self._displays, self._settled, self._widget_gone, self._still = [*self._displays[-3:], Shown(still, live)], self.news.progress if done else None, done, None
     SHOWN.add(self)
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #ef5c53c0
+# %% ../../nbs/api/apps/01_monitor.ipynb #deacf679
 class Bar(anywidget.AnyWidget):
     "The state and the buttons of a monitor in one widget"
     state, note = (traitlets.Unicode().tag(sync=True) for _ in range(2))                      # HTML
@@ -632,7 +632,7 @@ class Bar(anywidget.AnyWidget):
     } }"""
     _css = 'button:disabled { opacity: .4 }'
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #dd787db5
+# %% ../../nbs/api/apps/01_monitor.ipynb #452fb13a
 @patch
 def bar(self:Monitor)->Bar:
     "A bar that says what the monitor's state line says, and has its buttons"
