@@ -8,7 +8,8 @@ from privkd_nb.core import InputError
 from privkd_nb.data.catalog import own_files, scenario_languages
 from privkd_nb.data.files import read_table
 from privkd_nb.data.labels import check_tags, fold, lookalikes
-from privkd_nb.data.sources import check_splits, read_own, tidy
+from privkd_nb.data.own import check_splits, read_own
+from privkd_nb.data.sources import tidy
 from privkd_nb.data.tasks import load_task
 from privkd_nb.evaluation.scores import entity_scores, metric_rows, score_predictions, with_means
 from privkd_nb.figures.run import languages_figure
@@ -70,7 +71,7 @@ def test_a_text_of_a_megabyte_is_read(tmp_path):
     ('text,label\na,b\nc\n', r'row 2 \(line 3\) has 1 values, but the header has 2 columns'),
     ('text,label\n"a\nb",c\nd,e,f\n', r'row 2 \(line 4\) has 3 values'),
     ('text,label\n"a,b\nc,d\n', r'row 1 \(line 2\) is not valid CSV'),
-    ('text;label\na;b\n', "separates its columns by ';'"),
+    ('text;label\na;b;c\n', r'row 1 \(line 2\) has 3 values, but the header has 2 columns; write one value a column, and texts with semicolons in quotes'),
     ('text,label,label\na,b,c\n', "two columns 'label'"),
     ('text,label\na\0b,c\n', r'has a NUL character \(line 2\)'),
     ('', 'is empty')])

@@ -10,7 +10,7 @@ from privkd_nb.jobs.config import RunConfig
 from privkd_nb.core import InputError, file_hash, files_hash
 from privkd_nb.models.encoders import layer_stack
 from privkd_nb.record import Run
-from privkd_nb.data.sources import read_own
+from privkd_nb.data.own import read_own
 from privkd_nb.data.tasks import hold_out, load_task
 
 ROWS = [dict(text=f'{w} {i}', label=l, language=g, split='test' if i > 11 else 'train') for g, w in dict(de='Frage', en='query').items() for l in ('ask', 'tell') for i in range(14)]
@@ -74,7 +74,7 @@ def test_files_of_a_folder_are_read_or_rejected(tmp_path):
     for s in ('train', 'test'): write(tmp_path, [{k: v for k, v in r.items() if k != 'split'} for r in ROWS if r['split'] == s], f'{s}.csv')
     (tmp_path/'runs').mkdir(), (tmp_path/'README.md').touch(), (tmp_path/'.hidden.csv').touch(), (tmp_path/'train.py').touch()
     assert set(own_files(tmp_path)) == {'train', 'test'}
-    for name, message in [('extra.csv', 'extra.csv belongs to no split'), ('dev.tsv', 'dev.tsv cannot be read'), ('train.parquet', 'two files for train, train.csv and train.parquet')]:
+    for name, message in [('extra.csv', 'extra.csv belongs to no split'), ('dev.txt', 'dev.txt cannot be read'), ('train.parquet', 'two files for train, train.csv and train.parquet')]:
         (tmp_path/name).touch()
         for load in (lambda: load_task(str(tmp_path)), lambda: RunConfig(dataset=str(tmp_path))):
             with pytest.raises(InputError, match=message): load()
