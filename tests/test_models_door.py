@@ -8,7 +8,8 @@ from safetensors.torch import load_file, save_file
 from privkd_nb.core import InputError
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.init.student import init_student
-from privkd_nb.models.encoders import align_labels, layer_stack, model_labels, weights_hash
+from privkd_nb.models.encoders import layer_stack, model_labels, weights_hash
+from privkd_nb.models.outputs import align_outputs
 from privkd_nb.models.languages import check_languages, probe_tokenizer
 from privkd_nb.models.loading import load_encoder, load_tokenizer, save_tokenizer
 from privkd_nb.models.parts import part_of
@@ -291,16 +292,16 @@ def test_labels_that_are_numbers_are_aligned(names, labels, order, tmp_path):
     folder = edited(saved(tmp_path/'t'), id2label=dict(enumerate(names)), label2id={str(n): i for i, n in enumerate(names)})
     model, x = load_encoder(str(folder)), torch.arange(5, 12)[None]
     before = model(x).logits
-    assert align_labels(model, labels) == (order != [0, 1, 2])
+    assert align_outputs(model, labels) == (order != [0, 1, 2])
     assert torch.equal(model(x).logits, before[:, order]) and model_labels(model) == labels
 
 
 def test_the_label_that_differs_is_named():
     model = tiny_model(labels=[f'i{i}' for i in range(60)])
-    with pytest.raises(InputError, match=r"\(59 of 61 agree; only in the data: 'x'; only in the teacher: 'i59'\)"): align_labels(model, [f'i{i}' for i in range(59)]+['x'])
+    with pytest.raises(InputError, match=r"\(59 of 60 labels agree; only in the teacher: 'i59'; only in the data: 'x'\)"): align_outputs(model, [f'i{i}' for i in range(59)]+['x'])
     nameless = tiny_model(labels=[f'LABEL_{i}' for i in range(3)])
-    with pytest.raises(InputError, match='write the names.*id2label'): align_labels(nameless, LABELS)
-    with pytest.raises(InputError, match="twice in the teacher: 'a'"): align_labels(tiny_model(labels=['a', 'a', 'b']), ['a', 'b', 'c'])
+    with pytest.raises(InputError, match="name the teacher's 3 outputs in the order that it was trained with: --labels NAME0,NAME1,NAME2"): align_outputs(nameless, LABELS)
+    with pytest.raises(InputError, match="twice in the teacher: 'a'"): align_outputs(tiny_model(labels=['a', 'a', 'b']), ['a', 'b', 'c'])
 
 
 @pytest.mark.parametrize('source', ['copy_ft', 'scratch', 'pretrained'])

@@ -113,7 +113,8 @@ def own_files(
     "The user's own data files; one that would be ignored raises an `InputError`"
     def check_ending(p):
         if p.suffix.lower() in DATA_FILES: return p
-        raise InputError(f"{p} cannot be read; expected a file that ends in {', '.join(DATA_FILES)}.")
+        hint = {'.json': ', with one JSON object a line', **dict.fromkeys(['.xls', '.xlsx', '.ods'], ", so save it as 'CSV UTF-8'")}
+        raise InputError(f"{p} cannot be read; expected a file that ends in {', '.join(DATA_FILES)}{hint.get(p.suffix.lower(), '')}.")
     path, found = Path(path), {}
     if path.is_file(): return {'': check_ending(path)}
     for p in sorted(path.iterdir()):
@@ -129,7 +130,7 @@ def own_files(
     if 'train' not in found: raise InputError(f"{path} has no train rows; expected {', '.join('train'+e for e in DATA_FILES)}.")
     return found
 
-# %% ../../nbs/api/data/02_catalog.ipynb #218dd859
+# %% ../../nbs/api/data/02_catalog.ipynb #25253642
 @dataclass(frozen=True)
 class Reading:
     "How the user's own files are read"

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['USUAL', 'OPTION', 'find_column', 'check_given', 'columns_of', 'check_found', 'with_columns', 'wanted']
 
-# %% ../../nbs/api/data/05_columns.ipynb #752a8f36
+# %% ../../nbs/api/data/05_columns.ipynb #5db0e2f3
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core import InputError, did_you_mean
-from .catalog import Reading
+from .catalog import Reading, split_of
 from .files import SEPARATORS, check_names
 
-# %% ../../nbs/api/data/05_columns.ipynb #73f91b94
+# %% ../../nbs/api/data/05_columns.ipynb #4a7e7a24
 USUAL = dict(
     text='text texts sentence utterance utt query message comment tweet review content'.split(),
     label='label labels intent category class target sentiment topic emotion'.split(),
@@ -36,7 +36,7 @@ def find_column(
 
 OPTION = dict(text='text_column', tokens='text_column', label='label_column', ner_tags='label_column', language='language_column')
 
-# %% ../../nbs/api/data/05_columns.ipynb #ed8cd400
+# %% ../../nbs/api/data/05_columns.ipynb #1a4738a3
 def _listed(names): return ', '.join(map(str, list(names)[:12]))+(f', … ({len(names)})' if len(names) > 12 else '')
 
 def check_given(
@@ -50,7 +50,7 @@ def check_given(
     twice = [n for n in given.values() if list(given.values()).count(n) > 1]
     if twice: raise InputError(f"the column {twice[0]!r} is named for two uses, {' and '.join(OPTION[c] for c,n in given.items() if n == twice[0])}; a column has one.")
 
-# %% ../../nbs/api/data/05_columns.ipynb #66939d0e
+# %% ../../nbs/api/data/05_columns.ipynb #e636d9c3
 def _lists(df, name): return name in df and len(df) > 0 and isinstance(df[name].iloc[0], (list, tuple, np.ndarray))
 
 def columns_of(
@@ -68,7 +68,7 @@ def columns_of(
     found = {c: find_column(rest, c, where) for c in (*uses, 'language', 'split', 'id') if c not in given and not (c == 'language' and how.language)}
     return {n: c for c,n in (given|found).items() if n}
 
-# %% ../../nbs/api/data/05_columns.ipynb #5c64027d
+# %% ../../nbs/api/data/05_columns.ipynb #66b35943
 def check_found(
     names:list[str],     # The columns of a file
     used:dict[str,str],  # From `columns_of`
@@ -86,11 +86,11 @@ def check_found(
         raise InputError(f"{where} has none of the columns text, label and language; {has}; name yours with --text_column, --label_column and "
                          f"--language_column, or write a first line with names if these are no names.")
     c = missing[0]
-    cure = f"use --{OPTION[c]} {rest[0] if rest else 'NAME'}{' if that is it' if len(rest) > 1 else ''}"
+    cure = f"use --{OPTION[c]} {rest[0]}{' if that is it' if len(rest) > 1 else ''}" if rest else 'add it'
     if c == 'language': cure = f"use --language de if all texts are German{f', or --language_column {rest[0]} if that is their language' if rest else ''}"
     raise InputError(f"{where} has no column {c!r}; {has}; {cure}.")
 
-# %% ../../nbs/api/data/05_columns.ipynb #198bfa14
+# %% ../../nbs/api/data/05_columns.ipynb #f3d3fe96
 def with_columns(
     df:pd.DataFrame,  # A file's table
     how:Reading,
@@ -101,6 +101,7 @@ def with_columns(
     if how.language and (there := find_column(names, 'language', where)):
         raise InputError(f"language={how.language!r} is for files without languages, but {where} has them in its column {there!r}; leave it out.")
     used = columns_of(df, how, where)
+    used = {n: c for n,c in used.items() if c != 'split' or n == c or df[n].map(split_of).notna().all()}
     check_found(names, used, where, how)
     check_names(path, names, [*used])
     if (c := df.attrs.get('separator', ',')) != ',': said.append(f"{path.name} separates its columns by {SEPARATORS[c]}")
@@ -109,7 +110,7 @@ def with_columns(
     new = df[[n for n in used if n in df]].rename(columns=used)
     return (new.assign(language=how.language) if how.language else new), said
 
-# %% ../../nbs/api/data/05_columns.ipynb #88a2273f
+# %% ../../nbs/api/data/05_columns.ipynb #1bd376b5
 def wanted(
     names:list[str], # The columns of a file
     how:Reading,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_columns', 'by_split', 'names_of', 'check_splits', 'divide', 'OwnData', 'own_tables', 'read_own']
 
-# %% ../../nbs/api/data/08_own.ipynb #f7894ea8
+# %% ../../nbs/api/data/08_own.ipynb #0a153f6d
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd, pyarrow.parquet as pq
@@ -18,7 +18,7 @@ from .playground import SPLITS
 from .sources import tidy
 from .subsets import hold_out_groups
 
-# %% ../../nbs/api/data/08_own.ipynb #cedcd2d7
+# %% ../../nbs/api/data/08_own.ipynb #61406423
 def read_columns(
     path:Path,   # A data file
     how:Reading,
@@ -33,12 +33,10 @@ def read_columns(
 def by_split(
     df:pd.DataFrame, # From `read_columns`
     path:str|Path,   # Of the file, for the message
-    sure:bool=True,  # Whether the file itself calls the column 'split'
 )->dict[str,pd.DataFrame]: # One table a split, whose index are rows of the file; {} without a column for it
     "Divide one file by its own column"
     if 'split' not in df: return {}
     split = df['split'].map(split_of)
-    if not sure and split.isna().any(): return {}
     for i in np.flatnonzero(split.isna())[:1]:
         raise InputError(f"{path}, row {i+1}: split={df['split'].iloc[i]!r} is not a split; "
                          f"write train, validation (or valid, val, dev) or test, or remove the row.")
@@ -61,7 +59,7 @@ def check_splits(
     check_spelling(names_of(train).unique(), names_of(other).unique(), 'label', where)
     check_known(names_of(train), names_of(other), where)
 
-# %% ../../nbs/api/data/08_own.ipynb #5bde60d2
+# %% ../../nbs/api/data/08_own.ipynb #98e02614
 def divide(
     train:pd.DataFrame, # From `tidy`
     share:float,        # Of the texts that become the test set
@@ -81,6 +79,7 @@ class OwnData(NamedTuple):
     kind:str                     # 'sequence' or 'token'
     data:dict[str,pd.DataFrame]  # One table a split, of which validation may be empty
     said:list[str]=[]            # How it was read, in words
+    divided:bool=False           # Whether the test set was chosen here
 
 def own_tables(
     path:Path,   # A file, or a folder
@@ -92,7 +91,7 @@ def own_tables(
     said = [*dict.fromkeys(note for _,notes in read.values() for note in notes)]
     raw = {s: df for s,(df,_) in read.items()}
     if '' not in files: return raw, said, 'has no test file'
-    parts = by_split(raw[''], path, sure='split' in raw[''].attrs.get('columns', ['split']))
+    parts = by_split(raw[''], path)
     if not parts: return dict(train=raw['']), said, 'has no column split'
     return {s: d for s,d in parts.items() if len(d) or s == 'train'}, said, 'has no rows with split=test'
 
@@ -112,4 +111,4 @@ def read_own(
         data['train'], data['test'], note = divide(data['train'], how.test, path, why)
         said.append(note)
     elif how.test != Reading.test: raise InputError(f"test={how.test:g} is for data without a test set, but {path} has one; leave test out.")
-    return OwnData(kind, {s: data.get(s, data['train'].iloc[:0]) for s in SPLITS}, said)
+    return OwnData(kind, {s: data.get(s, data['train'].iloc[:0]) for s in SPLITS}, said, 'test' not in raw)

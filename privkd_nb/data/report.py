@@ -15,6 +15,7 @@ import numpy as np, pandas as pd, pyarrow as pa
 from fastcore.basics import patch
 from .encoding import Encoded, encode
 from .labels import entities_without_b, fold, lookalikes
+from .languages import same_language
 from .playground import SPLITS
 from .tasks import Task
 from ..markup import as_markdown, md_text, visible
@@ -142,6 +143,8 @@ def label_warnings(
         new = labels[(labels.train == 0) & (labels[s] > 0)]
         if new[s].sum() and new[s].sum() >= SERIOUS*labels[s].drop('O', errors='ignore').sum():
             res.append(f"labels of {s} that no training row has: {_few(new.index)} ({new[s].sum():,} of {labels[s].sum():,})")
+    if task.kind == 'sequence' and (labels.train > 0).sum() > max(20, len(task.train)/2):
+        res.append(f"{(labels.train > 0).sum():,} labels for {len(task.train):,} training texts ({_few(labels.index)}); is this the column of labels?")
     if (labels.train > 0).sum() == 1: res.append(f"all training rows have the label {_few(labels.index[labels.train > 0])}; there is nothing to learn")
     res += [f"the labels {_few(g)} differ in their spelling only" for g in lookalikes(task.labels)]
     entities = labels[labels.index.str[:2] == 'B-'].sum().sum()
@@ -163,7 +166,7 @@ def language_warnings(
         found = task.test['ner_tags'].map(lambda ts: any(t != 'O' for t in ts)).groupby(task.test['language']).any()
         if not found.all(): res.append(f"{_few(found.index[~found])} {'has' if (~found).sum() == 1 else 'have'} no entity in the test rows, and thus no F1")
     langs = sorted({*rows.index})
-    twins = [(a, b) for a in langs for b in langs if a < b and (fold(a) == fold(b) or fold(b).split(' ')[0] == fold(a))]
+    twins = [(a, b) for a in langs for b in langs if a < b and (fold(a) == fold(b) or same_language(a, b))]
     return res+[f"the languages {visible(a)} and {visible(b)} may be one in two spellings" for a,b in twins]
 
 # %% ../../nbs/api/data/13_report.ipynb #3c911c0d

@@ -6,7 +6,7 @@
 __all__ = ['row_hashes', 'subset_order', 'strata', 'take_fraction', 'few_rows', 'hold_out', 'text_groups', 'group_table',
            'hold_out_groups', 'keep_languages']
 
-# %% ../../nbs/api/data/07_subsets.ipynb #2af6eb85
+# %% ../../nbs/api/data/07_subsets.ipynb #e9c4cb4e
 import numpy as np, pandas as pd
 from ..core import InputError, content_key, seed_for
 
@@ -84,7 +84,7 @@ def hold_out(
     held = ((u < share) | (u == of.transform('min'))) & (u < of.transform('max'))
     return train[~held].reset_index(drop=True), train[held].reset_index(drop=True)
 
-# %% ../../nbs/api/data/07_subsets.ipynb #b737074b
+# %% ../../nbs/api/data/07_subsets.ipynb #87cb31f8
 def _places(*columns): return pd.factorize(pd.Series(list(zip(*columns))))[0]
 
 def text_groups(
@@ -100,30 +100,32 @@ def text_groups(
     n = max(same.max(), sentence.max())+1
     return connected_components(coo_matrix((np.ones(len(df)), (same, n+sentence)), (2*n, 2*n)))[1][same]
 
-# %% ../../nbs/api/data/07_subsets.ipynb #6e88917d
+# %% ../../nbs/api/data/07_subsets.ipynb #58d80ec2
 def group_table(
     df:pd.DataFrame,    # With 'language', and 'text' and 'label' or 'tokens' and 'ner_tags'
     groups:np.ndarray,  # From `text_groups`
+    purpose:str,        # As in `hold_out_groups`
 )->pd.DataFrame:        # Index: groups; its languages, its labels, and u in [0, 1), by which it is drawn
     "The groups of rows, in an order that does not depend on that of the rows"
-    order = row_hashes(df, 0, 'test').argsort(kind='stable')
+    order = row_hashes(df, 0, purpose).argsort(kind='stable')
     rows = df.iloc[order].assign(group=groups[order], stratum=strata(df).to_numpy()[order])
     def names(c): return rows.groupby('group')[c].agg(lambda v: '\x1f'.join(sorted(set(v))))
     table = rows.groupby('group', sort=False).first().assign(language=names('language'), stratum=names('stratum'))
-    return table.assign(u=subset_order(table, table['stratum'], seed_for(0, 'test')))
+    return table.assign(u=subset_order(table, table['stratum'], seed_for(0, purpose)))
 
 def hold_out_groups(
     df:pd.DataFrame, # With 'id', 'language', and 'text' and 'label' or 'tokens' and 'ner_tags'
     share:float=.2,  # Of the rows that become the test set
+    purpose:str='test', # Or 'validation': another choice
 )->np.ndarray:       # Whether each row is a test row
     "Choose test rows by language and label; rows that belong together stay together"
     groups = text_groups(df)
-    table = group_table(df, groups)
+    table = group_table(df, groups, purpose)
     last = table.u == table.groupby(['language', 'stratum']).u.transform('max')
     test = keep_languages(pd.crosstab(groups, df['language'].to_numpy()) > 0, (table.u < share) & ~last, table.assign(last=last))
     return test[groups].to_numpy()
 
-# %% ../../nbs/api/data/07_subsets.ipynb #614612ec
+# %% ../../nbs/api/data/07_subsets.ipynb #5a861d34
 def keep_languages(
     has:pd.DataFrame,   # Whether a group has texts in a language
     test:pd.Series,     # Whether a group is tested

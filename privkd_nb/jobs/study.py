@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from ..analysis.arms import arm_names
 from ..core import InputError, ResultError, accepts_former_names, content_key, disk_errors, hold, is_held, read_json, renamed, write_json
 from ..distributed import world
-from .config import RunConfig
+from .config import OWN, RunConfig
 from .distil import distil, run_lock
 from .fine_tune import base_path, teacher_path
 from .joint import distil_jointly, joint_key
@@ -124,7 +124,7 @@ def run_all(
     return failed
 
 # %% ../../nbs/api/jobs/06_study.ipynb #aa62123e
-OF_TEACHER = ('dataset', 'scenario', 'teacher_scenario', 'languages', 'teacher_fraction', 'base', 'teacher', 'tiny',
+OF_TEACHER = ('dataset', *OWN, 'scenario', 'teacher_scenario', 'languages', 'teacher_fraction', 'base', 'teacher', 'tiny',
               'teacher_epochs', 'lr', 'batch_size', 'max_length') # Parameters that decide the weights of a fine-tuned teacher
 
 def teacher_configs(

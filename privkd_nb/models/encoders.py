@@ -117,28 +117,25 @@ def output_layer(
 def label_difference(
     have:list[str], # The model's label names
     want:list[str], # The data's
-)->str:             # e.g. '59 of 60 agree; only in the data: x; only in the teacher: y'
+)->str:             # e.g. '59 of 60 labels agree; only in the teacher: y; only in the data: x'
     "What two lists of label names share, and the names that only one of them has"
     def show(x): return ', '.join(map(repr, x[:12]))+(f', … ({len(x)})' if len(x) > 12 else '')
     def beyond(a, b): return sorted(set(a)-set(b))
     twice = sorted({l for l in have if have.count(l) > 1})
-    lists = {'only in the data': beyond(want, have), 'only in the teacher': beyond(have, want), 'twice in the teacher': twice}
-    return '; '.join([f'{len(set(have)&set(want))} of {len(set(have)|set(want))} agree', *(f'{k}: {show(v)}' for k,v in lists.items() if v)])
+    lists = {'only in the teacher': beyond(have, want), 'only in the data': beyond(want, have), 'twice in the teacher': twice}
+    return '; '.join([f'{len(set(have)&set(want))} of {max(len(set(have)), len(set(want)))} labels agree', *(f'{k}: {show(v)}' for k,v in lists.items() if v)])
 
 # %% ../../nbs/api/models/01_encoders.ipynb #57d99d74
 @torch.no_grad()
 def align_labels(
     model,            # With a classification head; changed in place
     labels:list[str], # The task's label names, in its order
+    names:list[str]|None=None, # What the model's outputs stand for; None: what it says itself
 )->bool:              # Whether rows were reordered
-    "Reorder a model's logits to match a task's labels; different names raise an `InputError` that lists them"
-    have, labels = model_labels(model), [str(l) for l in labels]
-    nameless = have == [f'LABEL_{i}' for i in range(len(have))]
-    if nameless and set(labels) == {str(i) for i in range(len(have))}: have = [str(i) for i in range(len(have))]
+    "Reorder a model's logits to match a task's labels; other labels raise an `InputError` that lists them"
+    have, labels = names or model_labels(model), [str(l) for l in labels]
     if sorted(have) != sorted(labels):
-        cure = ("write the names, in the order of its outputs, as id2label into its config.json (an adapter's folder needs one with just that)" if nameless and len(have) == len(labels)
-                else "use a model fine-tuned on this task, or teacher=auto")
-        raise InputError(f"the teacher's labels are not the data's ({label_difference(have, labels)}); {cure}.")
+        raise InputError(f"the teacher's labels are not the data's ({label_difference(have, labels)}); use a model fine-tuned on this task, or teacher=auto.")
     if moved := have != list(labels):
         out, rows = output_layer(model), torch.tensor([have.index(l) for l in labels])
         out.weight.copy_(out.weight[rows])

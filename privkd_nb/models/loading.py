@@ -4,18 +4,19 @@
 
 # %% auto #0
 __all__ = ['CURES', 'TOKENIZER_FILES', 'foreign_errors', 'local_files', 'check_before_loading', 'drawn_from', 'load_adapter',
-           'load_encoder', 'check_tokenizer_files', 'give_padding', 'glues_words', 'space_words', 'load_tokenizer',
-           'save_tokenizer']
+           'load_encoder', 'stated_labels', 'check_tokenizer_files', 'give_padding', 'glues_words', 'space_words',
+           'load_tokenizer', 'save_tokenizer']
 
 # %% ../../nbs/api/models/06_loading.ipynb #a6bc853a
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Iterator
 import torch
 from ..core import InputError
 from ..hub import from_hub, hub_file, quietly
 from .adapters import adapter_base, adapter_labels, merge_adapter
-from .encoders import set_labels
+from .encoders import model_labels, set_labels
 from .files import check_file, check_model_files, is_adapter, read_config, read_object
 from .padding import check_padding
 from .report import check_report
@@ -110,6 +111,16 @@ def load_encoder(
         if labels: set_labels(model, labels)
         check_padding(model.eval())
     return model
+
+# %% ../../nbs/api/models/06_loading.ipynb #611d1946
+def stated_labels(
+    name:str,    # A folder, also of an adapter, or a model's name on the hub
+)->list[str]:    # One an output
+    "The label names of a model, without reading its weights"
+    from transformers import AutoConfig
+    if is_adapter(Path(name)): return adapter_labels(Path(name))
+    check_before_loading(name, False)
+    with foreign_errors(name), from_hub(name), quietly(): return model_labels(SimpleNamespace(config=AutoConfig.from_pretrained(name)))
 
 # %% ../../nbs/api/models/06_loading.ipynb #d2b07004
 TOKENIZER_FILES = ('tokenizer.json', 'tokenizer.model', 'sentencepiece.bpe.model', 'spiece.model', 'spm.model', 'sentencepiece.model',
