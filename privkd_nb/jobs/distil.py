@@ -358,8 +358,8 @@ def distil(
             data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
             if is_main(): forget_other_inputs(run, inputs_of(task, models, card))
             write_setup(Run(folder), cfg, task, models, student, card, data)
-            status.write('preparing', "computing the teacher's outputs")
             if is_main(): task.announce()
+            status.write('preparing', "computing the teacher's outputs")
             trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),
                                    callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], **trainer_kw)
             status.write('preparing', 'scoring the student before training')
