@@ -95,8 +95,8 @@ def __repr__(self:Task):
 
 @patch
 def _repr_markdown_(self:Task):
-    said = ''.join(f'- {md_text(s, 0)}\n' for s in (*self.said, self.trained_on()))
-    return f'**{md_text(self.name)}**: {len(self.labels)} labels, scored by {self.metric}\n\n{said}\n{as_markdown(self.table())}'
+    title = f'**{md_text(self.name)}**: {len(self.labels)} labels, scored by {self.metric}'
+    return '\n'.join([title, '', *(f'- {md_text(s, 0)}' for s in (*self.said, self.trained_on())), '', as_markdown(self.table())])
 
 # %% ../../nbs/api/data/09_tasks.ipynb #e2611bb1
 def sort_labels(
