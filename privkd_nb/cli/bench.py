@@ -91,4 +91,4 @@ def bench_command(given:dict)->None:
     print(f"executed notebook: {visible(bench_notebook(given, out), 0)}")
 
 # %% ../../nbs/api/cli/04_bench.ipynb #297918aa
-BENCH_COMMAND = Command(bench_command, add_bench_options)
+BENCH_COMMAND = Command(bench_command, add_bench_options, ('bench --tiny', 'bench --models xlmr-base --arms privkd,plain'))

@@ -83,4 +83,4 @@ def add_explore_options(
     parser.add_argument('--port', type=int, default=8866)
     parser.add_argument('--no-browser', action='store_true', help='print the address only')
 
-EXPLORE = Command(explore_command, add_explore_options)
+EXPLORE = Command(explore_command, add_explore_options, ('explore runs', 'explore --no-browser'))

@@ -26,7 +26,7 @@ def add_pack_options(
     parser.add_argument('runs', help='a folder of runs')
     parser.add_argument('to', help='the folder to make or replace')
 
-PACK = Command(pack_command, add_pack_options)
+PACK = Command(pack_command, add_pack_options, ('pack runs study', 'explore study'))
 
 # %% ../../nbs/api/cli/05_folders.ipynb #18653985
 def verify_command(given:dict)->None:
@@ -52,4 +52,4 @@ def add_verify_options(
     parser.add_argument('--repair', action='store_true', help='move aside what is damaged, and restore what can be restored')
     parser.add_argument('--cache', action='store_true', help='check cached models and teacher outputs too')
 
-VERIFY = Command(verify_command, add_verify_options)
+VERIFY = Command(verify_command, add_verify_options, ('verify runs', 'verify runs/last --repair'))

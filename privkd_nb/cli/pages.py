@@ -37,4 +37,4 @@ def add_html_options(
     parser.add_argument('notebook', help='an executed notebook, or the folder of a run')
     parser.add_argument('to', nargs='?', help='the file to write (default: beside the notebook)')
 
-HTML = Command(html_command, add_html_options)
+HTML = Command(html_command, add_html_options, ('html last', 'html bench/bench.ipynb bench.html'))

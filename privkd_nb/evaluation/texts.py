@@ -49,7 +49,7 @@ class Classifier:
         self.tokenizer = load_tokenizer(str(self.path), self.words)
         self.model = load_encoder(str(self.path), 'token' if self.words else 'sequence')
         self.max_length = longest_text(self.path, self.model, self.tokenizer)
-    def __repr__(self): return f'Classifier({visible(self.path)!r}, {len(model_labels(self.model))} labels)'
+    def __repr__(self): return f'Classifier({visible("/".join(self.path.parts[-2:]))!r}, {len(model_labels(self.model))} labels)'
     def predict(self,
         texts:list[str],
     )->pd.DataFrame: # text, label, probability, cut; for token tasks text, words, labels, cut
