@@ -6,10 +6,10 @@
 __all__ = ['LEFT', 'FULL', 'CLOSED', 'DISK', 'NO_CHECKSUMS', 'InputError', 'DiskError', 'ResultError', 'did_you_mean',
            'check_choice', 'renamed', 'accepts_former_names', 'former_attribute', 'lazy_import', 'as_list',
            'disk_fault', 'disk_errors', 'check_path', 'hold', 'is_held', 'sweep', 'content_key', 'file_hash',
-           'files_hash', 'cache_dir', 'remembered_hash', 'sync', 'replacing', 'replacing_folder', 'write_json',
-           'read_json', 'folder_files', 'write_checksums', 'read_checksums', 'file_fault', 'files_faults',
-           'folder_faults', 'as_words', 'quarantine', 'is_whole', 'build_once', 'give_back_memory', 'seed_for',
-           'compute_setup']
+           'files_hash', 'make_folder', 'missing_folders', 'remove_empty', 'cache_dir', 'remembered_hash', 'sync',
+           'replacing', 'replacing_folder', 'write_json', 'read_json', 'folder_files', 'write_checksums',
+           'read_checksums', 'file_fault', 'files_faults', 'folder_faults', 'as_words', 'quarantine', 'is_whole',
+           'build_once', 'give_back_memory', 'seed_for', 'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
 import difflib, errno, hashlib, json, os, re, shutil, stat, tempfile, time, uuid, warnings
@@ -234,17 +234,34 @@ def files_hash(
     "One hash for several files: of their names and contents, not of their folder"
     return content_key(sorted((Path(p).name, file_hash(p)) for p in paths), n)
 
+# %% ../nbs/api/00_core.ipynb #3bcec979
+def make_folder(
+    path:str|Path,
+)->Path: # A folder that exists
+    "Make a folder with those above it; one that cannot be made is a `DiskError`"
+    p = Path(path)
+    with disk_errors(p):
+        try: p.mkdir(parents=True, exist_ok=True)
+        except (FileNotFoundError, FileExistsError) as e: raise NotADirectoryError(errno.ENOTDIR, e.strerror, str(p)) from e
+    return p
+
+def missing_folders(path:str|Path)->list[Path]: # The innermost first
+    "Which of a folder and those above it do not exist yet"
+    path = Path(os.path.abspath(path))
+    return [p for p in (path, *path.parents) if not os.path.lexists(p)]
+
+def remove_empty(folders:Iterable[Path])->None:
+    "Remove folders that are empty"
+    for p in folders:
+        with suppress(OSError): p.rmdir()
+
 # %% ../nbs/api/00_core.ipynb #ec854813
 def cache_dir(
     *parts:str, # Sub-folders
 )->Path:        # A folder that exists
     "A folder under `$PRIVKD_CACHE`, else under the user's cache directory"
     home = os.environ.get('PRIVKD_CACHE') or Path(os.environ.get('XDG_CACHE_HOME') or Path.home()/'.cache')/'privkd'
-    p = Path(home).expanduser().joinpath(*parts)
-    with disk_errors(p):
-        try: p.mkdir(parents=True, exist_ok=True)
-        except (FileNotFoundError, FileExistsError) as e: raise NotADirectoryError(errno.ENOTDIR, e.strerror, str(p)) from e
-    return p
+    return make_folder(Path(home).expanduser().joinpath(*parts))
 
 # %% ../nbs/api/00_core.ipynb #41b22f73
 def remembered_hash(

@@ -46,13 +46,14 @@ def test_privkd_run(tmp_path):
     assert p.returncode == 0, p.stderr[-2000:]
     assert NOTEBOOK.read_bytes() == before
     assert 'distilling (scratch)' in p.stderr and 'accuracy=' in p.stderr  # progress, on the terminal
-    out = Path(p.stdout.strip().splitlines()[-1].removeprefix('executed notebook: '))
-    run = Run.load(out.parent)
+    found = {l.split()[0]: Path(l.split()[1]) for l in p.stdout.splitlines() if l.startswith(('model ', 'notebook '))}
+    run = Run.load(found['notebook'].parent)
+    assert found['model'] == run.path/'model' and 'reaches a mean test accuracy of' in p.stdout.replace('\n', ' ')
     assert {'config.json', 'environment.json', 'metrics.parquet', 'history.parquet', 'predictions.parquet', 'init_card.json', 'model', 'run.ipynb', 'done.json'} <= set(os.listdir(run.path))
     assert run.config['losses'] == {'ce': 1., 'logits': .5} and run.environment['data']['train'] > 0
     assert set(run.predictions.language) == {'en', 'sw', 'zh'} and set(run.predictions.model) == {'student', 'teacher'}
     again = call(*args)
-    assert 'already on record' in again.stdout
+    assert 'already on record' in again.stdout and again.stdout.splitlines()[2:] == p.stdout.splitlines()[-len(again.stdout.splitlines())+2:]
 
 
 @pytest.mark.parametrize('args, message', [
@@ -78,6 +79,7 @@ def test_former_options_are_accepted_with_a_notice(tmp_path, monkeypatch, capsys
     from privkd_nb import cli
     from privkd_nb.jobs import distil as job, study
     made, out = [], ['--tiny', '--out_dir', str(tmp_path)]
+    for name in ('print_result', 'print_study'): monkeypatch.setattr(f'privkd_nb.cli.runs.{name}', lambda found: None)
     monkeypatch.setattr(job, 'distil', lambda cfg: made.append(cfg) or Run(tmp_path))
     monkeypatch.setattr(study, 'run_study', lambda configs, workers, report, share_teacher: made.append((configs, share_teacher)) or [Run(tmp_path)])
     monkeypatch.setattr('privkd_nb.cli.runs.execute', lambda notebook, to, given: made.append(given) or to.write_text('{}'))

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
 import numpy as np, pandas as pd, polars as pl
-from ..core import NO_CHECKSUMS, InputError, as_words, check_choice, content_key, file_fault, files_faults, read_checksums, read_json
+from ..core import NO_CHECKSUMS, InputError, as_words, content_key, file_fault, files_faults, read_checksums, read_json
+from ..finding import find_name, run_paths
 from ..record import DONE, EARLIER, Run, marker_fault
 from .arms import ARM, arm_names, losses_name, order_arms
 
@@ -303,6 +304,17 @@ def load_runs(
     "Every number of every finished run in `folder`, in long form"
     return Study.open(folder).table(train)
 
+# %% ../../nbs/api/analysis/02_load.ipynb #db87127b
+@patch
+def run_name(self:Study,
+    run:str, # A name in `configs`, the beginning of one, a number of `privkd list`, or 'last'
+)->str:      # A name in `configs`
+    "The run that a short name means"
+    if run in self.configs: return run
+    name = find_name(run, [*self.configs] if self.packed else [shown(p.name) for p in run_paths(self.path)], self.path)
+    if name in self.configs: return name
+    raise InputError(f"{name} is not among the runs of this study: {self.skipped.get(name, 'it was not there when the study was opened')}.")
+
 # %% ../../nbs/api/analysis/02_load.ipynb #99987892
 def with_texts(
     predictions:pd.DataFrame, # id, language, model, …
@@ -325,10 +337,10 @@ def _packed_predictions(study, run):
 
 @patch
 def predictions(self:Study,
-    run:str, # A name in `configs`
+    run:str, # As in `Study.run_name`
 )->pd.DataFrame: # id, language, gold, predicted, probability (sequence classification only), model; and the text
     "What student and teacher predicted for each test example of one run"
-    check_choice('run', run, self.configs)
+    run = self.run_name(run)
     if self.packed: p, texts = _packed_predictions(self, run)
     else:
         path = self.path/run
@@ -344,9 +356,9 @@ def predictions(self:Study,
 # %% ../../nbs/api/analysis/02_load.ipynb #65a1642e
 @patch
 def card(self:Study,
-    run:str, # A name in `configs`
+    run:str, # As in `Study.run_name`
 )->dict:     # As in init_card.json
     "Where each of a student's weights came from"
-    check_choice('run', run, self.configs)
+    run = self.run_name(run)
     if self.packed: return read_json(self.intact('cards.json'), dict)[run]
     return read_json(Run(self.path/run).intact('init_card.json'), dict)

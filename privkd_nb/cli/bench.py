@@ -11,7 +11,7 @@ import argparse, os
 from pathlib import Path
 from .execution import execute, notebook_path
 from .options import Command
-from ..core import InputError, ResultError, as_list, check_choice, read_json, renamed
+from ..core import InputError, ResultError, as_list, check_choice, make_folder, read_json, renamed
 from ..markup import visible
 
 # %% ../../nbs/api/cli/04_bench.ipynb #bd3efae2
@@ -76,7 +76,7 @@ def bench_notebook(
     "Execute `bench.ipynb` with papermill"
     given, folder = check_bench(given), Path(out)
     if folder.exists() and not folder.is_dir(): raise InputError(f'out={out!r} is a file; name a folder.')
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     tmp = folder/'bench.unfinished.ipynb'
     execute(notebook_path('bench.ipynb'), tmp, given|dict(out=str(folder)))
     os.replace(tmp, folder/'bench.ipynb')

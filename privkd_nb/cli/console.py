@@ -6,7 +6,8 @@
 __all__ = ['COMMANDS', 'about', 'make_parser', 'greeting', 'check_first', 'explained', 'main']
 
 # %% ../../nbs/api/cli/20_console.ipynb #169ec514
-import sys
+import shutil, sys
+from textwrap import fill
 import privkd_nb
 from .bench import BENCH_COMMAND
 from .explore import EXPLORE
@@ -28,7 +29,8 @@ COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, list=LIST, show=SHOW, predi
 def about(command:Command)->str:
     "What the help of a command begins with"
     examples = '\n'.join(f'  privkd {e}' for e in command.examples)
-    return f"{command.help[0].upper()}{command.help[1:]}."+(f'\n\nexamples:\n{examples}' if examples else '')
+    width = min(shutil.get_terminal_size().columns, 100)-2
+    return fill(f"{command.help[0].upper()}{command.help[1:]}.", width)+(f'\n\nexamples:\n{examples}' if examples else '')
 
 def make_parser()->Parser:
     "The parser of `privkd`"

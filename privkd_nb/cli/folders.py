@@ -31,7 +31,9 @@ PACK = Command(pack_command, add_pack_options, ('pack runs study', 'explore stud
 # %% ../../nbs/api/cli/05_folders.ipynb #18653985
 def verify_command(given:dict)->None:
     "`privkd verify`: compare runs, checkpoints and cached models with what was written"
+    from privkd_nb.finding import folder_or_run
     from privkd_nb.jobs.verify import repair, verify
+    given = given | dict(runs=folder_or_run(given['runs']))
     found = verify(given['runs'], given.get('cache', False))
     for f in found.faults: print(visible(str(f), 0))
     earlier = ', '.join(p.name for p in found.not_checkable)
@@ -48,7 +50,7 @@ def add_verify_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->None:
     "What to check"
-    parser.add_argument('runs', help='a folder of runs, one run, or a packed study')
+    parser.add_argument('runs', help='a folder of runs, one run (its path, FOLDER/3, last), or a packed study')
     parser.add_argument('--repair', action='store_true', help='move aside what is damaged, and restore what can be restored')
     parser.add_argument('--cache', action='store_true', help='check cached models and teacher outputs too')
 

@@ -10,14 +10,15 @@ import argparse
 from pathlib import Path
 from .options import Command
 from ..core import InputError
+from ..finding import folder_or_run
 from ..markup import visible
 
 # %% ../../nbs/api/cli/15_pages.ipynb #55cc7e60
 def notebook_of(
-    name:str|Path, # A notebook, or the folder of a run
+    name:str|Path, # A notebook, or a run as in `find_run`
 )->Path:
     "The notebook that is meant"
-    path = Path(name)
+    path = folder_or_run(name)
     if not path.is_dir(): return path
     if (path/'run.ipynb').is_file(): return path/'run.ipynb'
     raise InputError(f"There is no run.ipynb in {str(name)!r}; `privkd run` executes the notebook of a run, and `privkd distil` none.")
@@ -34,7 +35,7 @@ def add_html_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->None:
     "From what, and to where"
-    parser.add_argument('notebook', help='an executed notebook, or the folder of a run')
+    parser.add_argument('notebook', help='an executed notebook, or a run: its number, the beginning of its hash, its path, last')
     parser.add_argument('to', nargs='?', help='the file to write (default: beside the notebook)')
 
 HTML = Command(html_command, add_html_options, ('html last', 'html bench/bench.ipynb bench.html'))

@@ -33,8 +33,8 @@ def longest_text(
     model, tokenizer,
 )->int:        # Tokens
     "How long a text may be: as in the run, otherwise as long as the model allows"
-    if path.name == 'model' and is_run_folder(path.parent): return int(Run(path.parent).config['max_length'])
-    return min(max_positions(model) or 512, tokenizer.model_max_length, 512)
+    given = Run(path.parent).config.get('max_length') if path.name == 'model' and is_run_folder(path.parent) else None
+    return min(max_positions(model) or 512, tokenizer.model_max_length, int(given or 512))
 
 # %% ../../nbs/api/evaluation/02_texts.ipynb #a7e12f25
 class Classifier:

@@ -12,12 +12,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Iterator
 from fastcore.basics import patch
-from ..core import InputError, disk_errors, read_json, write_json
+from ..core import InputError, disk_errors, make_folder, missing_folders, read_json, write_json
 from .config import RunConfig
-from .distil import StoppedError, distil
+from .distil import StoppedError, distil, forget_refused
 from ..losses.terms import check_builtin
 from ..processes import answer_signals
-from ..record import STOP, Run, alive, lock_files
+from ..record import PROGRESS, STOP, Run, alive, lock_files
 
 # %% ../../nbs/api/jobs/04_background.ipynb #0409a753
 REQUEST, LOG = 'request.json', 'log.txt'
@@ -29,7 +29,7 @@ class BackgroundRun(Run):
     ):
         cfg.pin()
         super().__init__(Run.named(cfg.out_dir, cfg.identity()).path)
-        self.cfg, self.process = cfg, None
+        self.cfg, self.process, self.made = cfg, None, []
     @property
     def alive(self)->bool:
         "Whether a process is working on the run; where locks cannot be asked, whether its status says so"
@@ -73,7 +73,8 @@ def start(self:BackgroundRun)->'BackgroundRun':
     "Start training, or resume it from the last checkpoint; a run that is finished or under way is left alone"
     if self.on_record and not self.cfg.redo or self.alive: return self
     check_builtin(self.cfg.losses, 'a background run')
-    with disk_errors(self.path): self.path.mkdir(parents=True, exist_ok=True)
+    self.made = missing_folders(self.path.parent)
+    make_folder(self.path)
     with handed_over(lock_files(self.path)[1]) as lock:
         if lock is None: return self
         (self.path/STOP).unlink(missing_ok=True)
@@ -112,6 +113,14 @@ def log(self:BackgroundRun,
     return '\n'.join([l.rsplit('\r', 1)[-1] for l in text.splitlines()][-lines:])
 
 # %% ../../nbs/api/jobs/04_background.ipynb #2ecbee9d
+@patch
+def forget(self:BackgroundRun)->None:
+    "Remove what a run that was refused has left: nothing but its request, its log and its state"
+    if {p.name for p in self.path.glob('*')}-{REQUEST, LOG, PROGRESS, STOP}: return
+    for p in self.path.glob('*'):
+        if p.name in (REQUEST, LOG): p.unlink()
+    forget_refused(self, self.made)
+
 class FailedError(RuntimeError):
     "The background process ended with an error; the message has its last lines"
 
@@ -131,4 +140,6 @@ def wait(self:BackgroundRun,
     if at.get('state') == 'stopped' and not code:
         raise StoppedError(f"run {self.path.name} was stopped at step {at['step']} of {at['steps']}; start it again to resume from there.")
     if not (self.path/LOG).exists(): raise FailedError(f"run {self.path.name} was not started.")
-    raise FailedError(f"run {self.path.name} ended early:\n{self.log()}")
+    why = self.log()
+    if code == 2: self.forget()
+    raise FailedError(f"run {self.path.name} ended early:\n{why}")
