@@ -36,4 +36,4 @@ def add_mirror_options(
     parser.add_argument('--follow', action='store_true', default=None, help='go on until interrupted')
     parser.add_argument('--every', type=float, help='seconds between two looks (default: 5)')
 
-MIRROR = Command(mirror_command, add_mirror_options)
+MIRROR = Command(mirror_command, add_mirror_options, ('mirror runs --to tensorboard --follow', 'mirror runs --to wandb --project mine'))
