@@ -236,7 +236,7 @@ def test_outputs_on_the_site(study):
     fig = static_bundle(scores_figure(by_language(choose(study.scores, fraction=.1))).update_layout(title_text=plot_text(PAYLOADS[0])))
     card = InitCard.load(study.path/next(iter(study.configs))/'init_card.json')
     shows = [{'text/html': as_html(frame), 'text/plain': words}, {'text/markdown': as_markdown(frame)}, {'text/markdown': card._repr_markdown_()}, {'text/plain': words}, fig]
-    outputs = [dict(output_type='execute_result', data=d) for d in shows]+[dict(output_type='stream', name='stdout', text=words)]
+    outputs = [dict(output_type='execute_result', data=pages.portable(d)) for d in shows]+[dict(output_type='stream', name='stdout', text=words)]
     page = pages.Page('x.ipynb', 'x.html', 'x', '', [])
     for o in outputs:
         for rich in (True, False):
