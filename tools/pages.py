@@ -79,7 +79,9 @@ class Outputs(Processor):
     and plotly's own HTML loads plotly.js and MathJax."""
     def cell(self, cell):
         if cell.cell_type != 'code': return
+        cell.outputs = [o for o in cell.outputs if o.get('name') != 'stderr']          # progress bars and notices
         for o in cell.outputs:
+            if 'text' in o: o['text'] = last_state(joined(o['text'])) + '\n'
             if 'data' in o: o['data'] = portable({k: v if isinstance(v, dict) else joined(v) for k, v in o['data'].items()})
         cell.outputs = [o for o in cell.outputs if o.get('data', True)]
 
@@ -255,7 +257,7 @@ def code(cell, following, page, links, ids, rich) -> list[str]:
 
 def output(o, data, rich) -> str:
     "One output that is not Markdown: a picture or text"
-    if o['output_type'] == 'stream': return fence(last_state(joined(o['text'])), 'text', rich) if o['name'] == 'stdout' else ''
+    if o['output_type'] == 'stream': return fence(joined(o['text']).rstrip('\n'), 'text', rich) if o['name'] == 'stdout' else ''
     if o['output_type'] == 'error': return fence(ANSI.sub('', '\n'.join(o['traceback'])), 'text', rich)
     for kind in ('image/png', 'image/jpeg'):
         if kind in data and rich: return f'<div class="output"><img alt="" src="data:{kind};base64,{data[kind].strip()}"></div>'
