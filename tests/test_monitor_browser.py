@@ -1,7 +1,9 @@
 "The monitor in a real JupyterLab: watch, stop and resume; nothing overlaps at any width; what a saved notebook shows."
 import json, time
 
-import pytest
+import nbformat, pytest
+from nbclient import NotebookClient
+from nbformat.sign import NotebookNotary
 
 from browser import chromium, jupyter_lab, open_notebook, run_all, save, wait_idle, write_notebook
 from fake_run import FakeRun
@@ -137,7 +139,27 @@ def test_nothing_overlaps_and_a_saved_notebook_shows_the_end(lab):
             page.request.delete(f"{server[0]}/api/sessions/{k['id']}?token={server[1]}")
     with chromium() as page:
         page.goto(f"{server[0]}/lab/workspaces/again/tree/layout.ipynb?token={server[1]}&reset")   # later, with another kernel
-        page.wait_for_selector('.jp-RenderedPlotly .js-plotly-plot, .jp-RenderedPlotly img', timeout=60_000)      # JupyterLab stores a picture, too
+        page.wait_for_selector('.jp-RenderedPlotly.js-plotly-plot, .jp-RenderedPlotly img', timeout=60_000)      # JupyterLab stores a picture, too
         assert 'Error displaying' not in page.inner_text('.jp-Notebook')
     still, live = json.loads((folder/'layout.ipynb').read_text())['cells'][0]['outputs']
     assert 'finished' in still['data']['application/vnd.plotly.v1+json']['layout']['title']['text'] and live['data']['text/html'] in ('', [])
+
+
+def test_an_executed_notebook_shows_its_figure_and_is_live_when_run_anew(lab):
+    "It holds the state of widgets, which asks for plotly.js when there is no kernel that could send it"
+    folder, server = lab
+    FakeRun(folder/'other').train(1, 50)
+    nb = nbformat.read(write_notebook(folder/'executed.ipynb', "from privkd_nb.apps.monitor import Monitor\nMonitor('other')"), 4)
+    NotebookClient(nb, kernel_name='python3', resources=dict(metadata=dict(path=str(folder)))).execute()
+    assert nb.metadata.widgets
+    with NotebookNotary() as notary: notary.sign(nb)                               # as if executed here: its widgets are restored
+    nbformat.write(nb, folder/'executed.ipynb')
+    with chromium() as page:
+        open_notebook(page, server, 'executed.ipynb')
+        plain = page.locator('.jp-RenderedPlotly.js-plotly-plot')
+        plain.wait_for(timeout=30_000)
+        page.wait_for_timeout(1000)
+        assert plain.is_visible() and not page.locator('.privkd-drawn').count()
+        run_all(page)
+        page.wait_for_selector('.privkd-drawn', timeout=60_000)
+        assert not plain.is_visible() and page.errors == []
