@@ -34,6 +34,6 @@ setup(
     python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(),
     extras_require={'notebook': cfg['notebook_requirements'].split(), 'bench': cfg['bench_requirements'].split(), 'dev': (cfg['dev_requirements']+' '+cfg['bench_requirements']).split(), **{k: cfg[f'{k}_requirements'].split() for k in 'tensorboard wandb mlflow trackio'.split()}},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],
-                  'nbconvert.exporters': ['privkd-html=privkd_nb.figures.pages:PageExporter']},
+                  'nbconvert.exporters': ['privkd_html=privkd_nb.figures.pages:PageExporter']},
     cmdclass={'build_py': BuildWithNotebooks},
 )

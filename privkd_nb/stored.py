@@ -35,7 +35,7 @@ def figure_html(
 
 # %% ../nbs/api/08_stored.ipynb #88efd30b
 SENTENCE = ('Figure: <b>{title}</b>. plotly.js, which draws it, could not be loaded. <code>privkd html NOTEBOOK</code> makes a page that needs no network; '
-            'in JupyterLab it is <i>Privkd-html</i> in the menu <i>Save and Export Notebook As</i>.')
+            'in JupyterLab it is <i>Privkd_html</i> in the menu <i>Save and Export Notebook As</i>.')
 DRAW = """<script>(d=>{const draw=P=>{const f=JSON.parse(d.dataset.figure);d.textContent='';P.newPlot(d,f.data,f.layout,CONFIG)};
 if(window.Plotly)return draw(Plotly);window.privkdPlotly??=new Promise((ok,no)=>{const s=document.createElement('script');s.src='SOURCE';s.onload=()=>ok(Plotly);s.onerror=no;
 document.head.append(s)});privkdPlotly.then(draw,()=>{})})(document.currentScript.previousElementSibling)</script>"""

@@ -1,5 +1,5 @@
 "HTML made from an executed notebook, opened in a browser that reaches no other host"
-import json, runpy, subprocess, sys
+import json, re, runpy, subprocess, sys
 from importlib.metadata import EntryPoint
 
 import nbformat, pytest
@@ -70,4 +70,5 @@ def test_the_exporter_is_in_jupyters_menu(monkeypatch):
     monkeypatch.setattr('setuptools.setup', lambda **kw: given.update(kw))
     runpy.run_path(str(ROOT/'setup.py'))
     name, target = given['entry_points']['nbconvert.exporters'][0].split('=')
+    assert re.fullmatch(r'\w+', name)                # what is in the path of the server's address
     assert EntryPoint(name, target, 'nbconvert.exporters').load() is PageExporter and PageExporter.export_from_notebook
