@@ -20,7 +20,7 @@ from ..figures.comparisons import arm_styles, results_figure, scores_figure, see
 from ..figures.difference import difference_figure
 from ..figures.style import score_name
 from ..jobs.arm_runs import arm_configs, data_file, run_arms
-from ..markup import Table, html_text, md_text, visible
+from ..markup import Table, as_html, as_markdown, html_text, md_text, visible
 from ..record import Run
 
 # %% ../../nbs/api/apps/04_compare.ipynb #537c4413
@@ -131,10 +131,10 @@ def note(self:Comparison)->str:
     return f'{note} Differences are paired: each seed minus the same seed of {self.baseline}, over the same languages; one whose interval includes 0 may be chance.'
 
 @patch
-def _repr_markdown_(self:Comparison): return f'**{md_text(self.title)}**\n\n{Table(self.table())._repr_markdown_()}\n\n{md_text(self.note, 0)}'
+def _repr_markdown_(self:Comparison): return f'**{md_text(self.title)}**\n\n{as_markdown(self.table())}\n\n{md_text(self.note, 0)}'
 
 @patch
-def _repr_html_(self:Comparison): return f'<p><b>{html_text(self.title)}</b></p>{Table(self.table())._repr_html_()}<p>{html_text(self.note, 0)}</p>'
+def _repr_html_(self:Comparison): return f'<p><b>{html_text(self.title)}</b></p>{as_html(self.table())}<p>{html_text(self.note, 0)}</p>'
 
 @patch
 def __repr__(self:Comparison): return f'{visible(self.title, 0)}\n{Table(self.table())!r}\n{visible(self.note, 0)}'

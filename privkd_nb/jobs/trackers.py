@@ -100,8 +100,9 @@ class MLflow:
         self.client = c = MlflowClient(target.where or None)
         known = c.get_experiment_by_name(target.project)
         experiment = known.experiment_id if known else c.create_experiment(target.project)
-        found = c.search_runs([experiment], f"tags.`{RUN_TAG}` = '{target.id}'", max_results=1)
-        self.tags = found[0].data.tags if found else {RUN_TAG: target.id, 'privkd.arm': target.group}
+        key = safe_name(target.id)
+        found = c.search_runs([experiment], "tags.`%s` = '%s'" % (RUN_TAG, key), max_results=1)
+        self.tags = found[0].data.tags if found else {RUN_TAG: key, 'privkd.arm': target.group}
         self.id = (found[0] if found else c.create_run(experiment, tags=self.tags, run_name=target.name)).info.run_id
         if not found: self._describe(target.config)
     def reached(self)->int|None: return int(self.tags[STEP_TAG]) if STEP_TAG in self.tags else None
