@@ -9,7 +9,8 @@ from importlib import import_module
 _WHERE = {
     # a run
     'RunConfig': 'jobs.config', 'distil': 'jobs.distil', 'BackgroundRun': 'jobs.background', 'StoppedError': 'jobs.distil', 'Run': 'record',
-    'InputError': 'core', 'load_data': 'jobs.fine_tune', 'load_models': 'jobs.fine_tune', 'language_table': 'jobs.report', 'summary': 'jobs.report',
+    'InputError': 'core', 'find_run': 'finding', 'list_runs': 'analysis.overview', 'Classifier': 'evaluation.texts',
+    'load_data': 'jobs.fine_tune', 'load_models': 'jobs.fine_tune', 'language_table': 'jobs.report', 'summary': 'jobs.report',
     'curves_figure': 'figures.run', 'languages_figure': 'figures.run', 'monitor_figure': 'figures.run', 'speed_table': 'evaluation.latency', 'Monitor': 'apps.monitor',
     # many runs
     'compare': 'apps.compare', 'Comparison': 'apps.compare', 'mirror': 'jobs.mirror', 'grid': 'jobs.study', 'run_study': 'jobs.study', 'distil_jointly': 'jobs.joint',

@@ -138,11 +138,16 @@ def test_a_pipe_gets_json_alone(folder):
     assert p.returncode == 0 and json.loads(p.stdout)[0]['label'] in ('alarm', 'music'), p.stderr
 
 
+def test_a_reader_that_ends_early_is_no_error(folder):
+    p = subprocess.run(f'{sys.executable} -m privkd_nb.cli list sample | head -1', shell=True, capture_output=True, text=True, timeout=120, env={**os.environ, 'PYTHONPATH': str(ROOT)})
+    assert p.stdout.startswith('72 runs in sample') and p.stderr == ''
+
+
 # ---- help and typing errors
 
 def test_the_command_alone_greets(capsys):
     out, err, status = said(capsys)
-    assert status == 0 and err == '' and sum(l.startswith('  privkd ') for l in out.splitlines()) == 3
+    assert status == 0 and err == '' and sum(l.startswith('  privkd ') for l in out.splitlines()) == 3 and max(map(len, out.splitlines())) <= 80
 
 
 def test_every_command_has_two_examples_that_parse(capsys, monkeypatch):

@@ -6,7 +6,8 @@
 __all__ = ['COMMANDS', 'about', 'make_parser', 'greeting', 'check_first', 'explained', 'main']
 
 # %% ../../nbs/api/cli/20_console.ipynb #169ec514
-import shutil, sys
+import os, shutil, sys
+from contextlib import suppress
 from textwrap import fill
 import privkd_nb
 from .bench import BENCH_COMMAND
@@ -45,11 +46,11 @@ def make_parser()->Parser:
 # %% ../../nbs/api/cli/20_console.ipynb #30f9e47f
 def greeting()->str:
     "What `privkd` alone prints"
-    first = {'privkd run --tiny': 'a run of seconds, to see that all works', 'privkd run --dataset my_data.csv': 'a teacher and a student on data of your own',
-             'privkd study --init scratch copy_ft --seed 0 1 2': 'a comparison of initial weights'}
-    return '\n'.join([f'PrivKD {privkd_nb.__version__}: multilingual knowledge distillation. What are the initial weights worth?', '',
-                      *(f'  {c:50}{what}' for c,what in first.items()), '', f"Commands: {', '.join(COMMANDS)}.",
-                      '`privkd COMMAND --help` has examples and every option; `privkd list` shows the runs that there are.'])
+    first = {'privkd run --tiny': 'to see that all works', 'privkd run --dataset my_data.csv': 'a student on your own data',
+             'privkd study --init scratch copy_ft --seed 0 1 2': 'a comparison, over seeds'}
+    return '\n'.join([f'PrivKD {privkd_nb.__version__}: a small student of a multilingual teacher, and what it is worth', '',
+                      *(f'  {c:50}{what}' for c,what in first.items()), '', fill(f"Commands: {', '.join(COMMANDS)}.", 80),
+                      '`privkd COMMAND --help` has examples and options, `privkd list` your runs.'])
 
 def check_first(words:list[str])->None:
     "End with a sentence if an option of a run stands before any command"
@@ -81,6 +82,10 @@ def main(argv=None)->int:
     command = COMMANDS[args.pop('command')].call
     try:
         with short_notices(): command(given_options(args))
+        sys.stdout.flush()
+    except BrokenPipeError:                         # `| head` has read enough
+        with suppress(ValueError, OSError): os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (Exception, KeyboardInterrupt) as e:
         sentence, status = explained(e)
         if not sentence: raise

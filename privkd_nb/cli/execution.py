@@ -23,12 +23,13 @@ def notebook_path(
 
 # %% ../../nbs/api/cli/01_execution.ipynb #exec0001
 def kernel_settings()->dict: # For `papermill.execute_notebook`
-    "Encrypt what goes to and from the kernel, where the installed Jupyter and ZeroMQ can"
+    "Encrypt what goes to and from the kernel, where the installed Jupyter and ZeroMQ can; and a kernel that ends says nothing"
     import zmq
     from jupyter_client import KernelManager
     from traitlets.config import Config
     can = 'transport_encryption' in KernelManager.class_trait_names() and zmq.has('curve')
-    return dict(config=Config(KernelManager=dict(transport_encryption='auto'))) if can else {}
+    quiet = dict(extra_arguments=['--IPKernelApp.log_level=CRITICAL'])     # it logs that it was interrupted, which is how it is ended
+    return quiet | (dict(config=Config(KernelManager=dict(transport_encryption='auto'))) if can else {})
 
 # %% ../../nbs/api/cli/01_execution.ipynb #14b5f9b5
 def execute(

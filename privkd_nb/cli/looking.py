@@ -14,7 +14,7 @@ from pathlib import Path
 from .options import Command
 from .output import print_json, print_result, terminal_width
 from ..core import InputError, check_choice
-from ..markup import as_text, visible
+from ..markup import as_text, visible, written
 
 # %% ../../nbs/api/cli/09_looking.ipynb #573a1f02
 def since(
@@ -73,6 +73,8 @@ def list_command(given:dict)->None:
     "`privkd list`: what each run of a folder is, with its score"
     from privkd_nb.analysis.overview import list_runs
     folder = given.get('runs', 'runs')
+    if folder == 'runs' and not Path(folder).exists():
+        raise InputError('there is no folder `runs` here; make a run with `privkd run --tiny`, or name a folder of runs.')
     t = list_runs(folder)
     if 'sort' in given:
         by = SORTS[check_choice('sort', given['sort'], SORTS)]
@@ -81,7 +83,7 @@ def list_command(given:dict)->None:
     if given.get('json'): return print_json(t.to_dict('records'))
     if not len(t): raise InputError(f'{visible(folder)} holds no run; make one with `privkd run`, or name another folder.')
     shared = shared_values(t)
-    title = [f"{len(t)} run{'s'*(len(t) > 1)} in {folder}", *(f'{LISTED[k]} {v}' for k,v in shared.items())]
+    title = [f"{len(t)} run{'s'*(len(t) > 1)} in {folder}", *(f'{LISTED[k]} {written(v)}' for k,v in shared.items())]
     scores = dict.fromkeys(('score', 'seen', 'unseen'), '{:.3f}')
     text, left_out = fitting(listed(t, shared), terminal_width(), scores)
     print(f"{visible(' · '.join(title), 0)}\n\n{text}")

@@ -58,9 +58,13 @@ def print_result(run)->None:
     print(f'\n{result_text(run, terminal_width())}\n\n{where_and_next(run)}')
 
 # %% ../../nbs/api/cli/06_output.ipynb #25fc536f
-def interval_text(low:float, high:float)->str:
-    "'0.590 to 0.634', or what an interval needs"
-    return f'{low:.3f} to {high:.3f}' if math.isfinite(low) and math.isfinite(high) else 'needs more seeds'
+def interval_text(
+    low:float, high:float,
+    seeds:int,
+)->str:
+    "'0.590 to 0.634', or why there is no interval"
+    if math.isfinite(low) and math.isfinite(high): return f'{low:.3f} to {high:.3f}'
+    return 'needs more seeds' if seeds < 2 else 'all seeds alike'
 
 def arms_table(
     folder:str|Path,
@@ -76,7 +80,7 @@ def arms_table(
         t = overall(study.scores, study.metric).query("statistic == 'mean'")
     every = t[t.languages == 'all'].set_index(cell := ['arm', 'dataset', 'scenario', 'fraction'])
     groups = {g: t[t.languages == g].set_index(cell).score for g in ('seen', 'unseen') if g in set(t.languages)}
-    rows = every[['seeds', 'score']].assign(interval=[interval_text(*r) for r in zip(every.low, every.high)], **groups).reset_index()
+    rows = every[['seeds', 'score']].assign(interval=[interval_text(*r) for r in zip(every.low, every.high, every.seeds)], **groups).reset_index()
     same = [k for k in cell[1:] if rows[k].nunique() == 1]
     return rows.drop(columns=same).rename(columns=dict(interval='95 % interval', score=study.metric))
 
