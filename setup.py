@@ -30,7 +30,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
                  'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
-    package_data={cfg['lib_path']: ['py.typed', 'playground/*.json', 'sample/*', 'plot_view.js', 'jupyter/voila/templates/privkd/*']}, zip_safe=False,
+    package_data={cfg['lib_path']: ['py.typed', 'playground/*.json', 'sample/*', 'plot_view.js', 'choices.js', 'choices.css', 'jupyter/voila/templates/privkd/*']}, zip_safe=False,
     python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(),
     extras_require={'notebook': cfg['notebook_requirements'].split(), 'bench': cfg['bench_requirements'].split(), 'dev': (cfg['dev_requirements']+' '+cfg['bench_requirements']).split(), **{k: cfg[f'{k}_requirements'].split() for k in 'tensorboard wandb mlflow trackio'.split()}},
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_path']}={cfg['lib_path']}._modidx:d"],

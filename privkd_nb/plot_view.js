@@ -47,23 +47,56 @@ function themed(figure, el) {
   return [figure.data.map(t => dark ? repaint({...t}, ink) : {...t}), layout];
 }
 
+// --- a title that is wider than the page is broken into lines, which push everything below them down
+const broken = (text, chars) => text.split('<br>').map(part => {
+  const [, open, words, close] = part.match(/^(<sup>)?(.*?)(<\/sup>)?$/), room = open ? chars * 1.42 : chars, lines = [''];
+  for (const w of words.split(' ')) {
+    const last = lines.length - 1, longer = lines[last] ? `${lines[last]} ${w}` : w;
+    if (longer.replace(/&[#\w]+;/g, '_').length <= room || !lines[last]) lines[last] = longer; else lines.push(w);
+  }
+  return lines.map(l => (open ?? '') + l + (close ?? '')).join('<br>');
+}).join('<br>');
+
+function shaped(figure, width) {                 // the figure as it fits this width
+  const {layout, height} = figure, {title, margin, legend} = layout ?? {}, text = title?.text;
+  if (typeof text !== 'string' || title.yref !== 'container' || !margin?.t) return figure;
+  const lines = broken(text, Math.max(12, (width - 24) / 9)), more = 18 * (lines.split('<br>').length - text.split('<br>').length);
+  if (!more) return figure;
+  const down = {...legend, ...(legend?.yref === 'container' ? {y: 1 - ((1 - legend.y) * height + more) / (height + more)} : {})};
+  return {...figure, height: height + more, layout: {...layout, title: {...title, text: lines}, margin: {...margin, t: margin.t + more}, legend: down, height: height + more}};
+}
+
 // --- one view
 function view(plotly, el, div, now, click) {
   let work = Promise.resolve(), stale = true, gone = false, wait = 0, later = 0, cost = 0, last = 0;
   const pending = new Map();                     // trace -> [x, y] not yet drawn
   const visible = () => el.clientWidth > 0;
   const then = f => { work = work.then(() => gone ? 0 : f()).catch(e => console.error('PlotView:', e)); };
-  const image = format => ({name: `${format}`, title: `Download as ${format.toUpperCase()}`, icon: plotly.Icons[format === 'png' ? 'camera' : 'disk'],
-    click: () => plotly.downloadImage({data: now().data, layout: now().layout}, {format, width: div.clientWidth, height: div.clientHeight, filename: 'figure', scale: format === 'png' ? 2 : 1})});
-  const config = {displaylogo: false, modeBarButtonsToRemove: ['toImage', 'lasso2d', 'select2d'], modeBarButtonsToAdd: [image('png'), image('svg')]};
+  const download = format => plotly.downloadImage({data: now().data, layout: now().layout},
+    {format, width: Math.max(700, div.clientWidth), height: now().height, filename: now().filename ?? 'figure', scale: format === 'png' ? 2 : 1});
+  const image = format => ({name: `${format}`, title: `Download as ${format.toUpperCase()}`, icon: plotly.Icons[format === 'png' ? 'camera' : 'disk'], click: () => download(format)});
+  const config = {displaylogo: false, showSendToCloud: false, modeBarButtonsToRemove: ['toImage', 'lasso2d', 'select2d'], modeBarButtonsToAdd: [image('png'), image('svg')]};
+  const fitting = () => shaped(now(), el.clientWidth || 700);
   const fit = async () => {                      // a legend of more rows than the figure reckoned with pushes the plot down
-    const legend = div._fullLayout.legend, room = now().layout?.meta?.legend, {t} = now().layout?.margin ?? {};
+    const {layout, height} = fitting(), legend = div._fullLayout.legend, room = layout?.meta?.legend, {t} = layout?.margin ?? {};
     if (!room || legend?.yref !== 'container' || !t) return;
-    const more = Math.max(0, Math.round(legend._effHeight - room - 6)), height = now().height;
+    const more = Math.max(0, Math.round(legend._effHeight - room - 6));
     if (more === (div.more ?? 0)) return;
     div.more = more;
     div.style.height = `${height + more}px`;
-    await plotly.relayout(div, {'margin.t': t + more, 'legend.y': 1 - (1 - now().layout.legend.y) * height / (height + more), height: height + more});
+    await plotly.relayout(div, {'margin.t': t + more, 'legend.y': 1 - (1 - layout.legend.y) * height / (height + more), height: height + more});
+  };
+  const redraw = async figure => {
+    div.style.height = `${figure.height}px`;
+    div.more = 0; div.titled = figure.layout?.title?.text;
+    await plotly.react(div, ...themed(figure, el), config);
+    await fit();
+  };
+  const resize = async () => {
+    const figure = fitting();
+    if (figure.layout?.title?.text !== div.titled) return redraw(figure);      // its title has more lines now, or fewer
+    await plotly.Plots.resize(div);
+    await fit();
   };
   const draw = () => {
     stale = true;
@@ -71,10 +104,7 @@ function view(plotly, el, div, now, click) {
     then(async () => {
       if (!stale) return;
       stale = false; pending.clear();            // the figure has them
-      div.style.height = `${now().height}px`;
-      div.more = 0;
-      await plotly.react(div, ...themed(now(), el), config);
-      await fit();
+      await redraw(fitting());
       el.classList.add('privkd-drawn');
       if (!div.listening) { div.listening = true; div.on('plotly_click', click); }
     });
@@ -96,13 +126,13 @@ function view(plotly, el, div, now, click) {
   };
   const size = new ResizeObserver(() => {
     cancelAnimationFrame(wait);
-    wait = requestAnimationFrame(() => { if (visible()) stale ? draw() : then(async () => { await plotly.Plots.resize(div); await fit(); }); });
+    wait = requestAnimationFrame(() => { if (visible()) stale ? draw() : then(resize); });
   });
   const theme = new MutationObserver(() => { clearTimeout(theme.wait); theme.wait = setTimeout(draw, 150); });
   size.observe(el);
   theme.observe(document.body, {attributes: true, attributeFilter: ['class', 'data-jp-theme-name', 'data-jp-theme-light', 'data-vscode-theme-id']});
   draw();
-  return {draw, extend, dispose() {
+  return {draw, extend, download, visible, dispose() {
     gone = true; size.disconnect(); theme.disconnect(); clearTimeout(theme.wait); clearTimeout(later); cancelAnimationFrame(wait);
     work.then(() => plotly.purge(div));
   }};
@@ -118,6 +148,7 @@ export default () => {
       const read = () => { figure = JSON.parse(model.get('picture')); views.forEach(v => v.draw()); };
       const hear = (msg, buffers) => {
         if (msg.type === 'plotly') load(page, buffers[0]);
+        if (msg.type === 'download') [...views].find(v => v.visible())?.download(msg.format);
         if (msg.type !== 'extend') return;
         const {epoch, traces} = JSON.parse(msg.json), pieces = [];
         if (epoch < figure.epoch) return;

@@ -119,12 +119,15 @@ def test_the_explorer_and_its_views(study, tmp_path):
         warnings.simplefilter('ignore')
         ex = Explorer(study.path)
     heading = check_html(ex.children[0].value).text
+    seen = [visible(i[k]) for k_ in ex.controls.named for i in getattr(ex, k_).items for k in ('label', 'about', 'why', 'hint')]
+    assert [t for t in seen if re.search('[\x00-\x1f\u202e]', t)] == []                   # the page writes them as text
     assert study.path.name in heading and file_name(4) in heading
     for view in VIEWS:
         ex.view.value = view
         if ex.answer.figure is not None: check_script(ex._repr_mimebundle_()[0]['text/html']); check_figure(ex.answer.figure)
         elif 'They agree' not in ex.answer.html: assert check_html(ex.text.value, OURS|{'style'}).text
-        ex.make_link('csv'); check_html(ex.link.value)
+        check_html(ex.text.value, OURS|{'style'})
+        for kind in ('csv', 'html'): assert re.fullmatch(r'privkd_[\w.+=-]+', ex.file(kind)[0])
         saved = ex.save(tmp_path/'view.html').read_text()
         assert 'plotly' in saved or check_html(saved, OURS|{'style', 'meta', '!doctype html'}, meta=('charset',))
     ex.view.value, langs = 'examples', [v for _, v in ex.language.options[1:]]
@@ -160,7 +163,7 @@ def test_the_monitor(folder):
 WRITERS = {'html_text', 'html_attr', 'md_text', 'md_code', 'as_html', 'as_markdown'}
 MARKUP = re.compile(r'</?[a-zA-Z]|\*\*|`|\]\(')
 ALLOWED = { # What may stand in markup without going through a writer, because it is markup made by one, or text of the package's own
-    'apps.explorer': {'left_out', 'training', 'examples', 'self.answer.html', 'address'},
+    'apps.explorer': {'left_out', 'training', 'examples', 'self.answer.html', 'now'},
     'apps.explorer_views': {'lang', 'text', 'gold', 'models', 'CSS', 'head', 'rows', 'more', 'limit', 'note', 'self._difference_note(c, a, b)', 'table'},
     'apps.monitor': {'at', 'bar', 'label', "''.join(map(row, self.runs.paths))"},
     'figures.save': {'fig.to_html'},                                         # plotly's own, whose texts are `plot_text`; `<` is escaped in its JSON

@@ -167,7 +167,7 @@ FAULTS = [Fault(*row) for row in (
     ('texts become Markdown', 'markup', "e = f'&#{ord(m[0])};'", 'e = m[0]', 'page:01_markup'),
     ('texts become markup of a figure', 'markup', 'return escape(s, quote=False).replace', 'return s.replace', 'page:01_markup'),
     ("examples shown as they are in the explorer", 'apps/explorer_views', 'html_text(r.text, TEXT_LIMIT)', 'r.text',
-     'page:apps/02_explorer_views markup::test_the_explorer_and_its_views'),
+     'page:apps/05_explorer_views markup::test_the_explorer_and_its_views'),
     ('a flipped byte is not noticed', 'core', 'if contents and file_hash(path) !=', 'if False and file_hash(path) !=',
      'checkpoints::test_a_byte_of_a_cached_teacher_is_noticed'),
     ('a damaged checkpoint is resumed from', 'checkpoints', 'if not (faults := checkpoint_faults(p, best)): return',

@@ -12,21 +12,19 @@ from ..core import InputError, check_choice
 from ..record import SCORES
 from .arms import CELL, Cell, find_arm
 from .compare import as_row, choose, common_languages, groups_of, mean_interval, score_arrays, seen_languages
-from .examples import example_differences, runs_by_seed
 from .load import Study
 from .stats import holm, language_mean, t_interval
 
 # %% ../../nbs/api/analysis/09_pairs.ipynb #7026e7b2
 def paired_scores(
     scores:pd.DataFrame, # `Study.scores` of one data set, scenario and fraction
-    a:str,               # An arm
-    b:str,               # Another one, or 'teacher'
+    a:str|dict,          # An arm, as in `read_arm`
+    b:str|dict,          # Another one, or 'teacher'
     metric:str='accuracy',
 )->tuple[pd.DataFrame,pd.DataFrame]: # Of A and of B; rows: the seeds of both, columns: the languages of both
     "The scores of two arms on the same seeds and languages"
     arrays = {c.arm: x for c,x in score_arrays(scores, metric).items()}
-    check_choice('a', a, arrays)
-    check_choice('b', b, [*arrays, 'teacher'])
+    a, b = find_arm(a, arrays, 'a'), b if b == 'teacher' else find_arm(b, arrays, 'b')
     if a == b: raise InputError(f"A and B are both {a}, and an arm minus itself is zero in every language; choose another B.")
     other = {c.arm: x for c,x in score_arrays(scores, metric, model='teacher').items()}.get(a) if b == 'teacher' else arrays[b]
     if other is None: raise InputError(f"the runs of {a} have no {metric} of their teacher; choose an arm as B.")
@@ -51,7 +49,8 @@ def rows_over_seeds(
                              score=iv.point, low=iv.low, high=iv.high, seeds=len(d), p=iv.p))
     def mean_row(group, langs):
         made = mean_interval(d[langs], level=level)
-        return dict(group=group, language='', seen=None, a=x[langs].values.mean(), b=y[langs].values.mean()) | as_row(made) | dict(p=float(made.p))
+        means = dict(a=x[langs].values.mean(), b=y[langs].values.mean())
+        return dict(group=group, language='', seen=None) | means | as_row(made) | dict(p=float(made.p))
     means = [mean_row(g, langs) for g,langs in groups_of({l: seen[l] for l in d}).items()]
     return pd.concat([rows.astype({'seen': object}), pd.DataFrame(means)], ignore_index=True)
 
@@ -68,6 +67,7 @@ def intervals_over_texts(
     "A minus B in each language and on average, with an interval over the test texts of the same runs"
     if metric not in ('accuracy', 'entity_f1'):
         raise InputError(f"{SCORES.get(metric, metric)} has no interval over texts; choose accuracy or entity F1, or intervals over seeds.")
+    from privkd_nb.analysis.examples import example_differences, runs_by_seed
     def runs(arm):
         found = runs_by_seed(study, arm=arm, **where)
         return [found[s] for s in seeds]
@@ -101,8 +101,8 @@ def clear_of_zero(
 # %% ../../nbs/api/analysis/09_pairs.ipynb #4b8b056e
 def language_differences(
     study:Study,
-    a:str,                # An arm, as in `read_arm`
-    b:str,                # Another one, or 'teacher'
+    a:str|dict,           # An arm, as in `read_arm`
+    b:str|dict,           # Another one, or 'teacher'
     metric:str='accuracy',
     over:str='seeds',     # What the intervals are for: new 'seeds', or new 'texts'
     languages=None,       # Those to compare; None: all that both have
@@ -114,15 +114,17 @@ def language_differences(
     scores = choose(study.scores, **where)
     cells = scores[scores.model == 'student'][CELL].drop_duplicates()
     several = [k for k in CELL[1:] if cells[k].nunique() > 1]
-    if several: raise InputError(f"the runs differ in {', '.join(several)}; give {several[0]}=…, one of {', '.join(map(str, cells[several[0]].unique()))}.")
-    arms = list(cells.arm.unique())
+    if several:
+        raise InputError(f"the runs differ in {', '.join(several)}; "
+                         f"give {several[0]}=…, one of {', '.join(map(str, cells[several[0]].unique()))}.")
+    arms = cells.arm.unique()
     a, b = find_arm(a, arms, 'a'), b if b == 'teacher' else find_arm(b, arms, 'b')
-    x, y = paired_scores(scores, a, b, metric)
+    x, y = paired_scores(scores[scores.arm.isin([a, b])], a, b, metric)
     langs = [l for l in x if languages is None or l in languages]
     if not langs: raise InputError('none of these languages has a score in both arms; choose others.')
-    cell = Cell(a, *cells.iloc[0][CELL[1:]])
+    cell = Cell(a, *cells.iloc[0][CELL[1:]].tolist())
     kept = list(common_languages((x-y)[langs], cell))
-    trained = seen_languages(scores)[cell]
+    trained = seen_languages(scores[scores.arm == a])[cell]
     seen = {l: trained[l] for l in kept}
     rows = rows_over_seeds(x[kept], y[kept], seen, level)
     if over == 'texts':
@@ -163,11 +165,14 @@ def difference_words(
 )->list[str]:           # Sentences
     "What a comparison shows, and what it does not"
     k, each, mean = frame.attrs, frame[frame.group == 'language'], frame[frame.group == 'all'].iloc[0]
-    seeds = f"{len(k['seeds'])} {'seed' if len(k['seeds']) == 1 else 'seeds'} ({', '.join(map(str, k['seeds'][:8]))}{', …' if len(k['seeds']) > 8 else ''})"
+    m, some = len(k['seeds']), ', '.join(map(str, k['seeds'][:8]))
+    seeds = f"{m} {'seed' if m == 1 else 'seeds'} ({some}{', …' if m > 8 else ''})"
     ends = '' if pd.isna(mean.low) else f' [{mean.low:+.3f}, {mean.high:+.3f}]'
     n = f"{len(each)} {'language' if len(each) == 1 else 'languages'}"
-    words = [f"A is {k['a']}, B is {k['b']}. A minus B in {SCORES.get(k['metric'], k['metric'])}, mean of {n}: {mean.score:+.3f}{ends}, with {seeds}."]
+    score = SCORES.get(k['metric'], k['metric'])
+    words = [f"A is {k['a']}, B is {k['b']}. A minus B in {score}, mean of {n}: {mean.score:+.3f}{ends}, with {seeds}."]
     if each.low.notna().any():
         what = f"the {k['level']*100:g} % interval over {'the paired seeds' if k['over'] == 'seeds' else 'test texts, for these very runs,'}"
-        words += [f"A is ahead {_listed(each, 'A')} and B {_listed(each, 'B')} of {n}, counting those where {what} leaves out zero.", chance_words(each, k['level'])]
+        ahead = f"A is ahead {_listed(each, 'A')} and B {_listed(each, 'B')} of {n}"
+        words += [f'{ahead}, counting those where {what} leaves out zero.', chance_words(each, k['level'])]
     return [*words, *filter(None, [_no_interval(each, k['over'])])]

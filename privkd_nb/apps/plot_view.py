@@ -11,7 +11,7 @@ from importlib import resources
 from pathlib import Path
 from fastcore.basics import patch
 import anywidget, numpy as np, pandas as pd, plotly, plotly.graph_objects as go, plotly.io as pio, traitlets
-from ..core import InputError
+from ..core import InputError, check_choice
 from ..stored import figure_bundle
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #adb206bd
@@ -83,8 +83,10 @@ class PlotView(anywidget.AnyWidget):
     def __init__(self,
         fig:go.Figure|None=None, # What it shows first
         height:int|None=None,    # Pixels; None: the figure's, else 450
+        filename:str='figure',   # Without ending: what the buttons that save it call the file
     ):
         self._lock, self._height, self._click_handlers = threading.RLock(), height, []
+        self.filename = filename
         self._fig, self._epoch = _with_columns(fig or go.Figure()), 0     # `extend` messages name the figure that they extend
         self._whole, self._new_from = False, {}                           # content of the next message: all, or trace -> first new point
         self._timer, self._sent_at, self._made_at = None, 0., time.monotonic()
@@ -94,7 +96,7 @@ class PlotView(anywidget.AnyWidget):
         with self._lock:
             data = [{k: encoded(v) for k,v in t.items()} for t in fig['data']]
             height = self._height or fig['layout'].get('height') or 450
-            return pio.json.to_json_plotly(dict(epoch=self._epoch, height=height, data=data, layout=fig['layout']))
+            return pio.json.to_json_plotly(dict(epoch=self._epoch, height=height, filename=self.filename, data=data, layout=fig['layout']))
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #bbbde8e5
 @patch(as_prop=True)
@@ -187,6 +189,14 @@ def _on_message(self:PlotView, _, msg, buffers):
 def _send_library(self:PlotView):
     PlotView.library_sent = True
     self.send(dict(type='plotly'), [PLOTLY_JS.read_bytes()])
+
+# %% ../../nbs/api/apps/00_plot_view.ipynb #08ceb52f
+@patch
+def download(self:PlotView,
+    format:str='png', # Or 'svg'
+)->None:
+    "Let the browser save the figure as it is, with a white ground"
+    self.send(dict(type='download', format=check_choice('format', format, ['png', 'svg'])))
 
 # %% ../../nbs/api/apps/00_plot_view.ipynb #251d212a
 @patch

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['FREE', 'LOOKS', 'SHAPES', 'DIVERGING', 'GROUP_NAMES', 'arm_styles', 'seeds_note', 'interval_bars', 'sorted_languages',
-           'scores_figure', 'heatmap_figure', 'training_figure', 'fraction_figure', 'results_figure']
+           'language_ticks', 'scores_figure', 'heatmap_figure', 'training_figure', 'fraction_figure', 'results_figure']
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #048e4ca9
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from ..analysis.arms import find_arm, order_arms
+from ..analysis.families import LANGUAGE_ORDERS, language_info
 from ..markup import plot_text
 from .style import COLORS, axis, empty_figure, headed, marker, plot_names, score_name
 
@@ -62,16 +63,27 @@ def interval_bars(
 # %% ../../nbs/api/figures/02_comparisons.ipynb #2845ae35
 def sorted_languages(
     frame:pd.DataFrame,   # From `by_language`: one row for each arm and language
-    by:str|None=None,     # An arm, as in `read_arm`; None: the mean of all
+    by:str|None=None,     # An arm, as in `read_arm`, or 'name', 'family' or 'script'; None: the mean of all
     minus:str|None=None,  # Sort by `by` minus this arm
 )->list[str]:             # Best last, so that it is drawn on top; unseen ones first, so that they are drawn below
     "The order of languages in a figure"
+    seen = frame.drop_duplicates('language').set_index('language').seen
+    if by in LANGUAGE_ORDERS: return sorted(sorted(seen.index, key=LANGUAGE_ORDERS[by], reverse=True), key=lambda l: bool(seen[l]))
     w = frame.pivot_table(index='language', columns='arm', values='score')
     by, minus = (k and find_arm(k, w.columns, name) for name,k in dict(by=by, minus=minus).items())
     key = w[by] if by else w.mean(axis=1)
     if minus: key = key-w[minus]
-    seen = frame.drop_duplicates('language').set_index('language').seen
     return sorted(w.index, key=lambda l: (bool(seen[l]), key[l]))
+
+def language_ticks(
+    langs,          # From top to bottom
+    by:str|None='', # As in `sorted_languages`; a family or script is named where it begins
+    unseen=(),      # Languages to mark
+)->list[str]:
+    "What stands beside the rows of a figure"
+    groups = [getattr(language_info(l), by) if by in ('family', 'script') else '' for l in langs]
+    names = [n+' (unseen)'*(l in unseen) for l,n in zip(langs, plot_names(langs))]
+    return [f'{g}: {n}' if g and (not i or g != groups[i-1]) else n for i,(g,n) in enumerate(zip(groups, names))]
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #061a220a
 def _teacher_marks(teacher, row): # row: language -> y
@@ -112,7 +124,8 @@ def scores_figure(
     height = 45+max(26, 8*len(arms)+6)*len(langs)
     return headed(go.Figure(traces), f'{score_name(metric, start=True)} by language', note, height, panels=True,
         hovermode='closest', margin=dict(b=15), shapes=_row_lines(len(langs), unseen), xaxis=axis(score_name(metric), 2, side='top'),
-        yaxis=dict(tickvals=list(range(len(langs))), ticktext=[*map(plot_text, langs)], range=[-.6, len(langs)-.4], showgrid=False, zeroline=False))
+        yaxis=dict(tickvals=list(range(len(langs))), ticktext=language_ticks(langs[::-1], by)[::-1], range=[-.6, len(langs)-.4],
+                   showgrid=False, zeroline=False))
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #bd95c3a0
 DIVERGING = [[0, '#b35806'], [.25, '#f1a340'], [.5, '#f7f7f7'], [.75, '#998ec3'], [1, '#542788']]
@@ -133,13 +146,13 @@ def heatmap_figure(
     seen = frame.drop_duplicates('language').set_index('language').seen
     fig = go.Figure(go.Heatmap(
         z=gap.round(4).values.tolist(), zmin=-top, zmax=top, colorscale=DIVERGING, colorbar=dict(title='to teacher', thickness=12),
-        x=[a.replace(' · ', '<br>') for a in plot_names(arms)], y=[p if seen[l] else f'{p} (unseen)' for l,p in zip(langs, plot_names(langs))],
+        x=[a.replace(' · ', '<br>') for a in plot_names(arms)], y=language_ticks(langs[::-1], by, [l for l in langs if not seen[l]])[::-1],
         text=[['' if np.isnan(v) else f'{v:+.3f}' for v in r] for r in gap.values], texttemplate='%{text}', customdata=score.round(4).values.tolist(),
         hovertemplate='%{y}: %{customdata:.3f}, %{z:+.3f} to the teacher<extra>%{x}</extra>'))
     n = sorted(set(frame.seeds))
     note = ('one seed' if n == [1] else f"mean of {' or '.join(map(str, n))} seeds")+', without intervals'
     return headed(fig, f'Difference to the teacher in {score_name(metric)}', note, 90+24*len(langs), hovermode='closest',
-        yaxis=dict(type='category', automargin=True), xaxis=dict(type='category', side='bottom', tickangle=0))
+        yaxis=dict(type='category', automargin=True), xaxis=dict(type='category', side='bottom', autotickangles=[0, 90]))
 
 # %% ../../nbs/api/figures/02_comparisons.ipynb #76bb1161
 def _band_traces(d, arm, style, legend): # The band where there are several seeds, and the mean
@@ -167,6 +180,7 @@ def training_figure(
             d = band[(band.arm==arm) & (band.fraction==f)]
             if len(d): fig.add_traces(_band_traces(d, arm, styles[arm], legend=f == fractions[0]), rows=1, cols=c)
     fig.update_xaxes(title_text='step')
+    fig.update_annotations(font_size=12)                     # titles of panels stand beside one another on a narrow page too
     if log: fig.update_yaxes(type='log', dtick=1)
     fig.update_yaxes(title_text=plot_text(what), col=1)
     n, most = int(band.seeds.min()), int(band.seeds.max())
@@ -199,6 +213,7 @@ def fraction_figure(
     if len(groups) > 1: groups.remove('all')
     titles = [GROUP_NAMES[g] for g in groups] if len(groups) > 1 else None
     fig = make_subplots(1, len(groups), subplot_titles=titles, shared_yaxes=True, horizontal_spacing=.04)
+    fig.update_annotations(font_size=12)
     for c,g in enumerate(groups, 1):
         for arm in dict.fromkeys(d.arm):
             fig.add_trace(_fraction_line(d[(d.arm==arm) & (d.languages==g)], arm, styles[arm], legend=c == 1), row=1, col=c)

@@ -7,14 +7,15 @@ __all__ = ['PAIR_ORDERS', 'AHEAD', 'BEHIND', 'OPEN', 'VERDICTS', 'ordered_pairs'
 
 # %% ../../nbs/api/figures/06_difference.ipynb #e41ba6c8
 import pandas as pd, plotly.graph_objects as go
-from ..analysis.families import language_info
+from ..analysis.families import LANGUAGE_ORDERS, language_info
 from ..core import check_choice
 from ..markup import plot_text
-from .comparisons import interval_bars
+from .comparisons import interval_bars, language_ticks
 from .style import axis, empty_figure, headed, marker, score_name
 
 # %% ../../nbs/api/figures/06_difference.ipynb #77c78d99
-PAIR_ORDERS = dict(difference='difference A − B', a='score of A', b='score of B', name='name', family='family', script='script', seen='trained on, then not')
+PAIR_ORDERS = dict(difference='difference A − B', a='score of A', b='score of B', name='name', family='family', script='script',
+                   seen='trained on, then not')
 
 def ordered_pairs(
     frame:pd.DataFrame,    # From `language_differences`
@@ -24,8 +25,7 @@ def ordered_pairs(
     check_choice('by', by, PAIR_ORDERS)
     f = frame[frame.group == 'language'].sort_values('score', ascending=False, kind='stable')
     if by in ('a', 'b'): return f.sort_values(by, ascending=False, kind='stable')
-    keys = dict(name=lambda l: str(l), family=lambda l: language_info(l).family, script=lambda l: language_info(l).script)
-    if by in keys: return f.iloc[sorted(range(len(f)), key=lambda i: keys[by](f.language.iloc[i]))]
+    if by in LANGUAGE_ORDERS: return f.iloc[sorted(range(len(f)), key=lambda i: LANGUAGE_ORDERS[by](f.language.iloc[i]))]
     return f.sort_values('seen', ascending=False, kind='stable') if by == 'seen' else f
 
 # %% ../../nbs/api/figures/06_difference.ipynb #4141f820
@@ -41,14 +41,6 @@ def _verdict_points(f, name, color, symbol): # f has y
         marker=marker(color, symbol, 11 if 'triangle' in symbol else 8), customdata=about,
         hovertemplate='%{customdata[0]}: %{x:+.3f} (A %{customdata[1]:.3f}, B %{customdata[2]:.3f})<extra>%{fullData.name}</extra>')
 
-def _places(f, by): # The languages as they stand at the axis
-    groups = dict(family=lambda l: language_info(l).family, script=lambda l: language_info(l).script)
-    def text(l, seen): return f"{plot_text(l)}{'' if seen else ' (unseen)'}"
-    names = [text(l, s) for l,s in zip(f.language, f.seen)]
-    if by not in groups: return names
-    of = [groups[by](l) for l in f.language]
-    return [n if i and of[i] == of[i-1] else f'{of[i]}: {n}' for i,n in enumerate(names)]
-
 def pair_note(
     frame:pd.DataFrame, # From `language_differences`
 )->str:
@@ -62,7 +54,8 @@ def pair_note(
 # %% ../../nbs/api/figures/06_difference.ipynb #166954bc
 def _zero_and_mean(mean, n): # The line at zero, and one at the mean of the languages
     line = dict(type='line', yref='y', y0=-.6, y1=n-.4, layer='below')
-    return [line | dict(x0=0, x1=0, line=dict(color='#888888', width=1.5)), line | dict(x0=mean, x1=mean, line=dict(color='#888888', width=1, dash='dot'))]
+    def at(x, **look): return line | dict(x0=x, x1=x, line=dict(color='#888888', **look))
+    return [at(0, width=1.5), at(mean, width=1, dash='dot')]
 
 def difference_figure(
     frame:pd.DataFrame,  # From `language_differences`
@@ -78,6 +71,7 @@ def difference_figure(
     mean = float(frame[frame.group == 'all'].score.iloc[0])
     title = f"{score_name(k['metric'], start=True)}: A − B by language, sorted by {PAIR_ORDERS[by]}"
     note = f"A: {k['a']}, B: {k['b']}; {pair_note(frame)}"
-    return headed(go.Figure(traces), title, note, 70+24*n, panels=True, hovermode='closest', margin=dict(b=15), shapes=_zero_and_mean(mean, n),
-        xaxis=axis('← B is better · A is better →', 2, side='top', zeroline=False, tickformat='+.2~f'),
-        yaxis=dict(tickvals=f.y.tolist(), ticktext=_places(f, by), range=[-.6, n-.4], zeroline=False))
+    ticks = language_ticks(f.language.tolist(), by, f.language[f.seen == False].tolist())
+    return headed(go.Figure(traces), title, note, 70+24*n, panels=True, hovermode='closest', margin=dict(b=15), showlegend=True,
+        shapes=_zero_and_mean(mean, n), xaxis=axis('← B is better · A is better →', 2, side='top', zeroline=False, tickformat='+.2~f'),
+        yaxis=dict(tickvals=f.y.tolist(), ticktext=ticks, range=[-.6, n-.4], zeroline=False))

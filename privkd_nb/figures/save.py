@@ -12,6 +12,7 @@ import numpy as np, pandas as pd, plotly.graph_objects as go
 from ..analysis.arms import order_arms
 from ..core import InputError, replacing
 from ..markup import read_plot_text, visible
+from ..stored import CONFIG
 
 # %% ../../nbs/api/figures/04_save.ipynb #a62aeef0
 def results_table(
@@ -110,7 +111,7 @@ def save_figure(
     if kind not in FORMATS:
         raise InputError(f"path={str(path)!r} ends in {path.suffix or 'nothing'!r}; choose from {', '.join('.'+f for f in FORMATS)}.")
     with replacing(path) as tmp:
-        if kind == 'html': tmp.write_text(fig.to_html(include_plotlyjs=True, full_html=True), encoding='utf-8')
+        if kind == 'html': tmp.write_text(fig.to_html(include_plotlyjs=True, full_html=True, config=CONFIG), encoding='utf-8')
         elif kind == 'json': tmp.write_text(fig.to_json(), encoding='utf-8')
         elif kind == 'csv': figure_data(fig).to_csv(tmp, index=False)
         else: tmp.write_bytes(_image(fig, kind, width, path.name))
