@@ -156,6 +156,10 @@ class Found(HTMLParser):
         if tag == 'link' and a.get('href') and a.get('rel') not in ('canonical', 'prev', 'next', 'alternate'): self.resources.append(a['href'])
 
 
+@cache
+def parsed(page): return Found(page)
+
+
 def is_source(page, site): return site/'source' in page.parents          # a module as a page: anchors and no links but to the home page
 
 @cache
@@ -165,7 +169,7 @@ def source_text(page): return page.read_text(encoding='utf-8')
 def broken_links(site) -> list[str]:
     "`page -> target` for every link or resource inside the site that leads nowhere, or to an anchor that is not there"
     site = Path(site).resolve()
-    found = {p: Found(p) for p in site.rglob('*.html') if not is_source(p, site)}
+    found = {p: parsed(p) for p in site.rglob('*.html') if not is_source(p, site)}
     broken = []
     for page, f in found.items():
         if page.name == '404.html': continue      # its links are absolute, to work from any address
@@ -183,7 +187,7 @@ def broken_links(site) -> list[str]:
 def external_resources(site) -> list[str]:
     "`page -> address` for every script, style, font or picture that a page would fetch from another host"
     site = Path(site)
-    return [f'{p.relative_to(site)} -> {r}' for p in site.rglob('*.html') if not is_source(p, site) for r in Found(p).resources if urlsplit(r).netloc]
+    return [f'{p.relative_to(site)} -> {r}' for p in site.rglob('*.html') if not is_source(p, site) for r in parsed(p).resources if urlsplit(r).netloc]
 
 
 def build(out, use_quarto=False) -> Path:
