@@ -251,6 +251,9 @@ def test_the_buttons_do_what_they_say_or_say_why_not(tmp_path):
     run.status.write('failed')
     m.look()
     assert 'failed at step 20 of 300: InputError: the disk is full' in m.state.value
+    os.utime(run.path/'log.txt', (1, 1))                                   # of an earlier process
+    m.look()
+    assert 'failed at step 20 of 300<' in m.state.value
 
 
 def test_a_folder_of_runs_shows_the_one_that_is_under_way(tmp_path):

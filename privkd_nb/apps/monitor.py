@@ -238,7 +238,7 @@ class LiveLines:
         if now is None or self.limits is None: return now == self.limits
         return all(-.12 <= grown <= .5 for grown in (now[0]-self.limits[0], self.limits[1]-now[1]))
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #0b403c2f
+# %% ../../nbs/api/apps/01_monitor.ipynb #0c2b5be8
 @patch
 def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     "Add new points to the ends of the lines"
@@ -253,7 +253,7 @@ def extend(self:LiveLines, curves:Curves)->bool: # False: a new figure is needed
     self.lines = grown
     return True
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #903a045f
+# %% ../../nbs/api/apps/01_monitor.ipynb #7f8fff74
 class Controls:
     "The buttons of a monitor: stop the run on display, or start it again"
     def __init__(self,
@@ -273,7 +273,7 @@ class Controls:
         "Text beside the buttons; read out by screen readers"
         self.note.value = f'<span role="status" style="line-height:1.5">{html_text(text, 600)}</span>' if text else ''
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #72d8d4a7
+# %% ../../nbs/api/apps/01_monitor.ipynb #d228d116
 def _set_button(button, disabled, tooltip, description=None): # Sends what has changed
     for k,v in dict(disabled=disabled, tooltip=tooltip, description=description or button.description).items():
         if getattr(button, k) != v: setattr(button, k, v)
@@ -286,14 +286,15 @@ def update(self:Controls,
 )->None:
     "Enable what can be done now; a tooltip says why something cannot"
     state, under_way = news.progress.get('state'), news.working or news.stops
-    why = 'asked to stop; it ends at a checkpoint after its current step' if asked and news.stops else 'nothing is running' if not under_way else \
+    why = 'asked to stop; it ends at a checkpoint after its current step' if asked and news.stops else 'nothing is running' if not under_way or news.leaving else \
         'end at a checkpoint; the run can be resumed from there' if news.stops else 'it is past its last training step, or just starting'
     _set_button(self.stop, asked or not news.stops, f'Stop: {why}')
-    why = 'it is finished' if state == 'finished' else 'it is running' if under_way else 'train on from the last checkpoint' if startable else \
+    why = 'it is finished' if state == 'finished' else 'its process is about to end' if news.leaving else 'it is running' if under_way else \
+        ('train on from the last checkpoint' if state else 'train it') if startable else \
         'it was started elsewhere; the same command there resumes it'
     _set_button(self.start, under_way or state == 'finished' or not startable, f'Start: {why}', 'Resume' if state in ('stopped', 'failed', 'training') else 'Start')
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #756248d2
+# %% ../../nbs/api/apps/01_monitor.ipynb #9fc96755
 def job_of(
     run,       # The `Run` that the monitor was given for this folder, or None
     path:Path, # The run's folder
@@ -345,7 +346,7 @@ class Monitor:
         names = [visible(p.name) for p in self.runs.paths[:3]]+['…']*(len(self.runs.paths) > 3)
         return f"Monitor of {', '.join(names)}: {visible(self.news.words())}"
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #60b53256
+# %% ../../nbs/api/apps/01_monitor.ipynb #77c80d9a
 def weakly(
     o, method:str, # The name of a method of `o`
 ):
@@ -453,8 +454,11 @@ def words(self:Monitor)->str:
     return news.words(earlier)+_last_line(self.shown, news)
 
 def _last_line(path, news): # What a background run that failed said last
-    if news.progress.get('state') != 'failed' or not news.ended: return ''
-    try: lines = (path/'log.txt').read_bytes()[-4000:].decode('utf-8', 'replace').split('\n')
+    if news.progress.get('state') != 'failed' or not (news.ended or news.leaving): return ''
+    log = path/'log.txt'
+    try:
+        if log.stat().st_mtime < news.progress['updated']-5: return ''         # of an earlier process
+        lines = log.read_bytes()[-4000:].decode('utf-8', 'replace').split('\n')
     except OSError: return ''
     last = [l.rsplit('\r', 1)[-1].strip() for l in lines if l.strip()][-1:]
     return f': {last[0]}' if last else ''
@@ -475,7 +479,7 @@ def _try_look(self:Monitor)->bool: # Whether it succeeded; an error in a thread 
     else: return True
     return False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #453127a8
+# %% ../../nbs/api/apps/01_monitor.ipynb #e62ddadc
 @patch
 def stop_run(self:Monitor)->str: # What was done
     "Ask the run on display to end at a checkpoint; it notices after its current step"
@@ -549,7 +553,7 @@ def _on_message(self:Monitor, _, msg, buffers): # A page has opened or closed a 
 @patch
 def _is_unseen(self:Monitor): return self._unseen_since is not None and time.monotonic()-self._unseen_since > 30
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #2175a7f1
+# %% ../../nbs/api/apps/01_monitor.ipynb #328e9502
 class Shown(NamedTuple):
     "Where a monitor is displayed"
     still:object # The handle of the saved figure; None: one output is both
@@ -592,7 +596,7 @@ def _go_live(self:Monitor):
         if self._widget_gone or not s.still: s.live.update(self._live_bundle(bool(s.still)), raw=True)
     self._widget_gone = False
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #bdffa567
+# %% ../../nbs/api/apps/01_monitor.ipynb #11577de4
 @patch
 def _live_bundle(self:Monitor, alone): # alone: the saved figure is another output
     self.view._repr_mimebundle_()           # has plotly.js sent
@@ -613,7 +617,7 @@ def _ipython_display_(self:Monitor):
     self._displays, self._settled, self._widget_gone, self._still = [*self._displays[-3:], Shown(still, live)], self.news.progress if done else None, done, None
     SHOWN.add(self)
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #deacf679
+# %% ../../nbs/api/apps/01_monitor.ipynb #bc289fda
 class Bar(anywidget.AnyWidget):
     "The state and the buttons of a monitor in one widget"
     state, note = (traitlets.Unicode().tag(sync=True) for _ in range(2))                      # HTML
@@ -632,7 +636,7 @@ class Bar(anywidget.AnyWidget):
     } }"""
     _css = 'button:disabled { opacity: .4 }'
 
-# %% ../../nbs/api/apps/01_monitor.ipynb #452fb13a
+# %% ../../nbs/api/apps/01_monitor.ipynb #a31bb85d
 @patch
 def bar(self:Monitor)->Bar:
     "A bar that says what the monitor's state line says, and has its buttons"
