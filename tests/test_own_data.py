@@ -218,3 +218,13 @@ def test_a_column_that_is_no_label_is_noticed(tmp_path):
 
 def test_numbers_with_a_point_are_labels(tmp_path):
     assert load_task(save(tmp_path/'a.csv', [r | dict(label=float(len(r['label']))) for r in ROWS])).labels == ['4.0', '5.0', '6.0']
+
+
+def test_what_is_wrong_with_a_file_is_said_before_a_kernel_starts(tmp_path, monkeypatch):
+    from privkd_nb.cli import runs
+    p = save(tmp_path/'mine.csv', pd.DataFrame(ROWS).rename(columns=dict(label='mood')))
+    monkeypatch.setattr(runs, 'execute', lambda *a: pytest.fail('a kernel was started'))
+    (tmp_path/'base').mkdir()
+    (tmp_path/'base'/'config.json').write_text('{}')
+    with pytest.raises(InputError, match='use --label_column mood'): runs.run_notebook(dict(dataset=p, base=str(tmp_path/'base'), out_dir=str(tmp_path/'runs')))
+    assert not (tmp_path/'runs').exists()

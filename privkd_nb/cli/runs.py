@@ -52,6 +52,7 @@ def run_notebook(
     if run.on_record and not cfg.redo and (run.path/'run.ipynb').exists():
         print(f'already on record (--redo runs it again): {visible(run.path, 0)}')
         return run
+    cfg.check_files()
     new = missing_folders(cfg.out_dir)
     make_folder(cfg.out_dir)                      # or an error, before anything is computed
     remove_empty(new)
