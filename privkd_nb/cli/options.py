@@ -55,7 +55,7 @@ def unknown_word(
     "What to do about words that a command does not know"
     option = next((w for w in words if w.startswith('-')), None)
     if option is None: return f"{words[0]!r} is not expected by {parser.prog}; a value stands behind its option, as in --init copy_ft"
-    return f"{option.split('=')[0]} is not an option of {parser.prog}"+(meant(option, parser.options()) or f'; `{parser.prog} --help` lists its options')
+    return f"{option.split('=')[0]} is not an option of {parser.prog}"+(meant(option, parser.options()) or f'; {parser.prog} --help lists its options')
 
 def in_words(
     parser:Parser,
@@ -65,9 +65,9 @@ def in_words(
     if m := re.match(r"argument \S+: invalid choice: '(.*?)' \(choose from (.*)\)", message):
         known = re.sub("[' ]", '', m[2]).split(',')
         return f"{m[1]!r} is not a command of {parser.prog}"+(meant(m[1], known) or f"; choose from {', '.join(known)}")
-    if m := re.match(r'argument (\S+?)(/\S+)?: expected .*', message): return f'{m[1]} needs a value; `{parser.prog} --help` says which'
+    if m := re.match(r'argument (\S+?)(/\S+)?: expected .*', message): return f'{m[1]} needs a value; {parser.prog} --help says which'
     if m := re.match(r"argument (\S+?): invalid (\w+) value: (.*)", message): return f"{m[1]}={m[3]} is not {dict(int='a whole number', float='a number').get(m[2], m[2])}"
-    if m := re.match('the following arguments are required: (.*)', message): return f'{parser.prog} needs {m[1]}; `{parser.prog} --help` explains'
+    if m := re.match('the following arguments are required: (.*)', message): return f'{parser.prog} needs {m[1]}; {parser.prog} --help explains'
     return message
 
 # %% ../../nbs/api/cli/00_options.ipynb #589349ed
