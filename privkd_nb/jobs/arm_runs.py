@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 from ..analysis.arms import losses_terms, read_arm
 from ..core import InputError, content_key, did_you_mean, disk_errors, replacing
+from ..data.tasks import said_once
 from ..hub import quietly
 from .config import RunConfig
 from ..record import Run
@@ -140,7 +141,7 @@ def run_arms(
     "Train what is not on record; an interrupted call goes on where it was"
     from privkd_nb.jobs.study import run_study
     try:
-        with quietly(), passing_bars('distilling'): return run_study(configs, workers, TimeLeft(report))
+        with quietly(), passing_bars('distilling'), said_once(): return run_study(configs, workers, TimeLeft(report))
     except KeyboardInterrupt:
         done = sum(Run.named(c.out_dir, c.identity()).finished for c in configs)
         report(f'interrupted with {done} of {len(configs)} runs on record; the same call goes on from the last checkpoint')
