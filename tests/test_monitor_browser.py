@@ -5,7 +5,7 @@ import nbformat, pytest
 from nbclient import NotebookClient
 from nbformat.sign import NotebookNotary
 
-from browser import chromium, jupyter_lab, open_notebook, run_all, save, wait_idle, write_notebook
+from browser import chromium, jupyter_lab, open_notebook, run_all, save, write_notebook
 from fake_run import FakeRun
 
 IMPORTS = 'from privkd_nb.apps.monitor import Monitor\nfrom privkd_nb.jobs.background import BackgroundRun\nfrom privkd_nb.jobs.config import RunConfig\nfrom privkd_nb.models.playground_base import TINY_BASE, playground_base\nimport time'
@@ -66,8 +66,7 @@ def test_a_run_is_watched_stopped_and_resumed(lab):
         assert not done.count()
         page.get_by_role('button', name='Stop').click()                           # answered beside the cell
         wait_for(page, lambda: 'stopped at a checkpoint' in state(page), 60)
-        wait_idle(page)
-        assert done.count()
+        done.wait_for(timeout=20_000)
         run, = (p for p in (folder/'runs').iterdir() if p.is_dir())
         at = json.loads((run/'progress.json').read_text())
         assert at['state'] == 'stopped' and 0 < at['step'] < at['steps']
