@@ -10,12 +10,12 @@ __all__ = ['SERIOUS', 'numbered', 'text_keys', 'shared_rows', 'label_codes', 'te
 # %% ../../nbs/api/data/13_report.ipynb #4482d57a
 import warnings
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, combinations
 import numpy as np, pandas as pd, pyarrow as pa
 from fastcore.basics import patch
 from .encoding import Encoded, encode
-from .labels import entities_without_b, fold, lookalikes
-from .languages import same_language
+from .labels import entities_without_b, lookalikes
+from .languages import language_code, same_language
 from .playground import SPLITS
 from .tasks import Task
 from ..markup import as_markdown, md_text, visible
@@ -165,8 +165,9 @@ def language_warnings(
     if task.kind == 'token':
         found = task.test['ner_tags'].map(lambda ts: any(t != 'O' for t in ts)).groupby(task.test['language']).any()
         if not found.all(): res.append(f"{_few(found.index[~found])} {'has' if (~found).sum() == 1 else 'have'} no entity in the test rows, and thus no F1")
-    langs = sorted({*rows.index})
-    twins = [(a, b) for a in langs for b in langs if a < b and (fold(a) == fold(b) or same_language(a, b))]
+    codes = {l: language_code(l) for l in sorted({*rows.index})}
+    alike = [[l for l in codes if codes[l] == c] for c in sorted(set(codes.values())) if [*codes.values()].count(c) > 1]
+    twins = sorted({(a, b) for g in alike for a,b in combinations(g, 2) if same_language(a, b)} | {(g[0], l) for g in lookalikes(codes) for l in g[1:]})
     return res+[f"the languages {visible(a)} and {visible(b)} may be one in two spellings" for a,b in twins]
 
 # %% ../../nbs/api/data/13_report.ipynb #3c911c0d
