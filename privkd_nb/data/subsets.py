@@ -109,8 +109,8 @@ def group_table(
     "The groups of rows, in an order that does not depend on that of the rows"
     order = row_hashes(df, 0, purpose).argsort(kind='stable')
     rows = df.iloc[order].assign(group=groups[order], stratum=strata(df).to_numpy()[order])
-    def names(c): return rows.groupby('group')[c].agg(lambda v: '\x1f'.join(sorted(set(v))))
-    table = rows.groupby('group', sort=False).first().assign(language=names('language'), stratum=names('stratum'))
+    table, several = rows.drop_duplicates('group').set_index('group'), rows[rows['group'].duplicated(keep=False)].groupby('group')
+    for c in ('language', 'stratum'): table[c] = several[c].agg(lambda v: '\x1f'.join(sorted(set(v)))).reindex(table.index).fillna(table[c])
     return table.assign(u=subset_order(table, table['stratum'], seed_for(0, purpose)))
 
 def hold_out_groups(
