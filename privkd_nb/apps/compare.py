@@ -111,7 +111,7 @@ def table(self:Comparison)->pd.DataFrame: # By languages and arm: the score, the
     for group,d in means.groupby('languages', sort=False):
         langs = seen.index[dict(all=seen | True, seen=seen, unseen=~seen)[group]]
         name = f'{WHICH[group]} ({len(langs)})'
-        for r in d.itertuples(): rows[name, r.arm] = (with_interval(r.score, r.low, r.high), other.get((group, r.arm), ''), str(r.seeds))
+        for r in d.itertuples(): rows[name, r.arm] = (with_interval(r.score, r.low, r.high), other.get((group, r.arm), 'baseline' if len(self.arms) > 1 else ''), str(r.seeds))
         if len(t := teacher.reindex(langs).dropna()): rows[name, 'teacher'] = (with_interval(t.mean(), None, None), '', '')
     index = pd.MultiIndex.from_tuples(rows, names=['languages', 'arm'])
     return pd.DataFrame(list(rows.values()), index, [score_name(self.metric), minus, 'seeds'])
