@@ -89,6 +89,9 @@ function view(plotly, el, div, now, click) {
   const redraw = async figure => {
     div.style.height = `${figure.height}px`;
     div.more = 0; div.titled = figure.layout?.title?.text;
+    const shape = [...new Set(figure.data.map(t => t.type)), ...Object.keys(figure.layout ?? {}).filter(k => /axis/.test(k))].join();
+    if (div.shape && div.shape !== shape) { plotly.purge(div); div.listening = false; }       // another kind of figure: plotly would keep the room of its legend
+    div.shape = shape;
     await plotly.react(div, ...themed(figure, el), config);
     await fit();
   };

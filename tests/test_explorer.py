@@ -59,7 +59,7 @@ def test_sentences_count_the_frame(ex):
     f, words = each(ex.frame), ex.text.value
     assert f"A is ahead in {(f.low > 0).sum()} " in words and f"B in {(f.high < 0).sum()} of {len(f)}" in words
     assert f"about {len(f)*.05:.1f} of {len(f)} would be clear of zero by chance" in words
-    assert f"{(f.p_holm < .05).sum()} remain" in words and '3 seeds (0, 1, 2)' in words
+    assert f"languages {(f.p_holm < .05).sum()} remain" in words and '3 seeds (0, 1, 2)' in words
     ex.over.value = 'texts'
     assert 'for these very runs' in ex.text.value and 'no p-value to correct' in ex.text.value
     assert (each(ex.frame).score-f.score).abs().max() < 1e-6 and not np.allclose(each(ex.frame).low, f.low)

@@ -158,7 +158,7 @@ def chance_words(
     by_chance = f'If the two did not differ in any language, about {m*(1-level):.1f} of {m} would be clear of zero by chance'
     if frame.p.isna().all(): return f'{by_chance}; over texts there is no p-value to correct.'
     n = {k: int((frame.clear_holm == k).sum()) for k in 'AB'}
-    return f"{by_chance}; after Holm's correction for {m} languages {n['A']+n['B']} remain ({n['A']} for A, {n['B']} for B)."
+    return f"{by_chance}; after Holm's correction for {m} languages {n['A']+n['B']} {'remains' if n['A']+n['B'] == 1 else 'remain'} ({n['A']} for A, {n['B']} for B)."
 
 def difference_words(
     frame:pd.DataFrame, # From `language_differences`

@@ -127,7 +127,8 @@ def languages_of(self:Controls,
 )->dict[str,bool]: # Language -> trained on?
     "The languages that the runs of a task were tested on"
     def compute():
-        d = choose(self.study.scores, model='student', group='language', **task)[['language', 'seen']].drop_duplicates()
+        k = ['language', 'seen', 'group', 'model', *task]
+        d = choose(self.study.scores[k], **task, group='language', model='student')[['language', 'seen']].drop_duplicates()
         return d.astype({'language': str}).groupby('language').seen.any().to_dict()
     return self.views._cached(('languages of', *task.values()), compute)
 

@@ -48,7 +48,9 @@ class Views:
     def cells(self, **where)->pd.DataFrame:
         "What the study has runs of: arms with what they were run on and their scores"
         k = ['arm', 'init', 'losses', 'dataset', 'scenario', 'fraction', 'metric']
-        def compute(): return choose(self.study.scores, model='student')[k].drop_duplicates().astype({c: str for c in k if c != 'fraction'})
+        def compute():
+            d = self.study.scores[[*k, 'model']].drop_duplicates()
+            return choose(d, model='student')[k].astype({c: str for c in k if c != 'fraction'})
         return choose(self._cached('cells', compute), **where)
     def arms(self, c:Choice, **where)->list[str]:
         "The arms of a choice that have runs on its task"

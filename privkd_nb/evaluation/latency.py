@@ -91,12 +91,12 @@ def inference_speed(
 # %% ../../nbs/api/evaluation/01_latency.ipynb #2403417e
 def speed_table(
     frame:pd.DataFrame, # From `speed_rows`, of two models
-)->pd.DataFrame:        # Index: language and 'all'; columns: latency and throughput of both models, and the second one's speed-up
+)->pd.DataFrame:        # Index: languages, then 'mean'; columns: latency and throughput of both models, and the second one's speed-up
     "Compare the latency and throughput of two models"
     names, low, high = frame.model.unique().tolist(), frame.batch_size.min(), frame.batch_size.max()
     if len(names) != 2: raise InputError(f"models={names!r} cannot be compared; give two, the slower first.")
     def wide(size, column): return frame[frame.batch_size == size].pivot(index='language', columns='model', values=column)[names]
     ms, rate = wide(low, 'latency_ms'), wide(high, 'texts_per_second')
-    ms.loc['all'], rate.loc['all'] = ms.mean(), 1/(1/rate).mean()
+    ms.loc['mean'], rate.loc['mean'] = ms.mean(), 1/(1/rate).mean()
     ms['speed-up'], rate['speed-up'] = ms[names[0]]/ms[names[1]], rate[names[1]]/rate[names[0]]
     return pd.concat({f'latency_ms at {low}': ms, f'texts_per_second at {high}': rate}, axis=1)

@@ -145,7 +145,7 @@ def heatmap_figure(
     top = max(.01, float(np.nanmax(np.abs(gap.values))))
     seen = frame.drop_duplicates('language').set_index('language').seen
     fig = go.Figure(go.Heatmap(
-        z=gap.round(4).values.tolist(), zmin=-top, zmax=top, colorscale=DIVERGING, colorbar=dict(title='to teacher', thickness=12),
+        z=gap.round(4).values.tolist(), zmin=-top, zmax=top, colorscale=DIVERGING, showscale=False,
         x=[a.replace(' · ', '<br>') for a in plot_names(arms)], y=language_ticks(langs[::-1], by, [l for l in langs if not seen[l]])[::-1],
         text=[['' if np.isnan(v) else f'{v:+.3f}' for v in r] for r in gap.values], texttemplate='%{text}', customdata=score.round(4).values.tolist(),
         hovertemplate='%{y}: %{customdata:.3f}, %{z:+.3f} to the teacher<extra>%{x}</extra>'))
