@@ -106,10 +106,11 @@ def test_rows_that_the_history_lost_are_noticed_and_restored(damage, half, tmp_p
     pd.testing.assert_frame_equal(read_history(path), read_history(half/'history.jsonl').query('step <= @upto'))
 
 
-def test_a_run_with_a_damaged_checkpoint_and_history_ends_with_the_same_numbers(half, whole, tmp_path):
+def test_a_run_with_a_damaged_checkpoint_and_history_ends_with_the_same_numbers(half, whole, tmp_path, capsys):
     def damage(folder): flip(newest(folder)/'optimizer.pt', 5000); (folder/'history.jsonl').unlink()
     run, messages = again(half, tmp_path, damage)
     assert len(messages) == 2 and 'optimizer.pt has other content' in messages[0] and 'restored' in messages[1]
+    assert f"resumed at step {run.progress['first']} of" in capsys.readouterr().err
     assert 0 < run.progress['first'] < int(newest(half).name.split('-')[1])
     assert_same(run, whole)
 

@@ -124,6 +124,26 @@ def test_a_library_that_computes_does_not_delay_the_end():
     assert time.monotonic()-began < 3
 
 
+@pytest.mark.parametrize('at_work', ["hashlib.pbkdf2_hmac('sha256', b'', b'', 100_000_000)", "time.sleep(60)", "run_like_a_kernel()"])
+def test_an_interrupted_command_says_so_once(at_work):
+    "Also where a library or a kernel keeps the main thread for longer than it has"
+    p = start(f'''
+        import hashlib, sys, time
+        from privkd_nb.cli import console
+        def run_like_a_kernel():
+            try: time.sleep(60)
+            finally: time.sleep(20)                          # it waits for the kernel to end
+        def work(given):
+            'list: work'
+            print('ready', flush=True)
+            {at_work}
+        console.COMMANDS['list'] = console.COMMANDS['list']._replace(call=work)
+        sys.argv[1:] = ['list']
+        sys.exit(console.main())''', stderr=subprocess.PIPE)
+    p.send_signal(signal.SIGINT)
+    assert p.communicate(timeout=10)[1].strip() == 'privkd: interrupted; the same command resumes from the last checkpoint' and p.returncode == 130
+
+
 def test_a_study_and_its_workers_end_together(tmp_path):
     "Killed, the parent can do nothing; its workers end, their locks are free, and the next study sweeps what is left"
     p = start('''

@@ -86,6 +86,10 @@ def test_the_list_has_a_line_a_run_and_is_sorted(folder, capsys):
     out, _, status = said(capsys, 'list', folder)
     assert status == 0 and out.startswith('3 runs in') and [l.split()[0] for l in out.splitlines()[3:]] == ['1', '2', '3'] and 'losses ce' in out.splitlines()[0]
     assert "Did you mean 'score'" in said(capsys, 'list', folder, '--sort', 'scor')[1]
+    for words in (['--sort', 'score'], ['--reverse']):                        # a line begins with the number of its run
+        numbers = [str(r['number']) for r in json.loads(said(capsys, 'list', folder, '--json', *words)[0])]
+        lines = said(capsys, 'list', folder, *words)[0].splitlines()[3:]
+        assert [l.split()[0] for l in lines] == numbers and all(l.split()[1].startswith(find_run(folder/n).path.name[:6]) for l, n in zip(lines, numbers))
 
 
 def test_a_narrow_terminal_leaves_columns_out_and_says_so(capsys, monkeypatch):

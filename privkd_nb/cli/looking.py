@@ -80,6 +80,7 @@ def list_command(given:dict)->None:
         by = SORTS[check_choice('sort', given['sort'], SORTS)]
         t = t.sort_values(by, ascending=by not in BIG_FIRST, kind='stable')
     if given.get('reverse'): t = t[::-1]
+    t = t.reset_index(drop=True)                              # or the table would show where each row was
     if given.get('json'): return print_json(t.to_dict('records'))
     if not len(t): raise InputError(f'{visible(folder)} holds no run; make one with `privkd run`, or name another folder.')
     shared = shared_values(t)

@@ -27,6 +27,7 @@ class ProgressBar(TrainerCallback):
     def on_train_begin(self, args, state, control, **kw):
         look = dict(desc=self.name, ncols=100, mininterval=1, file=sys.stderr, disable=not state.is_world_process_zero)
         if _passing and self.name.startswith(_passing): look |= dict(leave=False, disable=look['disable'] or not sys.stderr.isatty())
+        if state.global_step and not look['disable']: print(f'resumed at step {state.global_step} of {state.max_steps}', file=sys.stderr)
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, **look)
     def on_step_end(self, args, state, control, **kw): self.bar.update(1)
     def on_log(self, args, state, control, logs=None, **kw):
