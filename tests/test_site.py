@@ -159,6 +159,22 @@ def test_formulas_are_mathml(site):
     assert text.count('<math') > 5 and '$$' not in text and '\\frac' not in text
 
 
+def test_sentences_wrap_and_columns_stay():
+    "A printed table keeps its columns, the sentences around it wrap"
+    from pages import fence
+    text = 'training on 2 of 7 texts\n\nlanguage  score\nde          0.5\n\nresults: a.csv'
+    assert [l for l in fence(text, 'text', True).split('\n') if '.output' in l] == ['``` { .text .output }', '``` { .text .output .aligned }', '``` { .text .output }']
+    assert [l for l in fence("{'a': 1,\n    'b': 2}", 'text', True).split('\n') if '.output' in l] == ['``` { .text .output }']
+
+
+def test_cells_of_many_characters_ask_for_room(docs, tmp_path):
+    "Tags and entities do not count"
+    short, words = f'<a href="{"x"*50}">ok</a>', 'a sentence that is longer than forty characters'
+    (tmp_path/'a.html').write_text(f'<td>{short}</td><td>{words}</td><td class="t" dir="auto">{words}</td>')
+    docs.roomy(tmp_path)
+    assert (tmp_path/'a.html').read_text() == f'<td>{short}</td><td class="long">{words}</td><td class="t long" dir="auto">{words}</td>'
+
+
 def test_no_link_is_shown_as_text(site):
     "Such as a link around a name in backticks, which nbdev links automatically"
     shown = {p.relative_to(site): re.sub(r'<(script|style|pre|code).*?</\1>|<[^>]+>', '', p.read_text(), flags=re.S) for p in site.rglob('*.html')}

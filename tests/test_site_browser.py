@@ -67,6 +67,7 @@ def test_search_finds_what_is_meant(served):
         assert found(page, 'resme')[0] == 'how_to/resume_a_run.html'                      # a typing error in a longer word
         assert all('onnx' in (folder/p).read_text().lower() for p in found(page, 'onnx'))    # and nothing that says 'on'
         assert not any(p.startswith('api/analysis/arms') for p in found(page, 'ce')[:3])     # the loss, not 'cell'
+        assert found(page, 'csv without split')[0] == 'tutorials/your_data.html'             # how to, before how it is done
         assert page.errors == []
 
 
@@ -102,6 +103,10 @@ def test_figures_follow_the_scheme(served):
         page.wait_for_function(f"({ink})() === 'rgb(51, 51, 51)'")
         page.evaluate("document.body.classList.add('quarto-dark')")                       # as Quarto says it
         page.wait_for_function(f"({ink})() === 'rgb(221, 221, 221)'")
+        page.goto(f'{url}/gallery.html')
+        page.wait_for_selector('.privkd-figure[aria-label^="copy_base"] .annotation')
+        words = page.eval_on_selector_all('.privkd-figure[aria-label^="copy_base"] .annotation-text', "es => es.map(e => [e.textContent, getComputedStyle(e).fill])")
+        assert {c for t, c in words if t == 'embeddings'} == {'rgb(17, 17, 17)'}             # dark words on the orange of a filled box
         assert page.errors == []
 
 
@@ -120,6 +125,24 @@ def test_no_page_is_wider_than_the_window(served, width):
             page.wait_for_timeout(500)
             wide = page.eval_on_selector_all('.privkd-figure .gtitle', "es => es.filter(e => e.getBoundingClientRect().right > innerWidth).map(e => e.textContent)")
             over = page.eval_on_selector_all('.privkd-figure', """es => es.filter(e => { const l = e.querySelector('.legend')?.getBoundingClientRect(), top = e.getBoundingClientRect().top;
-                return l && (l.top < e.querySelector('.gtitle').getBoundingClientRect().bottom - 1 || l.bottom - top > e._fullLayout._size.t + 1) }).map(e => e.ariaLabel)""")
+                const panels = [...e.querySelectorAll('.annotation')].filter(a => / of the data$/.test(a.textContent)).map(a => a.getBoundingClientRect().top);
+                return l && (l.top < e.querySelector('.gtitle').getBoundingClientRect().bottom - 1 || l.bottom - top > e._fullLayout._size.t + 1 || l.bottom > Math.min(...panels) + 1) }).map(e => e.ariaLabel)""")
             assert (wide, over) == ([], [])                                               # titles wrap, legends stand between title and plot
         assert page.errors == []
+
+
+def test_long_texts_are_readable_on_a_phone(served):
+    "No sentence stands a letter or two a line, in a table's cell or behind the edge of what a cell prints; explore.html was 38,000 pixels tall"
+    url, _ = served
+    with chromium(400) as page:
+        for name in ('explore', 'gallery', 'public_names', 'how_to/add_a_loss', 'explanations/words', 'api/cli/output'):
+            assert page.goto(f'{url}/{name}.html').ok
+            cells = page.eval_on_selector_all('article td', "es => es.filter(e => e.textContent.trim().length > 60).map(e => [e.getBoundingClientRect().width, e.textContent])")
+            assert [c for c in cells if c[0] < 169] == [], name
+            assert page.evaluate('document.documentElement.scrollHeight') < 20_000, name
+            cut = page.eval_on_selector_all('article .output pre > code, article pre.output > code', "es => es.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.innerText)")
+            assert [t for t in cut if '  ' not in t] == [], name
+        page.goto(f'{url}/explore.html')
+        assert set(page.eval_on_selector_all('.pkd td.t', 'es => es.map(e => getComputedStyle(e).minWidth)')) == {'240px'}
+        page.goto(f'{url}/public_names.html')
+        assert page.evaluate("[...document.querySelectorAll('article table')].every(t => t.scrollWidth <= t.clientWidth + 1)")      # all of it without scrolling

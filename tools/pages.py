@@ -2,6 +2,7 @@
 import ast, importlib, inspect, json, os, re, shutil
 from collections import Counter
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import fastcore.docments as docments
@@ -273,7 +274,21 @@ def last_state(text):
 def fence(text, language, rich=False) -> str:
     "A code block; an output's is marked for the style sheet"
     if not text.strip(): return ''
-    return f'{ticks(text)}{" { ." + language + " .output }" if rich and language == "text" else language}\n{text}\n{ticks(text)}'
+    if rich and language == 'text': return '\n\n'.join(output_fence(*part) for part in by_alignment(text))
+    return f'{ticks(text)}{language}\n{text}\n{ticks(text)}'
+
+
+def output_fence(columns, text) -> str: return f'{ticks(text)} {{ .text .output{" .aligned" if columns else ""} }}\n{text}\n{ticks(text)}'
+
+
+def aligned(text) -> bool:
+    "Whether a text has columns, which wrapping would break: two spaces inside a line"
+    return any(re.search(r'\S {2,}\S', l) for l in text.split('\n'))
+
+
+def by_alignment(text) -> list[tuple[bool, str]]:
+    "`[(whether it has columns, paragraphs), ...]`: a printed table, and the sentences before and after it"
+    return [(columns, '\n\n'.join(paragraphs)) for columns, paragraphs in groupby(re.split(r'\n{2,}', text), aligned)]
 
 
 # ---- prose

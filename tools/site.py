@@ -2,7 +2,7 @@
 
     python tools/site.py [--out _docs] [--no-quarto]
 """
-import argparse, fnmatch, shutil, subprocess, sys, tempfile
+import argparse, fnmatch, re, shutil, subprocess, sys, tempfile
 from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
@@ -89,6 +89,22 @@ def zensical(pages, nav, out):
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(Path(tmp)/'site', out)
     exact_search(out)
+
+
+LONG = 40 # Characters of a cell that wants room
+
+def roomy(out):
+    "Cells of many characters are marked for the style sheet: on a narrow page a browser would give them the width of their longest word"
+    def mark(m):
+        text = re.sub(r'<[^>]+>|&\w+;|\s+', ' ', m['text']).strip()
+        if len(text) < LONG: return m[0]
+        classes = re.search(r'\bclass="([^"]*)"', m['attrs'])
+        attrs = m['attrs'].replace(classes[0], f'class="{classes[1]} long"') if classes else f'{m["attrs"]} class="long"'
+        return f'<td{attrs}>{m["text"]}</td>'
+    for p in out.rglob('*.html'):
+        if is_source(p, out): continue
+        text = p.read_text(encoding='utf-8')
+        write(p, re.sub(r'<td(?P<attrs>(?: [^>]*)?)>(?P<text>.*?)</td>', mark, text, flags=re.S))
 
 
 SEARCH = { # In zensical's worker: what it does, and what it does here
@@ -198,6 +214,7 @@ def build(out, use_quarto=False) -> Path:
     nav = sidebar(pages)
     if use_quarto: quarto(out)
     else: zensical(pages, nav, out)
+    roomy(out)
     llms(pages, nav, out)
     for p in pages: write(out/'notebooks'/p.path, (NBS/p.path).read_text(encoding='utf-8'))
     return out

@@ -31,10 +31,21 @@
   const readable = text => text.replace(/"(black|#000|rgb\(0, ?0, ?0\))"/g, '"#000000"')
     .replace(/"(#[0-9a-fA-F]{6})"/g, (all, hex) => hex === '#000000' ? '"#e0e0e0"' : light(hex) < 75 ? `"${tint(hex)}"` : all)
 
+  // words on a filled shape stand out from it, whatever the page's ground
+  function onShapes(layout) {
+    const same = (a, s, r) => (a[r] ?? r[0]) === (s[r] ?? r[0])
+    const inside = (a, s) => same(a, s, 'xref') && same(a, s, 'yref') && a.x > s.x0 && a.x < s.x1 && a.y > s.y0 && a.y < s.y1
+    for (const a of layout.annotations || []) {
+      const s = (layout.shapes || []).find(s => /^#[0-9a-f]{6}$/i.test(s.fillcolor) && inside(a, s))
+      if (s) a.font = {...a.font, color: light(s.fillcolor) < 130 ? '#ffffff' : '#111111'}
+    }
+  }
+
   // a copy of the layout, as wide as the page, on its background, with its text colour
   function layout(figure, width) {
     const l = structuredClone(figure.layout || {}), grid = dark() ? 'rgba(255,255,255,.15)' : 'rgba(0,0,0,.1)', none = 'rgba(0,0,0,0)'
     delete l.width
+    onShapes(l)
     Object.assign(l, {autosize: true, paper_bgcolor: none, plot_bgcolor: none})
     l.font = {...l.font, color: dark() ? '#dddddd' : '#333333', family: getComputedStyle(document.body).fontFamily}
     l.hoverlabel = {...l.hoverlabel, font: {color: dark() ? '#eeeeee' : '#222222'}, bgcolor: dark() ? '#2b2f36' : '#ffffff'}
@@ -62,13 +73,21 @@
     return {height: height + more, margin: {...l.margin, t: (l.margin?.t ?? 80) + more}, legend}
   }
 
+  // how far the legend reaches into the titles of panels, which stand on the plot's upper edge
+  function overlap(div) {
+    const legend = div.querySelector('.legend'), titles = div._fullLayout.annotations.filter(a => a.yref === 'paper' && a.y >= 1 && a.yanchor === 'bottom')
+    if (!legend || !titles.length) return 0
+    const tops = titles.map(a => div.querySelector(`.annotation[data-index="${a._index}"]`)?.getBoundingClientRect().top ?? Infinity)
+    return Math.max(0, legend.getBoundingClientRect().bottom - Math.min(...tops))
+  }
+
   async function draw(div) {
     const figure = JSON.parse(dark() ? readable(div.dataset.figure) : div.dataset.figure)
     const asked = layout(figure, div.clientWidth)
     if (!div._fullLayout) div.textContent = ''                    // a picture that stood in for the figure
     div.dataset.width = div.clientWidth
     await Plotly.react(div, figure.data, asked, config)
-    const more = Math.ceil(div._fullLayout._size.t - (asked.margin?.t ?? 80))           // a legend of several rows takes it from the plot
+    const more = Math.ceil(div._fullLayout._size.t - (asked.margin?.t ?? 80) + overlap(div))           // a legend of several rows takes it from the plot
     if (more > 2) await Plotly.react(div, figure.data, {...asked, ...taller(asked, more, 0)}, config)
     div.style.minHeight = `${div._fullLayout.height}px`
   }
