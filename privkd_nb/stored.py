@@ -38,7 +38,7 @@ SENTENCE = ('Figure: <b>{title}</b>. plotly.js, which draws it, could not be loa
             'in JupyterLab it is <i>Privkd_html</i> in the menu <i>Save and Export Notebook As</i>.')
 DRAW = """<script>(d=>{const draw=P=>{const f=JSON.parse(d.dataset.figure);d.textContent='';P.newPlot(d,f.data,f.layout,CONFIG)};
 if(window.Plotly)return draw(Plotly);window.privkdPlotly??=new Promise((ok,no)=>{const s=document.createElement('script');s.src='SOURCE';s.onload=()=>ok(Plotly);s.onerror=no;
-document.head.append(s)});privkdPlotly.then(draw,()=>{})})(document.currentScript.previousElementSibling)</script>"""
+document.head.append(s)});privkdPlotly.then(draw,()=>{d.style.minHeight=0})})(document.currentScript.previousElementSibling)</script>"""
 
 def plotly_address()->str: # On plotly's server
     "Where the plotly.js of this installation can be loaded from"

@@ -8,7 +8,7 @@ from fake_run import FakeRun
 
 from privkd_nb.core import InputError
 from privkd_nb.analysis.curves import downsample
-from privkd_nb.apps.monitor import NOTHING, Monitor, Shown, hides_outputs
+from privkd_nb.apps.monitor import ENDED, Monitor, Shown, hides_outputs
 from privkd_nb.figures.run import curves_figure, describe, monitor_figure
 from privkd_nb.record import History, HistoryTail, Run, StatusFile
 
@@ -125,7 +125,7 @@ def test_a_run_that_ended_leaves_a_plain_figure(tmp_path):
     h.add(2, dict(ce=float('nan')))
     status.write('finished')
     until(lambda: m._settled)
-    assert lives == [NOTHING] and 'finished' in stills[-1]['text/html'] and not is_live(stills[-1])
+    assert lives == [ENDED] and 'finished' in stills[-1]['text/html'] and not is_live(stills[-1])
     m.stop()
     monitor_figure(run.history, run.progress).to_json()                                           # a line of NaN only
 
@@ -148,7 +148,7 @@ def test_a_run_that_goes_on_is_followed(tmp_path, how):
         run.write('history', h.frame()); run.finish()
     until(lambda: m._settled)
     assert list(m.feed.curves.lines['ce'].values) == [1.]*4 and ('stopped at a checkpoint' if how == 'resumed' else 'finished') in stills[-1]['text/html']
-    assert lives == ([] if how == 'resumed' else [NOTHING])           # a stopped run keeps its buttons
+    assert lives == ([] if how == 'resumed' else [ENDED])           # a stopped run keeps its buttons
     if how == 'replaced': shutil.rmtree(run.path)
     (run.path/'done.json').unlink(missing_ok=True)
     train(*dict(resumed=(5, 6, 2., None)).get(how, (1, 2, 2., None)))
@@ -156,7 +156,7 @@ def test_a_run_that_goes_on_is_followed(tmp_path, how):
     until(lambda: how == 'resumed' or is_live(lives[-1]))
     until(lambda: 'training' in m.state.value)
     train(*dict(resumed=(7, 9, 3., 'finished')).get(how, (1, 9, 3., 'finished')))
-    until(lambda: lives and lives[-1] is NOTHING and 'finished' in stills[-1]['text/html'])
+    until(lambda: lives and lives[-1] is ENDED and 'finished' in stills[-1]['text/html'])
     assert m.feed.curves.lines['ce'].values[-1] == 3.
     m.stop()
 
@@ -188,7 +188,23 @@ run.write('history', run.rows.frame()); run.finish(); time.sleep(4)""".format(st
     still, live = executed(tmp_path, "from privkd_nb.apps.monitor import Monitor\nMonitor('runs/one')", end)
     figure = still['data']['application/vnd.plotly.v1+json']
     assert 'finished' in figure['layout']['title']['text'] and 'finished' in still['data']['text/html']
-    assert live['data'] == NOTHING
+    assert live['data'] == ENDED
+
+
+@pytest.mark.parametrize('end', ['finished', 'stopped', None])
+def test_what_an_executed_notebook_says_is_of_one_moment(tmp_path, end):
+    "Although nothing is heard after its last cell"
+    FakeRun(tmp_path/'runs'/'one').train(1, 20)
+    last = f"""import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from fake_run import FakeRun
+run = FakeRun('runs/one'); run.rows.rewind(20); run.train(21, 60); end = {end!r}
+if end: run.status.write(end)
+if end == 'finished': run.write('history', run.rows.frame()); run.finish()"""
+    still, live = executed(tmp_path, "from privkd_nb.apps.monitor import Monitor\nMonitor('runs/one', every=30)", last)
+    says = {'finished': 'finished', 'stopped': 'stopped at a checkpoint, step 60', None: 'training 60'}[end]
+    assert says in still['data']['application/vnd.plotly.v1+json']['layout']['title']['text']
+    if end == 'finished': assert live['data'] == ENDED
+    else: assert is_live(live['data']) and says in live['data']['text/plain']
 
 
 def test_the_thread_ends_with_its_process(tmp_path):
@@ -247,6 +263,7 @@ def test_the_buttons_do_what_they_say_or_say_why_not(tmp_path):
     assert not m.controls.start.disabled
     m.controls.start.click()
     assert 'request.json' in m.controls.note.value
+    assert 'stopped at a checkpoint, step 20 of 300; press Resume' in m.state.value and 'start it again' in m.figure.layout.title.text
     (run.path/'log.txt').write_text('loading\nInputError: the disk is full\n')
     run.status.write('failed')
     m.look()
@@ -309,4 +326,4 @@ def test_an_end_after_an_end_is_shown(tmp_path):
     assert 'stopped at a checkpoint' in stills[-1]['text/html'] and not lives
     run.train(21, 300); run.status.write('finished')
     m._step()
-    assert 'finished' in stills[-1]['text/html'] and lives == [NOTHING]
+    assert 'finished' in stills[-1]['text/html'] and lives == [ENDED]

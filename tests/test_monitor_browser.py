@@ -8,6 +8,8 @@ from nbformat.sign import NotebookNotary
 from browser import chromium, jupyter_lab, open_notebook, run_all, save, write_notebook
 from fake_run import FakeRun
 
+from privkd_nb.apps.monitor import REDRAW
+
 IMPORTS = 'from privkd_nb.apps.monitor import Monitor\nfrom privkd_nb.jobs.background import BackgroundRun\nfrom privkd_nb.jobs.config import RunConfig\nfrom privkd_nb.models.playground_base import TINY_BASE, playground_base\nimport time'
 TRAIN = '''run = BackgroundRun(RunConfig(base=str(playground_base(TINY_BASE)), languages='de,en,sw', fraction=.3, teacher_fraction=.2, teacher_epochs=1, epochs=40, out_dir='runs')).start()
 monitor = Monitor(run)
@@ -136,12 +138,16 @@ def test_nothing_overlaps_and_a_saved_notebook_shows_the_end(lab):
         save(page)
         for k in page.request.get(f"{server[0]}/api/sessions?token={server[1]}").json():
             page.request.delete(f"{server[0]}/api/sessions/{k['id']}?token={server[1]}")
-    with chromium() as page:
-        page.goto(f"{server[0]}/lab/workspaces/again/tree/layout.ipynb?token={server[1]}&reset")   # later, with another kernel
-        page.wait_for_selector('.jp-RenderedPlotly.js-plotly-plot, .jp-RenderedPlotly img', timeout=60_000)      # JupyterLab stores a picture, too
+    with chromium(width=820) as page:
+        page.goto(f"{server[0]}/lab/workspaces/again/tree/layout.ipynb?token={server[1]}&reset")   # later, with another kernel, on a narrower page
+        page.wait_for_selector('.jp-RenderedPlotly.js-plotly-plot .main-svg', timeout=60_000)      # drawn, not the wide picture that JupyterLab stores
+        page.wait_for_timeout(1500)
+        check_boxes(page.evaluate(BOXES))
+        width, room = page.evaluate("() => [document.querySelector('.jp-RenderedPlotly .main-svg').clientWidth, document.querySelector('.jp-RenderedPlotly').clientWidth]")
+        assert room-20 < width <= room < 700 and not page.locator('.jp-RenderedPlotly > img').is_visible()
         assert 'Error displaying' not in page.inner_text('.jp-Notebook')
     still, live = json.loads((folder/'layout.ipynb').read_text())['cells'][0]['outputs']
-    assert 'finished' in still['data']['application/vnd.plotly.v1+json']['layout']['title']['text'] and live['data']['text/html'] in ('', [])
+    assert 'finished' in still['data']['application/vnd.plotly.v1+json']['layout']['title']['text'] and ''.join(live['data']['text/html']) == REDRAW and 'image/png' in still['data']
 
 
 def test_an_executed_notebook_shows_its_figure_and_is_live_when_run_anew(lab):

@@ -55,6 +55,7 @@ def test_a_page_of_nbconvert_says_what_is_missing(executed, tmp_path):
         opened(page, tmp_path/'plain.html', '.privkd-figure p')
         page.wait_for_timeout(300)
         said = page.locator('.privkd-figure p').all_inner_texts()
+        assert all(f.bounding_box()['height'] < 120 for f in page.locator('.privkd-figure').all())     # no room for what is not drawn
         assert len(said) == 2 and all('could not be loaded' in s and 'privkd html' in s for s in said) and 'A < B' in said[0]
 
 

@@ -130,12 +130,12 @@ def _doing(p, left): # What a process that is at work does
 
 def _steps(p): return f"{p.get('step', 0):,} of {p.get('steps', 0):,}"
 
-def _ended(p): # A state that is an end; '' for the others
+def _ended(p, again): # A state that is an end; '' for the others
     began = bool(p.get('steps'))
     if p['state'] == 'finished': return f"finished after {in_words(p['seconds'])}" if p.get('seconds') else 'finished'
     if p['state'] == 'failed': return f'failed at step {_steps(p)}' if began else 'failed before training'
     if p['state'] != 'stopped': return ''
-    return f'stopped at a checkpoint, step {_steps(p)}; start it again to resume' if began else 'stopped before training; start it again'
+    return f'stopped at a checkpoint, step {_steps(p)}; {again}' if began else f"stopped before training; {again.removesuffix(' to resume')}"
 
 # %% ../../nbs/api/figures/01_run.ipynb #4c215d27
 def describe(
@@ -143,12 +143,13 @@ def describe(
     quiet:float|None=None,  # Seconds since the last update; None: by the clock
     earlier:dict|None=None, # As in `time_left`
     working:bool|None=None, # From `alive`; None: it cannot be told
+    again:str='start it again to resume', # What to do with a run that was stopped
 )->str:
     "The state of a run in words"
     p = progress
     if not p: return 'starting' if working else 'not started yet'
     quiet = max(0., time.time()-p.get('updated', time.time())) if quiet is None else quiet
-    if end := _ended(p): return 'starting again' if working and quiet > LEAVING else end
+    if end := _ended(p, again): return 'starting again' if working and quiet > LEAVING else end
     doing, training = _doing(p, time_left(p, earlier)), p['state'] == 'training'
     if working is False: return 'its process is gone'+(f' since step {_steps(p)}' if training else f'; it was {doing}')
     if quiet < QUIET: return doing
