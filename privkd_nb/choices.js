@@ -74,7 +74,7 @@ function list(model, memory) {
   const option = (value, text) => make('option', {value, textContent: text});
   const by = make('select', {'aria-label': 'Group by', onchange: () => { memory.by = by.value; rows(); }}, option('', 'A to Z'), ...kinds.map(k => option(k, `by ${k === 'seen' ? 'training' : k}`)));
   by.value = memory.by ?? '';
-  const which = two ? make('select', {'aria-label': 'Show', onchange: () => { memory.which = which.value; rows(); }}, option('', 'all'), ...values(two).map(v => option(v, v))) : null;
+  const which = two ? make('select', {'aria-label': 'Show', onchange: () => { memory.which = which.value; rows(); }}, option('', 'show all'), ...values(two).map(v => option(v, v))) : null;
   if (which) which.value = memory.which ?? '';
   const count = make('span', {className: 'pkc-count', 'aria-live': 'polite'}), body = make('div', {className: 'pkc-items', role: 'group', 'aria-label': model.get('label')});
   const button = (text, f) => make('button', {type: 'button', className: 'pkc-small', textContent: text, onclick: f});

@@ -58,8 +58,8 @@ def test_verdicts_differ_in_colour_and_symbol(ex):
 def test_sentences_count_the_frame(ex):
     f, words = each(ex.frame), ex.text.value
     assert f"A is ahead in {(f.low > 0).sum()} " in words and f"B in {(f.high < 0).sum()} of {len(f)}" in words
-    assert f"about {len(f)*.05:.1f} of {len(f)} would be clear of zero by chance" in words
-    assert f"languages {(f.p_holm < .05).sum()} remain" in words and '3 seeds (0, 1, 2)' in words
+    assert f"about {len(f)*.05:.2f} of {len(f)} would be clear of zero by chance" in words
+    assert f"{len(f)} languages, {(f.p_holm < .05).sum()} is still clear (1 for A, 0 for B)" in words and '3 seeds (0, 1, 2)' in words
     ex.over.value = 'texts'
     assert 'for these very runs' in ex.text.value and 'no p-value to correct' in ex.text.value
     assert (each(ex.frame).score-f.score).abs().max() < 1e-6 and not np.allclose(each(ex.frame).low, f.low)
@@ -67,6 +67,70 @@ def test_sentences_count_the_frame(ex):
     assert each(one).low.isna().all() and (one.clear == '').all()
     assert difference_words(one)[-1] == 'No language has an interval, because there is one seed of both.' and len(difference_words(one)) == 2
     assert chance_words(f.assign(p=np.nan)).endswith('there is no p-value to correct.')
+
+
+def test_ticking_the_good_looking_languages_does_not_help(ex):
+    "Holm's correction counts what was looked at, not what is shown"
+    whole, where = each(ex.frame).set_index('language'), dict(scenario='cl', fraction=.1)
+    for langs in (['el', 'sw', 'de', 'hi'], ['sw']):
+        some = language_differences(study(), FT, BASE, languages=langs, **where)
+        assert np.allclose(each(some).p_holm, whole.p_holm[each(some).language]) and set(each(some).language) == set(langs)
+        words = ' '.join(difference_words(some))
+        n = int((each(some).p_holm < .05).sum())
+        assert f"all 12 languages that both have, shown or not, {n or 'none'} {'is' if n < 2 else 'are'} still clear" in words and ' 1 languages' not in words
+    assert 'this language would be clear of zero by chance 5 times in 100' in words
+    shown = [4, 8, 30]
+    assert [re.search(r'about (\S+) of', chance_words(whole.iloc[[0]*n], .95))[1] for n in shown] == ['0.20', '0.40', '1.5']
+    ex.over.value = 'texts'
+    bars = each(ex.frame).set_index('language')
+    ex.languages.value = ('sw',)
+    assert ex.frame.low[:2].nunique() == 1 and ex.frame.low[0] == bars.low['sw'] and 'no interval' not in ex.text.value
+    ex.languages.value = ('sw', 'de')
+    mean = ex.frame[ex.frame.group == 'all'].iloc[0]
+    assert mean.low < mean.score < mean.high and f'[{mean.low:+.3f}, {mean.high:+.3f}]' in ex.text.value
+    gone = ex.frame.assign(low=ex.frame.low.where(ex.frame.group == 'language'))
+    assert difference_words(gone)[-1].startswith('The mean has no interval, because ')
+
+
+def test_examples_are_counted_and_compared_in_the_same_languages(ex):
+    ex.view.value = 'examples'
+    for langs in (('sw',), ('sw', 'de'), ex.languages.members()):
+        ex.languages.value = langs
+        runs = [ex.views.run(ex.choice, a) for a in (FT, BASE)]
+        p = [study().predictions(r).query("model == 'student'") for r in runs]
+        p = [x[x.language.isin(langs)] for x in p]
+        by = [(x.gold == x.predicted).groupby(x.language).mean() for x in p]
+        found = re.search(r'A minus B on (.*?): (\S+), .* over ([\d,]+) texts', ex.text.value)
+        assert found[2] == f'{(by[0]-by[1]).mean():+.3f}' and int(found[3].replace(',', '')) == len(p[0]) and set(ex.frame.language) == set(langs)
+        assert found[1] == {1: 'sw', 2: 'these 2 languages (de, sw)'}.get(len(langs), 'all languages')
+
+
+def test_the_teacher_stays_b_from_view_to_view(ex):
+    ex.b.value = 'teacher'
+    ex.view.value = 'examples'
+    assert ex.b.value == 'teacher' and ex.text.value.count('<th>') == 5 and (ex.frame.b == ex.frame.teacher).all() and (ex.frame.a != ex.frame.b).all()
+
+
+def test_the_first_b_differs_from_a_in_one_respect():
+    assert (Explorer(study()).a.value, Explorer(study()).b.value) == ('copy_ft · paper', 'scratch · paper')
+
+
+def test_losses_of_different_terms_are_told_apart():
+    ex = Explorer(study(), 'training')
+    remark = 'do not compare lines of ce and paper, which are sums of different terms'
+    assert remark in ex.figure.layout.title.text
+    ex.losses.value = 'paper'
+    assert 'compare' not in ex.figure.layout.title.text
+    ex.losses.value = ('ce', 'paper')
+    ex.curve.value = 'ce'
+    assert 'compare' not in ex.figure.layout.title.text
+
+
+def test_numbers_are_legible_on_every_colour_of_the_gap():
+    cells = Explorer(study(), 'gap').figure.data[0]
+    def light(c): return sum(k*(v/12.92 if v <= .03928 else ((v+.055)/1.055)**2.4) for k, v in zip((.2126, .7152, .0722), c))
+    def rgb(c): return [int(c[i:i+2], 16)/255 for i in (1, 3, 5)] if c[0] == '#' else [int(v)/255 for v in re.findall(r'\d+', c)]
+    for _, c in cells.colorscale: assert (light(rgb(c))+.05)/(light(rgb(cells.textfont.color))+.05) > 4.5, c
 
 
 def test_an_arm_is_not_compared_with_itself(ex):
@@ -137,6 +201,7 @@ def test_languages_by_group_and_every_order(ex):
 
 def test_a_change_touches_what_changed(ex):
     ex.view.value = 'scores'
+    time.sleep(.1)                                           # its figure is sent
     changed = []
     for k in (*ex.controls.named, 'files', 'plot', 'text'): getattr(ex, k).observe(lambda c, k=k: changed.append((k, c['name'])))
     drawn, show = [], ex.plot.send_state

@@ -48,11 +48,14 @@ def example_differences(
     base_runs:list[str], # As many of arm B, or ['teacher']
     reps:int=10_000,     # Resamples
     level:float=.95,     # Of the intervals
+    languages=None,      # Those to compare; None: all
 )->pd.DataFrame:         # group, language, score (A - B), low, high, n (examples), units (drawn: examples, or sets of translations)
     "A minus B on the same examples, with intervals over examples: accuracy, or entity F1 for tagged tokens"
     def predicted(r, model='student'): return study.predictions(r).query(f"model == '{model}'").sort_values(['language', 'id'])
     def keys(p): return p[['language', 'id']].values.tolist()
     first = predicted(runs[0])
+    if languages is not None and not set(languages) & set(first.language):
+        raise InputError(f"run {runs[0]} predicted no test text in {', '.join(map(str, languages)) or 'no language'}; choose other languages.")
     def total(rs, model='student'):
         frames = [predicted(r, model) for r in rs]
         for r,p in zip(rs, frames):
@@ -62,11 +65,11 @@ def example_differences(
     a, b = total(runs), total(runs, 'teacher') if base_runs == ['teacher'] else total(base_runs)
     if base_runs != ['teacher'] and len(base_runs) != len(runs):
         raise InputError(f"{len(runs)} runs cannot be paired with {len(base_runs)}; give as many of each arm, of the same seeds.")
-    found, mean = paired_ratio(a, b, first.language.values, reps, level, ids=first.id.values)
+    found, mean = paired_ratio(a, b, first.language.values, reps, level, ids=first.id.values, languages=languages)
     n = first.language.value_counts()
     def row(v, n, **where): return where | dict(score=v.point, low=v.low, high=v.high, n=int(n), units=v.n)
     rows = [row(v, n[l], group='language', language=l) for l,v in found.items()]
-    df = pd.DataFrame([*rows, row(mean, n.sum(), group='all', language='')])
+    df = pd.DataFrame([*rows, row(mean, n[list(found)].sum(), group='all', language='')])
     df.attrs |= dict(level=level, method=mean.method)
     return df
 
@@ -74,13 +77,14 @@ def example_differences(
 def disagreements(
     study:Study,
     run_a:str, # Two runs on the same test examples: A
-    run_b:str, # and B
+    run_b:str, # and B, or 'teacher'
     language:str|None=None, # None: all
 )->pd.DataFrame:          # text, language, gold, teacher, a, b (predictions), right_a, right_b, right_teacher; tags as text
     "The examples for which two students and the teacher do not all predict the same"
     def predicted(run, model): return study.predictions(run).query(f"model == '{model}'").set_index(['id', 'language'])
     def show(v): return v if isinstance(v, str) else ' '.join(v)
-    a, b, t = predicted(run_a, 'student'), predicted(run_b, 'student'), predicted(run_a, 'teacher')
+    a, t = predicted(run_a, 'student'), predicted(run_a, 'teacher')
+    b = t if run_b == 'teacher' else predicted(run_b, 'student')
     parts = dict(text=a.text, gold=a.gold.map(show), teacher=t.predicted.map(show), a=a.predicted.map(show), b=b.predicted.map(show))
     df = pd.DataFrame(parts).dropna().reset_index()
     if language: df = df[df.language==language]

@@ -62,6 +62,7 @@ def intervals_over_texts(
     metric:str,      # 'accuracy' or 'entity_f1'
     seeds:list,      # Of the runs to take
     level:float=.95,
+    languages=None,  # Those to compare; None: all
     **where,         # dataset, scenario and fraction
 )->pd.DataFrame:     # group, language, score (A - B), low, high, n, units
     "A minus B in each language and on average, with an interval over the test texts of the same runs"
@@ -71,7 +72,7 @@ def intervals_over_texts(
     def runs(arm):
         found = runs_by_seed(study, arm=arm, **where)
         return [found[s] for s in seeds]
-    return example_differences(study, runs(a), ['teacher'] if b == 'teacher' else runs(b), level=level)
+    return example_differences(study, runs(a), ['teacher'] if b == 'teacher' else runs(b), level=level, languages=languages)
 
 def with_text_intervals(
     rows:pd.DataFrame,  # From `rows_over_seeds`
@@ -88,11 +89,12 @@ def with_text_intervals(
 def clear_of_zero(
     frame:pd.DataFrame, # With score, low, high and p
     level:float=.95,
+    others=(),          # p-values of languages that are compared too, though not in the frame
 )->pd.DataFrame:        # And p_holm, clear and clear_holm: 'A', 'B' or ''
     "Which arm is ahead in each language, by its interval and after Holm's correction"
     each = frame.group == 'language'
     f = frame.assign(p_holm=np.nan)
-    f.loc[each, 'p_holm'] = holm(f.p[each])
+    f.loc[each, 'p_holm'] = holm([*f.p[each], *others])[:each.sum()]
     ahead = np.where(f.score > 0, 'A', 'B')
     f['clear'] = np.where((f.low > 0) | (f.high < 0), ahead, '')
     f['clear_holm'] = np.where(f.p_holm < 1-level, ahead, '')
@@ -122,6 +124,7 @@ def language_differences(
     x, y = paired_scores(scores[scores.arm.isin([a, b])], a, b, metric)
     langs = [l for l in x if languages is None or l in languages]
     if not langs: raise InputError('none of these languages has a score in both arms; choose others.')
+    rest = [l for l in x if l not in langs and np.isfinite((x-y)[l]).all()]
     cell = Cell(a, *cells.iloc[0][CELL[1:]].tolist())
     kept = list(common_languages((x-y)[langs], cell))
     trained = seen_languages(scores[scores.arm == a])[cell]
@@ -129,9 +132,11 @@ def language_differences(
     rows = rows_over_seeds(x[kept], y[kept], seen, level)
     if over == 'texts':
         where = {k: v for k,v in cell._asdict().items() if k != 'arm'}
-        rows = with_text_intervals(rows, intervals_over_texts(study, a, b, metric, x.index.tolist(), level, **where))
-    frame = clear_of_zero(rows, level)
-    frame.attrs |= dict(a=a, b=b, metric=metric, over=over, level=level, seeds=x.index.tolist())
+        rows = with_text_intervals(rows, intervals_over_texts(study, a, b, metric, x.index.tolist(), level, kept, **where))
+    others = [] if over == 'texts' or not rest else t_interval((x-y)[rest].values, language_mean, level).p
+    frame = clear_of_zero(rows, level, others)
+    tested = int(np.isfinite([*frame.p[frame.group == 'language'], *others]).sum())
+    frame.attrs |= dict(a=a, b=b, metric=metric, over=over, level=level, seeds=x.index.tolist(), tested=tested)
     return frame
 
 # %% ../../nbs/api/analysis/09_pairs.ipynb #13b3e921
@@ -144,9 +149,15 @@ def _no_interval(frame, over): # Why languages have none
     none, n = frame.low.isna().sum(), len(frame)
     if not none: return ''
     if over == 'texts': why = 'there are too few test texts, or the predictions agree'
-    else: why = 'there is one seed of both' if frame.seeds.max() < 2 else 'its seeds agree exactly'
-    which = 'No language has' if none == n else f"{none} of {n} languages {'have' if none > 1 else 'has'} no"
-    return f"{which}{' an' if none == n else ''} interval, because {why}."
+    elif frame.seeds.max() < 2: why = 'there is one seed of both'
+    else: why = 'the seeds agree exactly'
+    if none == n: return f"{'The language' if n == 1 else 'No language'} has {'no' if n == 1 else 'an'} interval, because {why}."
+    return f"{none} of {n} languages {'has' if none == 1 else 'have'} no interval, because {why}."
+
+def _no_mean(mean, each, over): # Why the mean has no interval where languages have
+    if pd.notna(mean.low) or each.low.isna().all(): return ''
+    if over == 'seeds': return "The mean has no interval, because the seeds' means agree exactly."
+    return 'The mean has no interval, because a language has none, or the predictions are of other languages.'
 
 # %% ../../nbs/api/analysis/09_pairs.ipynb #91013de7
 def chance_words(
@@ -154,11 +165,17 @@ def chance_words(
     level:float=.95,
 )->str:
     "How many languages chance alone would put clear of zero, and how many stay so after Holm's correction"
-    m = int(frame.low.notna().sum())
-    by_chance = f'If the two did not differ in any language, about {m*(1-level):.1f} of {m} would be clear of zero by chance'
+    m, tested = int(frame.low.notna().sum()), frame.attrs.get('tested') or int(frame.p.notna().sum())
+    expected = m*(1-level)
+    many = f"about {expected:.{1 if expected >= 1 else 2}f} of {m} would be clear of zero by chance"
+    by_chance = f'If the two did not differ in any language, {many}' if m > 1 else f'If the two did not differ, this language would be clear of zero by chance {expected*100:.2g} times in 100'
+    if m == tested == 1: return f'{by_chance}.'
     if frame.p.isna().all(): return f'{by_chance}; over texts there is no p-value to correct.'
     n = {k: int((frame.clear_holm == k).sum()) for k in 'AB'}
-    return f"{by_chance}; after Holm's correction for {m} languages {n['A']+n['B']} {'remains' if n['A']+n['B'] == 1 else 'remain'} ({n['A']} for A, {n['B']} for B)."
+    total = n['A']+n['B']
+    still = f"{total} {'is' if total == 1 else 'are'} still clear ({n['A']} for A, {n['B']} for B)" if total else 'none is still clear'
+    which = f'all {tested} languages that both have, shown or not,' if tested > m else f'{m} languages,'
+    return f"{by_chance}; after Holm's correction for {which} {still}."
 
 def difference_words(
     frame:pd.DataFrame, # From `language_differences`
@@ -175,4 +192,4 @@ def difference_words(
         what = f"the {k['level']*100:g} % interval over {'the paired seeds' if k['over'] == 'seeds' else 'test texts, for these very runs,'}"
         ahead = f"A is ahead {_listed(each, 'A')} and B {_listed(each, 'B')} of {n}"
         words += [f'{ahead}, counting those where {what} leaves out zero.', chance_words(each, k['level'])]
-    return [*words, *filter(None, [_no_interval(each, k['over'])])]
+    return [*words, *filter(None, [_no_interval(each, k['over']), _no_mean(mean, each, k['over'])])]

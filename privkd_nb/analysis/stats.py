@@ -266,28 +266,30 @@ def paired_ratio(
     seed:int=0,       # Of the draws
     ids=None,         # Of each example: those that share one are drawn together; None: each is drawn on its own
     least:int=MIN_UNITS, # Units below which there is no interval
+    languages=None,      # Those to compare, with the draws of all; None: all
 )->tuple[dict[str,Interval],Interval]: # A - B in each language; and the mean over languages
     "The difference of two scores on the same examples, with an interval over examples"
     both, language, rng = np.hstack([a, b]).astype(float), np.asarray(language), np.random.default_rng(seed)
     check_level(level)
     if not np.isfinite(both).all(): raise InputError("an example's outcome is missing or infinite; leave it out of both models.")
-    found, drawn, n, what = {}, {}, 0, 'examples'
+    found, drawn, n, what, kept = {}, {}, 0, 'examples', np.isin(language, language if languages is None else list(languages))
     groups = draw_groups(language, ids) if len(both) else []
     for e,l,u in (g.T for g in groups):
         langs, col = np.unique(l, return_inverse=True)
-        if len(langs) > 1: what = 'sets of translations'
+        if len(set(l[kept[e]])) > 1: what = 'sets of translations'
         parts = np.zeros((u.max()+1, len(langs), 4))
         np.add.at(parts, (u, col), both[e])
         points = ratio_difference(parts.sum(0))
         values = ratio_difference(drawn_sums(parts.reshape(len(parts), -1), reps, rng).reshape(reps, len(langs), 4))
-        n += len(parts)
-        for j in range(len(langs)):
+        n += len(set(u[kept[e]]))
+        for j in sorted(set(col[kept[e]])):
             name = language[e[col == j][0]]
             found[name] = percentiles(points[j], values[:, j], len(set(u[col == j])), level, 'examples', least=least)
             if np.isfinite(points[j]): drawn[name] = values[:, j]
     if not drawn: return found, Interval(np.nan, np.nan, np.nan, n, f'bootstrap over {what}', level=level)
     point = float(np.mean([found[l].point for l in drawn]))
-    return {l: found[l] for l in dict.fromkeys(language.tolist())}, percentiles(point, mean_of_defined(list(drawn.values())), n, level, what, len(groups), least)
+    used = sum(kept[g[:, 0]].any() for g in groups)
+    return {l: found[l] for l in dict.fromkeys(language[kept].tolist())}, percentiles(point, mean_of_defined(list(drawn.values())), n, level, what, used, least)
 
 # %% ../../nbs/api/analysis/00_stats.ipynb #d4ce457f
 def shapley(

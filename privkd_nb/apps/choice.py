@@ -45,7 +45,7 @@ ONLY = dict( # Control -> the views that need it
             a=['difference', 'layers', 'examples'], b=['difference', 'examples'], over=['difference'], sort_pairs=['difference'],
             sort_by=['scores', 'gap'], curve=['training'], language=['training', 'examples'],
             seed=['layers', 'examples'], statistic=['data'])
-PAIR, ONE_RUN = 'this view compares A and B, which are chosen below', 'this view shows student A, which is chosen below'
+PAIR, ONE_RUN = 'this view compares A and B, which have menus of their own', 'this view shows student A, which has a menu of its own'
 NOT_IN = dict( # Control -> view -> why it does not apply
     fraction=dict.fromkeys(('training', 'data'), 'this view shows every share'),
     metric=dict(layers='a layer map has no score', examples='a prediction is right or wrong'),

@@ -110,15 +110,21 @@ def _offer_arms(self:Controls):
 
 @patch
 def _offer_pair(self:Controls): # A and B, which are never the same: who takes the other's place moves it to one's own
-    there, pair = set(self.views.cells(**self.task).arm), self.view.value == 'difference'
+    there = set(self.views.cells(**self.task).arm)
     arms = order_arms(self.study.arms)
     def arm(a, why=''): return item(a, about=self._about()[a], why=why or ('' if a in there else 'no run on this choice'))
     last = [a for a in arms if a in there][-1:]
     self.a.offer([arm(a) for a in arms], self.a.value or (last[0] if last else None))
-    other = self._a if self.b.value == self.a.value and self._a else self.b.value
-    teacher = item('teacher', 'the teacher', why='' if pair else 'its predictions stand beside both')
+    other = self._a if self.b.value == self.a.value and self._a else self.b.value or self._nearest(there)
+    teacher = item('teacher', 'the teacher')
     self.b.offer([*(arm(a, 'it is A, and an arm minus itself is zero' if a == self.a.value else '') for a in arms), teacher], other)
     self._a = self.a.value
+
+@patch
+def _nearest(self:Controls, there): # The arm that differs from A in the fewest respects
+    a = self.a.value.split(' · ') if self.a.value else []
+    def unlike(arm): return len(set(enumerate(arm.split(' · '))) ^ set(enumerate(a)))
+    return min((v for v in order_arms(self.study.arms) if v in there and v != self.a.value), key=unlike, default=None)
 
 # %% ../../nbs/api/apps/06_controls.ipynb #75ec2981
 @patch

@@ -19,7 +19,7 @@ from ..analysis.curves import training_band
 from ..analysis.families import LANGUAGE_ORDERS
 from ..analysis.pairs import difference_words, language_differences
 from ..core import InputError, check_choice
-from ..figures.comparisons import arm_styles, fraction_figure, heatmap_figure, scores_figure, training_figure
+from ..figures.comparisons import TRAINING_LOSS, arm_styles, fraction_figure, heatmap_figure, scores_figure, training_figure
 from ..figures.difference import PAIR_ORDERS, difference_figure
 from ..figures.layermap import layermap_figure
 from ..figures.style import order_terms, score_name, term_name
@@ -131,7 +131,7 @@ def difference(self:Views, c:Choice)->Answer:
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #curv0001
 def curve_title(curve:str)->str:
     "The title of a loss curve"
-    return 'training loss' if curve == 'loss' else term_name(curve)
+    return TRAINING_LOSS if curve == 'loss' else term_name(curve)
 
 def curve_titles(
     study:Study,
@@ -222,45 +222,49 @@ CSS = '''<style>.pkd table{border-collapse:collapse;width:100%;font-size:13px}
 
 TEXT_LIMIT = 2000 # Characters of a text, or of its tags
 
-def _example_row(r): # As HTML
+def _example_row(r, students): # As HTML
     lang, text, gold = html_text(r.language), html_text(r.text, TEXT_LIMIT), html_text(r.gold, TEXT_LIMIT)
     def answer(v, right): return f'<td class="{"ok" if right else "no"}">{"✓" if right else "✗"}&nbsp;{html_text(v, TEXT_LIMIT)}</td>'
-    models = answer(r.teacher, r.right_teacher)+answer(r.a, r.right_a)+answer(r.b, r.right_b)
+    models = ''.join(answer(getattr(r, k), getattr(r, f'right_{k}')) for k in ('teacher', 'a', 'b')[:1+students])
     return f'<tr><td>{lang}</td><td class="t" dir="auto" lang="{html_attr(r.language)}">{text}</td><td>{gold}</td>{models}</tr>'
 
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #8aeb95fe
 def examples_html(
     df:pd.DataFrame,        # From `disagreements`
-    names=('A', 'B'),       # Column headings of the two students
+    names=('A', 'B'),       # Column headings of the students
     limit:int=60,           # Rows shown
 )->str:
     "Texts and the prediction of each model, the right ones marked"
     if not len(df): return '<p>They agree on every text of this choice.</p>'
-    rows = ''.join(map(_example_row, df.head(limit).itertuples()))
+    rows = ''.join(_example_row(r, len(names)) for r in df.head(limit).itertuples())
     head = ''.join(f'<th>{html_text(h)}</th>' for h in ('', 'text', 'gold', 'teacher', *names))
     more = f'<p>The first {limit} of {len(df):,}; the CSV has all.</p>' if len(df) > limit else ''
     return f'<div class="pkd">{CSS}<div class="w"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{more}</div>'
 
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #976a31e3
+def _asked(c): return (c.language,) if c.language else tuple(c.languages) # Those of the examples; empty: all
+
 @patch
 def _difference_note(self:Views, c, a, b): # A minus B in words
-    d = self._cached(('texts', a, b), lambda: example_differences(self.study, [a], [b]))
-    r = d[d.language == c.language if c.language else d.group == 'all'].iloc[0]
+    languages = _asked(c)
+    d = self._cached(('texts', a, b, languages), lambda: example_differences(self.study, [a], [b], languages=languages or None))
+    r, some = d[d.group == 'all'].iloc[0], ', '.join(map(str, languages[:8]))+', …'*(len(languages) > 8)
+    where = 'all languages' if not languages else some if len(languages) == 1 else f'these {len(languages)} languages ({some})'
     ends = 'no interval' if pd.isna(r.low) else f'95 % [{r.low:+.3f}, {r.high:+.3f}]'
     sets = '' if r.units == r.n else f' in {int(r.units):,} sets of translations'
-    return f' A minus B on {html_text(c.language or "all languages")}: {r.score:+.3f}, {ends} over {int(r.n):,} texts{sets}, this seed.'
+    return f' A minus B on {html_text(where, 2000)}: {r.score:+.3f}, {ends} over {int(r.n):,} texts{sets}, this seed.'
 
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #4edcf16b
 @patch
 def examples(self:Views, c:Choice)->Answer:
     "The texts on which students A and B and the teacher disagree"
-    a, b = self.run(c, c.a), self.run(c, c.b)
+    a, b = self.run(c, c.a), 'teacher' if c.b == 'teacher' else self.run(c, c.b)
     if a == b: raise InputError(f'A and B are both {c.a}, and a student never disagrees with itself; choose another B.')
     df = self._cached(('examples', a, b), lambda: disagreements(self.study, a, b))
-    df = choose(df, language=[c.language] if c.language else list(c.languages) or None)
+    df = choose(df, language=list(_asked(c)) or None)
     only_a, only_b = int((df.right_a & ~df.right_b).sum()), int((df.right_b & ~df.right_a).sum())
     note = f'<p>{len(df):,} texts on which they disagree: A alone is right in {only_a:,}, B alone in {only_b:,}.'
-    table = examples_html(df, (f'A: {c.a}', f'B: {c.b}'))
+    table = examples_html(df, (f'A: {c.a}', f'B: {c.b}')[:1 if b == 'teacher' else 2])
     return Answer(None, df, f'{note}{self._difference_note(c, a, b)}</p>{table}')
 
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #0ca2f4c7

@@ -73,5 +73,5 @@ def difference_figure(
     note = f"A: {k['a']}, B: {k['b']}; {pair_note(frame)}"
     ticks = language_ticks(f.language.tolist(), by, f.language[f.seen == False].tolist())
     return headed(go.Figure(traces), title, note, 70+24*n, panels=True, hovermode='closest', margin=dict(b=15), showlegend=True,
-        shapes=_zero_and_mean(mean, n), xaxis=axis('← B is better · A is better →', 2, side='top', zeroline=False, tickformat='+.2~f'),
+        shapes=_zero_and_mean(mean, n), xaxis=axis('← B is better · A is better →', 2, side='top', zeroline=False, tickformat='.2~f'),
         yaxis=dict(tickvals=f.y.tolist(), ticktext=ticks, range=[-.6, n-.4], zeroline=False))
