@@ -256,3 +256,13 @@ def test_two_hundred_runs_in_fifty_two_languages_stay_quick():
         assert ex.figure is not None, (k, v, ex.text.value)
     print(f'\n200 runs x 52 languages: opened in {opened:.2f} s; a change took {1000*np.median(took):.0f} ms in the median, {1000*max(took):.0f} ms at most')
     assert opened < 3 and np.median(took) < .3 and max(took) < .9
+
+
+def test_saved_pages_break_their_titles_on_a_narrow_screen(tmp_path):
+    from browser import chromium
+    path = Explorer(study(), 'difference').save(tmp_path/'difference.html')
+    with chromium(400) as page:
+        page.goto(path.as_uri())
+        page.wait_for_function("document.querySelector('.gtitle')")
+        page.wait_for_function("document.querySelector('.gtitle').getBoundingClientRect().right <= 400", timeout=10000)
+        assert page.errors == []

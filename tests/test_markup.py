@@ -167,7 +167,7 @@ ALLOWED = { # What may stand in markup without going through a writer, because i
     'apps.explorer_views': {'lang', 'text', 'gold', 'models', 'CSS', 'head', 'rows', 'more', 'limit', 'note', 'self._difference_note(c, a, b)', 'table'},
     'apps.monitor': {'at', 'bar', 'label', "''.join(map(row, self.runs.paths))"},
     'figures.save': {'fig.to_html'},                                         # plotly's own, whose texts are `plot_text`; `<` is escaped in its JSON
-    'figures.pages': {'get_plotlyjs()'}, 'stored': {'data', 'inside', 'sentence'},      # plotly.js; JSON in an attribute, and a sentence of our own
+    'figures.pages': {'get_plotlyjs()', "ALL.replace('FIT', FIT)"}, 'stored': {'data', 'inside', 'sentence'},      # plotly.js; JSON in an attribute, and a sentence of our own
     'data.tasks': {'self.metric'}, 'jobs.report': {"size_of(models['student'])", "size_of(models['teacher'])", 'score'},
     'figures.style': {'text', 'note'},
     'figures.run': {'sign', 'color', 'who', 'when', 'plot_text(score_name(metric))'},       # a sign, its colour, a word of our own; plotly's texts

@@ -73,3 +73,17 @@ def test_the_exporter_is_in_jupyters_menu(monkeypatch):
     name, target = given['entry_points']['nbconvert.exporters'][0].split('=')
     assert re.fullmatch(r'\w+', name)                # what is in the path of the server's address
     assert EntryPoint(name, target, 'nbconvert.exporters').load() is PageExporter and PageExporter.export_from_notebook
+
+
+def test_titles_of_a_page_break_on_a_narrow_screen(tmp_path):
+    from nbformat import v4
+    from privkd_nb.figures.style import headed
+    import plotly.graph_objects as go
+    from privkd_nb.stored import figure_bundle
+    fig = headed(go.Figure(go.Scatter(x=[0, 1], y=[0, 1])), 'A title that is much longer than a telephone is wide, as titles are', 'and a note', 200)
+    out = v4.new_output('display_data', data=figure_bundle(json.loads(fig.to_json())))
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell('fig', outputs=[out])]), tmp_path/'a.ipynb')
+    with chromium(400) as page:
+        opened(page, notebook_page(tmp_path/'a.ipynb'))
+        page.wait_for_function("document.querySelector('.gtitle').getBoundingClientRect().right <= 400", timeout=10000)
+        assert page.errors == []
