@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Iterator
 from urllib.parse import urlsplit
 from fastcore.basics import patch
-from .core import InputError, file_hash
+from .core import did_you_mean, InputError, file_hash
 
 # %% ../nbs/api/02_hub.ipynb #fe44c9bc
 WAIT = 8.       # Seconds until an answer
@@ -295,7 +295,11 @@ def check_available(
     if name.count('/') > 1 or name.startswith(('.', '/')):
         raise InputError(f"{name} does not exist; give a folder with a model, or a model's name on the hub.")
     if hub_file(name, 'config.json'): return True
-    require_hub(f'the model {name}', name)
+    try: require_hub(f'the model {name}', name)
+    except InputError as e:
+        if not (here := Path(name).parent).is_dir(): raise
+        near = did_you_mean(name, [p.parent.as_posix() for p in here.glob('*/*config.json')])
+        raise InputError(f'there is no folder {name} here, and {e}{near}') from None
     return False
 
 @contextmanager

@@ -248,3 +248,15 @@ def test_every_failure_is_one_sentence_soon(ill_hub, tmp_path):
     for language, fault in FAULTY.items():
         sentence, seconds = found[language]
         assert re.search(expected[fault if fault in expected else f'later-{fault}'], sentence) and 'massive' in sentence and seconds < 15, (fault, sentence, seconds)
+
+
+def test_a_misspelt_folder_is_not_only_a_matter_of_the_network(tmp_path, monkeypatch):
+    from huggingface_hub import constants
+    from privkd_nb.core import InputError
+    from privkd_nb.hub import check_available
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'my_teacher').mkdir()
+    (tmp_path/'my_teacher'/'config.json').write_text('{}')
+    with pytest.raises(InputError, match="there is no folder my_teachr here, and the model my_teachr is not cached.* Did you mean 'my_teacher'"): check_available('my_teachr')
+    with pytest.raises(InputError, match='^the model nobody/x is not cached'): check_available('nobody/x')
