@@ -120,6 +120,26 @@ def test_a_refused_comparison_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize('renamed,kw,words', [
+    (dict(text='Nachricht', label='Anliegen', language='Wo'), {}, 'name yours with text_column=, label_column= and language_column='),
+    ({}, dict(base='nowhere'), 'nowhere'), ({}, dict(teacher='nowhere'), 'nowhere')])
+@pytest.mark.parametrize('workers', [1, 2])
+def test_refused_data_and_models_are_said_once_before_the_first_run(tmp_path, monkeypatch, renamed, kw, words, workers):
+    from privkd_nb import compare
+    monkeypatch.chdir(tmp_path)
+    f, lines = pd.DataFrame(dict(text=['a', 'b'], label=['x', 'y'], language='de')).rename(columns=renamed), []
+    with pytest.raises(InputError, match=words): compare(f, inits=['scratch', 'copy_ft'], losses=['ce'], out_dir=tmp_path/'runs', workers=workers, report=lines.append, **kw)
+    assert not lines and not list(tmp_path.iterdir())
+
+
+def test_a_frame_stays_where_a_run_has_begun(tmp_path):
+    f = pd.DataFrame(dict(text=['a', 'b'], label=[0, 1], language='de'))
+    with pytest.raises(KeyboardInterrupt), data_file(f, tmp_path/'runs') as p:
+        (tmp_path/'runs'/'0123').mkdir()
+        raise KeyboardInterrupt
+    assert pd.read_parquet(p).text.tolist() == ['a', 'b']
+
+
 def test_time_left_leaves_out_the_wait_for_the_teacher(monkeypatch):
     now, lines = [0.], []
     monkeypatch.setattr(arm_runs.time, 'monotonic', lambda: now[0])
@@ -127,11 +147,25 @@ def test_time_left_leaves_out_the_wait_for_the_teacher(monkeypatch):
     t('5 runs, 1 of them on record')
     for seconds in (100, 20, 20, 20):
         now[0] += seconds
-        t(f'{len(lines)}/5 scratch · ce')
+        t(f'{len(lines)}/5 scratch · ce: accuracy 0.500 (3 s)')
     t('a line of something else')
     assert [l.partition(', about ')[2] for l in lines[1:]] == ['5 min left', '40 s left', '20 s left', '', '']
+
+
+def test_no_time_is_left_after_a_failure():
+    lines = []
+    t = TimeLeft(lines.append)
+    for l in ('3 runs, 0 of them on record', '1/3 scratch · ce: mine.csv has no texts.', '2/3 copy_ft · ce: RuntimeError: out of memory', '3/3 copy_base · ce: accuracy 0.500 (3 s)'): t(l)
+    assert not [l for l in lines[1:] if 'left' in l]
 
 
 def test_the_seeds_come_first():
     configs = arm_configs(['scratch', 'copy_ft'], ['ce', 'paper'], [3, 1], tiny=True)
     assert [(c.seed, c.init, c.losses) for c in configs][:5] == [(3, 'scratch', 'ce'), (3, 'scratch', 'paper'), (3, 'copy_ft', 'ce'), (3, 'copy_ft', 'paper'), (1, 'scratch', 'ce')]
+
+
+def test_a_frame_is_called_what_it_was():
+    from types import SimpleNamespace
+    from privkd_nb import Comparison
+    for name, says in (('frame-dccc7348db45.parquet@5a293241', 'on your DataFrame, '), ('mine.csv@5a293241', 'on mine.csv@5a293241, ')):
+        assert says in Comparison.title.fget(SimpleNamespace(metric='accuracy', place=dict(dataset=name, scenario='all', fraction=1.)))

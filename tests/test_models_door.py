@@ -300,7 +300,7 @@ def test_the_label_that_differs_is_named():
     model = tiny_model(labels=[f'i{i}' for i in range(60)])
     with pytest.raises(InputError, match=r"\(59 of 60 labels agree; only in the teacher: 'i59'; only in the data: 'x'\)"): align_outputs(model, [f'i{i}' for i in range(59)]+['x'])
     nameless = tiny_model(labels=[f'LABEL_{i}' for i in range(3)])
-    with pytest.raises(InputError, match="name the teacher's 3 outputs in the order that it was trained with: --labels NAME0,NAME1,NAME2"): align_outputs(nameless, LABELS)
+    with pytest.raises(InputError, match="name the teacher's 3 outputs in the order that it was trained with: labels='NAME0,NAME1,NAME2'"): align_outputs(nameless, LABELS)
     with pytest.raises(InputError, match="twice in the teacher: 'a'"): align_outputs(tiny_model(labels=['a', 'a', 'b']), ['a', 'b', 'c'])
 
 

@@ -128,13 +128,13 @@ def test_usual_names_are_found_and_said_and_others_are_given(tmp_path, name):
 
 
 @pytest.mark.parametrize('rename, given, says', [
-    (dict(label='mood'), {}, r"mine.csv has no column 'label'; it has the columns text, mood, language; use --label_column mood\."),
+    (dict(label='mood'), {}, r"mine.csv has no column 'label'; it has the columns text, mood, language; use label_column='mood'\."),
     (dict(label='mood'), dict(label_column='moood'), r"no column 'moood' \(label_column\); it has the columns text, mood, language\. Did you mean 'mood'\?"),
-    (dict(language='intent'), {}, r"no column 'language'.*; use --language de if all texts are German, or --language_column intent"),
+    (dict(language='intent'), {}, r"no column 'language'.*; use language='de' if all texts are German, or language_column='intent'"),
     (dict(), dict(language='de'), r"language='de' is for files without languages, but .*mine.csv has them in its column 'language'; leave it out"),
     (dict(), dict(text_column='label', label_column='label'), r"the column 'label' is named for two uses, text_column and label_column"),
-    (dict(text='a', label='b', language='c'), {}, r'has none of the columns text, label and language; it has the columns a, b, c; name yours with --text_column'),
-    (dict(text='sentence', language='query'), {}, r"'sentence' and 'query' could both be it; use --text_column sentence")])
+    (dict(text='a', label='b', language='c'), {}, r'has none of the columns text, label and language; it has the columns a, b, c; name yours with text_column='),
+    (dict(text='sentence', language='query'), {}, r"'sentence' and 'query' could both be it; use text_column='sentence'")])
 def test_a_missing_column_is_one_sentence_with_the_option(tmp_path, rename, given, says):
     with pytest.raises(InputError, match=says): load_task(save(tmp_path/'mine.csv', pd.DataFrame(ROWS).rename(columns=rename)), **given)
 
@@ -196,7 +196,7 @@ def test_languages_are_known_by_any_code_or_name(tmp_path):
 
 def test_a_file_in_one_language(tmp_path):
     p = save(tmp_path/'a.csv', [{k: r[k] for k in ('text', 'label')} for r in ROWS if r['language'] == 'de'])
-    with pytest.raises(InputError, match='use --language de if all texts are German'): load_task(p)
+    with pytest.raises(InputError, match="use language='de' if all texts are German"): load_task(p)
     assert load_task(p, language='de').table().index.tolist() == ['de']
     with pytest.raises(InputError, match='scenario=.en. trains on English, but none of de'): load_task(p, language='de', scenario='en')
 
@@ -226,5 +226,11 @@ def test_what_is_wrong_with_a_file_is_said_before_a_kernel_starts(tmp_path, monk
     monkeypatch.setattr(runs, 'execute', lambda *a: pytest.fail('a kernel was started'))
     (tmp_path/'base').mkdir()
     (tmp_path/'base'/'config.json').write_text('{}')
-    with pytest.raises(InputError, match='use --label_column mood'): runs.run_notebook(dict(dataset=p, base=str(tmp_path/'base'), out_dir=str(tmp_path/'runs')))
+    with pytest.raises(InputError, match="use label_column='mood'"): runs.run_notebook(dict(dataset=p, base=str(tmp_path/'base'), out_dir=str(tmp_path/'runs')))
     assert not (tmp_path/'runs').exists()
+
+
+def test_a_language_that_nobody_knows_is_said(tmp_path):
+    pd.DataFrame(dict(text=[f'a{i}' for i in range(40)], label=['x', 'y']*20)).to_csv(tmp_path/'mine.csv', index=False)
+    said = {l: load_task(tmp_path/'mine.csv', language=l).said for l in ('klingon', 'German', 'deu_Latn')}
+    assert [l for l,s in said.items() if any('no language that is known here' in x for x in s)] == ['klingon']

@@ -12,6 +12,7 @@ from privkd_nb.jobs.fine_tune import load_data
 from privkd_nb.models.encoders import model_labels
 from privkd_nb.models.loading import load_encoder
 from privkd_nb.models.tiny import tiny_model
+from privkd_nb.record import Run
 from test_hub import client, hub                                     # noqa: F401 (a fixture)
 from test_models_door import PeftModel, adapter, edited, words_of
 
@@ -64,13 +65,15 @@ def test_labels_name_the_outputs_in_their_order(tmp_path):
     csv, t = data(tmp_path/'mine.csv', ['yes', 'no', 'maybe']), teacher(tmp_path/'t')
     task = load_data(config(tmp_path, csv, t, labels='yes,no,maybe'))
     assert task.labels == ['maybe', 'no', 'yes']
-    with pytest.raises(InputError, match=r"\(0 of 3 labels agree; .*\); name the teacher's 3 outputs in the order that it was trained with: --labels NAME0,NAME1,NAME2"): distil(config(tmp_path, csv, t))
+    with pytest.raises(InputError, match=r"\(0 of 3 labels agree; .*\); name the teacher's 3 outputs in the order that it was trained with: labels='NAME0,NAME1,NAME2'"): distil(config(tmp_path, csv, t))
     run, other = (distil(config(tmp_path, csv, t, labels=l, losses='ce')) for l in ('yes,no,maybe', 'maybe,no,yes'))
     assert run.path != other.path
     p, q = (r.read('predictions').query("model == 'teacher'").predicted.tolist() for r in (run, other))
     assert [dict(yes='maybe', maybe='yes').get(l, l) for l in p] == q and set(p) <= {'yes', 'no', 'maybe'}
     for bad, says in [('yes,no', 'labels=yes,no are 2 different names, but the teacher has 3 outputs'), ('yes,no,no', 'are 2 different names')]:
         with pytest.raises(InputError, match=says): distil(config(tmp_path, csv, t, labels=bad))
+    with pytest.raises(InputError, match="labels= has 'mayby', the data 'maybe'; did you mean 'maybe'"): distil(config(tmp_path, csv, t, labels='yes,no,mayby'))
+    with pytest.raises(InputError, match="labels= does not name 'maybe', which the data has"): distil(config(tmp_path, csv, t, labels='yes,no,x'))
     with pytest.raises(InputError, match='names the outputs of a teacher of yours'): RunConfig(dataset=csv, labels='a,b')
 
 
@@ -93,7 +96,7 @@ def test_numbers_of_some_outputs_are_enough(tmp_path):
     assert load_data(config(tmp_path, floats, str(tmp_path/'t'))).labels == ['0.0', '1.0', '2.0', '3', '4']
     from_one = data(tmp_path/'one.csv', ['1', '2', '3'])
     three = teacher(tmp_path/'three')
-    with pytest.raises(InputError, match='0 of 3 labels agree.*--labels NAME0,NAME1,NAME2'): distil(config(tmp_path, from_one, three))
+    with pytest.raises(InputError, match="0 of 3 labels agree.*labels='NAME0,NAME1,NAME2'"): distil(config(tmp_path, from_one, three))
     assert load_data(config(tmp_path, from_one, three, labels='1,2,3')).labels == ['1', '2', '3']
 
 
@@ -130,3 +133,24 @@ print(run.config['teacher'], run.environment['teacher']['name'], run.config['lab
 """
     p = client(code, hub, tmp_path)
     assert p.stdout.splitlines()[-1].split()[1:] == ['someone/teacher', 'yes,no,maybe', 'True'] and 'someone/teacher@' in p.stdout, p.stderr[-1500:]
+
+
+def test_a_teacher_that_knows_nothing_is_said_once_and_by_no_tiny_run(tmp_path):
+    from privkd_nb.jobs.report import summary
+    from privkd_nb.jobs.study import run_study
+    csv, t = data(tmp_path/'mine.csv', ['yes', 'no', 'maybe']), teacher(tmp_path/'t')
+    edit, lines = dict(labels='yes,no,maybe', losses='ce', init='copy_ft'), []
+    runs = run_study([config(tmp_path, csv, t, seed=s, **edit) for s in (0, 1)], report=lines.append)
+    p = runs[0].read('predictions').query("model == 'teacher'")
+    assert (p.gold == p.predicted).mean() <= p.gold.value_counts(normalize=True).max()                   # untrained
+    assert sum('is no better than always giving the most frequent test label (0.' in l for l in lines) == 1
+    says = summary(runs[0], plain=True)
+    assert says.count("so it has nothing to teach. Are labels in the order of the teacher's outputs?") == 1 and 'keeps' not in says and 'in no language' not in says
+    tiny = summary(distil(config(tmp_path, csv, t, tiny=True, **edit)), plain=True)
+    assert tiny.endswith('its scores mean nothing.') and 'keeps' not in tiny and 'nothing to teach' not in tiny
+    good = Run(tmp_path/'runs'/runs[1].path.name)
+    m = good.metrics
+    m.loc[(m.model == 'teacher') & (m.metric == 'accuracy'), 'value'] = .5
+    (good.path/'done.json').unlink()                                                                   # edited below
+    good.write('metrics', m)
+    assert 'the student keeps ' in (says := summary(good, plain=True)) and 'nothing to teach' not in says

@@ -57,7 +57,7 @@ def test_a_run_on_record_tells_its_result(folder, capsys, monkeypatch, columns):
     table = out[out.index('language'):out.index('A student of')]
     assert max(map(text_width, table.splitlines())) <= columns and '\x1b' not in out and table.splitlines()[-2].startswith('mean')
     assert str(run.path/'model') in out and 'privkd predict' in out and f'privkd explore {folder}' in out
-    assert 'This is one seed' in out.replace('\n', ' ')
+    assert 'its scores mean nothing' in out.replace('\n', ' ')
 
 
 def test_the_next_command_that_is_named_works(folder, capsys):
@@ -118,7 +118,7 @@ def test_short_names_that_are_ambiguous_or_unknown_are_refused_with_candidates(t
 
 def test_a_run_is_shown_for_people_and_for_scripts(folder, capsys):
     out, err, status = said(capsys, 'show', 'last', '--runs', folder)
-    assert status == 0 and 'InitCard' in out and 'This is one seed' in out.replace('\n', ' ')
+    assert status == 0 and 'InitCard' in out and 'its scores mean nothing' in out.replace('\n', ' ')
     got = json.loads(said(capsys, 'show', folder/'3', '--json')[0])
     assert got['run'] == find_run(folder/'3').path.name and got['config']['seed'] == 1 and Path(got['model']).is_dir() and got['notebook'] is None
     assert {r['language'] for r in got['languages']} == {'en', LONG, 'mean'}

@@ -6,6 +6,7 @@
 __all__ = ['WHICH', 'KINDS', 'INITS', 'Comparison', 'one_place', 'in_order', 'with_interval', 'study_of', 'compare']
 
 # %% ../../nbs/api/apps/08_compare.ipynb #b9c899fa
+import re
 from pathlib import Path
 from typing import Callable
 from fastcore.basics import patch
@@ -121,7 +122,8 @@ def table(self:Comparison)->pd.DataFrame: # By languages and arm: the score, the
 def title(self:Comparison)->str:
     "What the table shows"
     p = self.place
-    return f"{score_name(self.metric, start=True)} on {p['dataset']}, mean over languages (scenario {p['scenario']}, fraction {p['fraction']:g})"
+    data = 'your DataFrame' if re.match(r'frame-[0-9a-f]{12}.parquet@', p['dataset']) else p['dataset']
+    return f"{score_name(self.metric, start=True)} on {data}, mean over languages (scenario {p['scenario']}, fraction {p['fraction']:g})"
 
 @patch(as_prop=True)
 def note(self:Comparison)->str:
@@ -211,4 +213,5 @@ def compare(
         configs = arm_configs(listed, losses, seeds, dataset=file, teacher=teacher, out_dir=str(out_dir), **parameters)
         names = list(dict.fromkeys(arm_names([c.identity() for c in configs])))
         if baseline: find_arm(baseline, names, 'baseline')    # before anything is trained
-    return Comparison(study_of(run_arms(configs, workers, report)), names, baseline)
+        runs = run_arms(configs, workers, report)
+    return Comparison(study_of(runs), names, baseline)

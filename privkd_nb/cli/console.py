@@ -15,7 +15,7 @@ from .explore import EXPLORE
 from .folders import PACK, VERIFY
 from .looking import LIST, PREDICT, SHOW
 from .mirror import MIRROR
-from .options import Command, Parser, given_options, short_notices
+from .options import Command, Parser, as_typed, given_options, short_notices
 from .pages import HTML
 from .runs import DISTIL, RUN, STUDY
 from ..core import InputError, disk_fault
@@ -92,6 +92,6 @@ def main(argv=None)->int:
         sentence, status = explained(e)
         if not sentence: raise
         if sentence == INTERRUPTED and argv is None: say_last_words()
-        else: print('privkd:', visible(sentence, 0, keep='\n'), file=sys.stderr)
+        else: print('privkd:', visible(as_typed(sentence), 0, keep='\n'), file=sys.stderr)
         return status
     return 0

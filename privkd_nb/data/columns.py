@@ -11,6 +11,7 @@ import numpy as np, pandas as pd
 from ..core import InputError, did_you_mean
 from .catalog import Reading, split_of
 from .files import SEPARATORS, check_names
+from .languages import CODES, language_code
 
 # %% ../../nbs/api/data/05_columns.ipynb #4a7e7a24
 USUAL = dict(
@@ -31,7 +32,7 @@ def find_column(
     if use in names: return use
     found = [n for n in names if n.strip().casefold() in USUAL[use]]
     if len(found) < 2: return found[0] if found else None
-    cure = f"use --{OPTION[use]} {found[0]}" if use in OPTION else f"rename the one that is meant to {use!r}"
+    cure = f"use {OPTION[use]}={found[0]!r}" if use in OPTION else f"rename the one that is meant to {use!r}"
     raise InputError(f"{where} has no column {use!r}, and {' and '.join(map(repr, found))} could both be it; {cure}, or the other.")
 
 OPTION = dict(text='text_column', tokens='text_column', label='label_column', ner_tags='label_column', language='language_column')
@@ -83,11 +84,11 @@ def check_found(
     if not missing: return
     has = f"it has the columns {_listed(names)}"
     if not set(uses) & {'text', 'tokens', 'label', 'ner_tags', 'language'}:
-        raise InputError(f"{where} has none of the columns text, label and language; {has}; name yours with --text_column, --label_column and "
-                         f"--language_column, or write a first line with names if these are no names.")
+        raise InputError(f"{where} has none of the columns text, label and language; {has}; name yours with text_column=, label_column= and "
+                         f"language_column=, or write a first line with names if these are no names.")
     c = missing[0]
-    cure = f"use --{OPTION[c]} {rest[0]}{' if that is it' if len(rest) > 1 else ''}" if rest else 'add it'
-    if c == 'language': cure = f"use --language de if all texts are German{f', or --language_column {rest[0]} if that is their language' if rest else ''}"
+    cure = f"use {OPTION[c]}={rest[0]!r}{' if that is it' if len(rest) > 1 else ''}" if rest else 'add it'
+    if c == 'language': cure = f"use language='de' if all texts are German{f', or language_column={rest[0]!r} if that is their language' if rest else ''}"
     raise InputError(f"{where} has no column {c!r}; {has}; {cure}.")
 
 # %% ../../nbs/api/data/05_columns.ipynb #f3d3fe96
@@ -108,6 +109,8 @@ def with_columns(
     guessed = [f'{n} as {c}' for n,c in used.items() if n != c and n not in how.given.values()]
     if guessed: said.append(f"{path.name} is read with {', '.join(guessed)}")
     new = df[[n for n in used if n in df]].rename(columns=used)
+    if how.language and language_code(how.language) not in CODES.values():
+        said.append(f'language={how.language!r} is no language that is known here, and is taken as it is')
     return (new.assign(language=how.language) if how.language else new), said
 
 # %% ../../nbs/api/data/05_columns.ipynb #1bd376b5

@@ -36,19 +36,21 @@ def data_file(
     data,             # A name or a path, or data in memory as in `as_pandas`
     folder:str|Path,  # Where a file of it is written
 )->Iterator[str]:     # For `RunConfig.dataset`
-    "Data as a run takes it; a file that the block refuses does not stay"
+    "Data as a run takes it; a file does not stay if the block ends early and no run has begun"
     if isinstance(data, (str, Path)): yield str(data); return
     if Path(folder).is_file(): raise InputError(f'out_dir={str(folder)!r} is a file; name a folder.')
     frame = as_pandas(data)
     path = Path(folder)/f"frame-{content_key(frame.to_json(orient='split', index=False, date_format='iso'))}.parquet"
     made, had_folder = not path.exists(), path.parent.exists()
+    def others(): return {p.name for p in path.parent.glob('[!.]*')}-{path.name}
+    had = others()
     plain = frame.copy(deep=False)
     plain.attrs = {}                                # may hold what Parquet cannot
     if made:
         with disk_errors(path), replacing(path) as tmp: plain.to_parquet(tmp, index=False)
     try: yield str(path)
     except BaseException:
-        if made: path.unlink(missing_ok=True)
+        if made and others() <= had: path.unlink(missing_ok=True)
         if not had_folder:
             with suppress(OSError): path.parent.rmdir()
         raise
@@ -126,6 +128,7 @@ class TimeLeft:
             return self.report(line+(f', {self.left} to train{more}' if self.left else ''))
         if self.left and re.match(r'\d+/\d+ ', line):
             self.left -= 1
+            if not re.search(r': \w+ \d\.\d+( \(.*\))?$', line): return self.report(line)      # it failed
             self.at.append(time.monotonic())
             start = self.at[1:] if len(self.at) > 2 else self.at
             each = (start[-1]-start[0])/(len(start)-1)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['OF_TEACHER', 'grid', 'is_free', 'joint_groups', 'claim', 'run_titles', 'Refused', 'run_group', 'score_line',
            'time_line', 'run_all', 'teacher_configs', 'main', 'start_worker', 'relay', 'sweep_requests',
-           'run_in_workers', 'check_study', 'run_study']
+           'run_in_workers', 'check_study', 'check_inputs', 'run_study']
 
 # %% ../../nbs/api/jobs/06_study.ipynb #f15aab7e
 import os, subprocess, sys, threading, time, traceback, uuid
@@ -17,15 +17,18 @@ from typing import Callable, Iterator
 from filelock import FileLock, Timeout
 from ..analysis.arms import arm_names
 from ..core import DiskError, InputError, ResultError, accepts_former_names, content_key, disk_errors, hold, is_held, make_folder
-from ..core import missing_folders, read_json, remove_empty, renamed, write_json
+from ..core import as_list, missing_folders, read_json, remove_empty, renamed, write_json
+from ..data.catalog import CATALOG
 from ..distributed import world
 from .config import OWN, RunConfig
 from .distil import distil, run_lock
-from .fine_tune import base_path, teacher_path
+from .fine_tune import base_path, load_data, teacher_path
 from .joint import distil_jointly, joint_key
-from .report import first_metric, plural
+from .report import first_metric, plural, teacher_warning
 from ..losses.terms import check_builtin
 from ..markup import visible
+from ..models.loading import stated_labels
+from ..models.outputs import taught_labels
 from ..processes import ending, start_child, wait_for
 from ..record import Run, lock_files
 
@@ -225,6 +228,19 @@ def check_study(configs:list[RunConfig], workers:int)->None:
     if any(c.redo for c in configs) and workers > 1:
         raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')
 
+# %% ../../nbs/api/jobs/06_study.ipynb #cf1e345f
+def check_inputs(
+    configs:list[RunConfig], # That are to be trained
+)->None:
+    "Raise an `InputError` for files that cannot be read, and for models that are missing or do not know the labels"
+    def each(*names): return {tuple(getattr(c, k) for k in names): c for c in configs}.values()
+    for c in each('dataset', *OWN):
+        if c.teacher == 'auto': c.check_files()
+    for name in dict.fromkeys(m for c in configs for m in c.models_used().values()):
+        if name not in ('', 'auto', 'playground'): stated_labels(name)
+    for c in each('dataset', *OWN, 'labels', 'teacher', 'languages'):
+        if c.teacher != 'auto' and c.dataset not in CATALOG: taught_labels(stated_labels(c.teacher), load_data(c).labels, as_list(c.labels))
+
 # %% ../../nbs/api/jobs/06_study.ipynb #c76fcf48
 @accepts_former_names(together='share_teacher', say='report')
 def run_study(
@@ -238,6 +254,8 @@ def run_study(
     for c in configs:
         with suppress(InputError): c.pin()          # that run will say it
     runs = [Run.named(c.out_dir, c.identity()) for c in configs]
+    new = [(c, r) for c,r in zip(configs, runs) if c.redo or not r.on_record]
+    check_inputs([c for c,_ in new])
     report(f"{plural(len(runs), 'run')}, {sum(r.on_record for r in runs)} of them on record")
     if workers > 1: failed = run_in_workers(configs, runs, workers, report, share_teacher)
     else:
@@ -245,5 +263,7 @@ def run_study(
         failed = failed or [f'{r.path.name}: locked by another worker, or unfinished' for r in runs if not r.finished]
     if failed and len(failed) == len(runs) and all(isinstance(f, Refused) for f in failed):
         raise InputError(f"no run of the study could begin: {'; '.join(dict.fromkeys(f.why for f in failed))}")
+    for line in dict.fromkeys(teacher_warning(r) for _,r in new if r.finished):
+        if line: report(line)
     if failed: raise ResultError(f"{len(failed)} of {len(runs)} runs failed: "+'; '.join(failed))
     return runs
