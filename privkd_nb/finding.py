@@ -60,7 +60,7 @@ def find_name(
     found = [n for n in names if text and n.startswith(text)]
     if len(found) == 1: return found[0]
     if found: raise InputError(f"{visible(text)!r} is the beginning of {len(found)} runs in {where}: {', '.join(visible(n, 40) for n in found[:6])}; give more of the name.")
-    raise InputError(f"{visible(text)!r} names no run in {where}, which has {few_names(names)}; `privkd list {where}` shows them.{did_you_mean(text, names)}")
+    raise InputError(f"{visible(text)!r} names no run in {where}, which has {few_names(names)}; `privkd list {where}` shows them.{did_you_mean(text, [*names, 'last'])}")
 
 # %% ../nbs/api/09_finding.ipynb #fdff2c3d
 def find_run(

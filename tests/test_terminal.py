@@ -92,6 +92,33 @@ def test_the_list_has_a_line_a_run_and_is_sorted(folder, capsys):
         assert [l.split()[0] for l in lines] == numbers and all(l.split()[1].startswith(find_run(folder/n).path.name[:6]) for l, n in zip(lines, numbers))
 
 
+def test_runs_that_look_alike_are_told_apart_by_what_differs(tmp_path, capsys):
+    like = dict(dataset='mine.csv@6a8f', init='copy_ft', losses=dict(ce=1.), scenario='all', fraction=1., seed=0, languages='all', teacher='@84b647ba7e0b', epochs=2)
+    for i, more in enumerate((dict(), dict(labels='yes,no'), dict(labels='no,yes'), dict(tiny=True, languages='de,en'), dict(dataset='other.csv@11', epochs=5))):
+        Run(tmp_path/f'ab{i}').begin(like | more, dict(began=f'2026-01-0{i+1}T00:00:00Z'))
+    assert [r['differs'] for r in json.loads(said(capsys, 'list', tmp_path, '--json')[0])] == ['', 'labels yes,no', 'labels no,yes', 'languages de,en, tiny', '']
+    assert 'labels no,yes' in said(capsys, 'list', tmp_path)[0].splitlines()[5] and 'differs' not in said(capsys, 'list', 'sample')[0]
+
+
+@pytest.mark.parametrize('low, high, text', [(-1.012, 2.695, '0.000 to 1.000'), (.59, .634, '0.590 to 0.634')])
+def test_shown_intervals_end_where_a_score_does(low, high, text):
+    from privkd_nb.apps.compare import with_interval
+    from privkd_nb.cli.output import interval_text
+    assert interval_text(low, high, 2) == text and with_interval(.6, low, high) == f"0.600 [{text.replace(' to', ',')}]"
+    assert with_interval(.1, -1.5, .3, '+') == '+0.100 [-1.000, +0.300]'
+
+
+def test_a_text_without_entities_says_so():
+    from privkd_nb.cli.looking import prediction_line
+    assert prediction_line(dict(words=['it', 'rains'], labels=['O', 'O'])) == 'it rains  (no entity)' and prediction_line(dict(words=['Rome'], labels=['B-LOC'])) == 'Rome/B-LOC'
+
+
+def test_a_refusal_in_a_notebook_reads_as_any_other():
+    from privkd_nb.cli.console import explained
+    PapermillExecutionError = type('PapermillExecutionError', (Exception,), dict(ename='InputError', evalue='languages=fr is not in the data.'))
+    assert explained(PapermillExecutionError()) == ('languages=fr is not in the data.', 2)
+
+
 def test_a_narrow_terminal_leaves_columns_out_and_says_so(capsys, monkeypatch):
     monkeypatch.setenv('COLUMNS', '60')
     out = said(capsys, 'list', 'sample')[0]
@@ -112,13 +139,14 @@ def test_short_names_that_are_ambiguous_or_unknown_are_refused_with_candidates(t
     assert find_run('ab3', tmp_path).path.name == find_run(f'{tmp_path}/ab3').path.name == 'ab34'
     with pytest.raises(InputError, match="'ab' is the beginning of 2 runs in .*: ab12, ab34"): find_run('ab', tmp_path)
     with pytest.raises(InputError, match=r"'zz' names no run in .*, which has 1 \(ab12\), 2 \(ab34\), 3 \(ff00\)"): find_run('zz', tmp_path)
+    with pytest.raises(InputError, match="Did you mean 'last'"): find_run('lst', tmp_path)
     with pytest.raises(InputError, match="names no run"): find_run('4', tmp_path)
     with pytest.raises(InputError, match="names no run"): find_run('', tmp_path)
 
 
 def test_a_run_is_shown_for_people_and_for_scripts(folder, capsys):
     out, err, status = said(capsys, 'show', 'last', '--runs', folder)
-    assert status == 0 and 'InitCard' in out and 'its scores mean nothing' in out.replace('\n', ' ')
+    assert status == 0 and all(w in out for w in ('init copy_ft · losses ce', 'fraction 1 · seed 1', 'teacher auto', '· tiny', "of the student's parameters are copied")) and 'its scores mean nothing' in out.replace('\n', ' ')
     got = json.loads(said(capsys, 'show', folder/'3', '--json')[0])
     assert got['run'] == find_run(folder/'3').path.name and got['config']['seed'] == 1 and Path(got['model']).is_dir() and got['notebook'] is None
     assert {r['language'] for r in got['languages']} == {'en', LONG, 'mean'}
@@ -172,8 +200,14 @@ def test_every_command_has_two_examples_that_parse(capsys, monkeypatch):
     (['run', '--loses', 'ce'], '--loses is not an option of privkd run; did you mean --losses?'), (['run', '--los', 'ce'], '--los is not an option of privkd run'),
     (['distil', '--out-dri', 'x'], 'did you mean --out_dir?'), (['lst'], "'lst' is not a command of privkd; did you mean list?"), (['run', '--seed'], '--seed needs a value'),
     (['--init', 'copy_ft'], '--init is an option of run, distil and study; write privkd run --init copy_ft'), (['pack', 'a'], 'privkd pack needs to'), (['pack', 'a', 'b', 'c'], "'c' is not expected"),
+    (['run', '--seed', '0', '1', '2'], 'in privkd study several, as in --seed 0 1 2'), (['run', '--init', 'copy_ft', 'copy_base'], 'in privkd study several'),
+    (['study', '--init', 'scratch,copy_ft'], 'several values have spaces between them, as in --init scratch copy_ft'), (['study', '--seed', '0,1'], 'as in --seed 0 1.'),
+    (['run', '--teacher', 'my_teachr'], "there is no folder my_teachr here"),
     (['explore', '--port', 'x'], "--port='x' is not a whole number")])
-def test_a_typing_error_gets_one_sentence(capsys, words, message):
+def test_a_typing_error_gets_one_sentence(capsys, monkeypatch, tmp_path, words, message):
+    (tmp_path/'my_teacher').mkdir(); (tmp_path/'my_teacher'/'config.json').write_text('{}')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     out, err, status = said(capsys, *words)
     assert status == 2 and message in err and out == '' and len(err.splitlines()) == 1 and err.startswith('privkd: ')
 

@@ -12,7 +12,7 @@ from typing import Callable
 from fastcore.basics import patch
 import pandas as pd, plotly.graph_objects as go
 from ..analysis.arms import SCENE, arm_names, find_arm, find_arms, order_arms
-from ..analysis.compare import by_language as language_scores, choose, overall, teacher_scores
+from ..analysis.compare import by_language as language_scores, choose, overall, shown_ends, teacher_scores
 from ..analysis.curves import training_band
 from ..analysis.load import Study, look_at
 from ..analysis.pairs import language_differences
@@ -99,7 +99,9 @@ def with_interval(
 )->str:            # '0.643 [0.635, 0.650]', or '0.643'
     "An estimate as text"
     if pd.isna(score): return ''
-    return f'{score:{sign}.3f}'+('' if pd.isna(low) else f' [{low:{sign}.3f}, {high:{sign}.3f}]')
+    if low is None or pd.isna(low): return f'{score:{sign}.3f}'
+    low, high = shown_ends(low, high, bool(sign))
+    return f'{score:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]'
 
 @patch
 def table(self:Comparison)->pd.DataFrame: # By languages and arm: the score, the difference to the baseline, seeds

@@ -69,7 +69,7 @@ def explained(
     if isinstance(error, InputError): return str(error), 2
     if fault := disk_fault(error): return f"{getattr(error, 'filename', None) or 'a file'} cannot be written: {fault[0]}; {fault[1]}.", 2
     if isinstance(error, KeyboardInterrupt) or getattr(error, 'ename', '') == 'KeyboardInterrupt': return INTERRUPTED, 130
-    if type(error).__name__ == 'PapermillExecutionError': return f'{error.ename}: {error.evalue}', 2 if error.ename == 'InputError' else 1
+    if type(error).__name__ == 'PapermillExecutionError': return (error.evalue, 2) if error.ename == 'InputError' else (f'{error.ename}: {error.evalue}', 1)
     ours = isinstance(error, RuntimeError) and type(error).__module__.startswith('privkd_nb.')
     return (str(error) if ours else ''), 1
 

@@ -63,7 +63,8 @@ def interval_text(
     seeds:int,
 )->str:
     "'0.590 to 0.634', or why there is no interval"
-    if math.isfinite(low) and math.isfinite(high): return f'{low:.3f} to {high:.3f}'
+    from privkd_nb.analysis.compare import shown_ends
+    if math.isfinite(low) and math.isfinite(high): return '{:.3f} to {:.3f}'.format(*shown_ends(low, high))
     return 'needs more seeds' if seeds < 2 else 'all seeds alike'
 
 def arms_table(

@@ -10,6 +10,7 @@ import base64
 from pathlib import Path
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from ..analysis.arms import order_arms
+from ..analysis.compare import shown_ends
 from ..core import InputError, replacing
 from ..markup import read_plot_text, visible
 from ..stored import CONFIG
@@ -24,7 +25,7 @@ def results_table(
     d, column = frame[frame.statistic==statistic], ['dataset', 'scenario', 'fraction', 'languages']
     several = d.groupby(column[:-1]).languages.transform('nunique') > 1
     d = d[~several | (d.languages != 'all')]
-    def cell(r): return f'{r.score:.{digits}f}'+('' if pd.isna(r.low) else f' [{r.low:.{digits}f}, {r.high:.{digits}f}]')
+    def cell(r): return f'{r.score:.{digits}f}'+('' if pd.isna(r.low) else ' [{:.{d}f}, {:.{d}f}]'.format(*shown_ends(r.low, r.high), d=digits))
     text = d.assign(cell=[cell(r) for r in d.itertuples()], fraction=d.fraction.map('{:g}'.format))
     table = text.pivot(index='arm', columns=column, values='cell')
     table = table.loc[order_arms(table.index)].fillna('')
