@@ -1,6 +1,7 @@
 # make run     install, then the main job; parameters pass through: make run INIT=scratch DATASET=massive
 # make test    install, then everything that CI runs
 # make docs    the site, in _docs; make preview serves it; make sample remakes the sample study (some half an hour on two cores)
+# make pages   the pages with results, executed at real settings (some quarter of an hour on two cores)
 PYTHON ?= python3
 BIN := .venv/bin
 export PRIVKD_CACHE ?= $(CURDIR)/.cache
@@ -13,7 +14,7 @@ PARAMETERS := DATASET DATA_DIR LANGUAGES EVAL_LANGUAGES SCENARIO FRACTION TEXT_C
               REDO
 OPTIONS = $(foreach p,$(PARAMETERS),$(if $(filter command,$(firstword $(origin $(p)))),--$(shell echo $(p) | tr A-Z a-z) '$($(p))'))
 
-.PHONY: run test install prepare readme docs preview sample lab clean
+.PHONY: run test install prepare readme docs preview pages sample lab clean
 
 run: install
 	$(BIN)/privkd run $(OPTIONS) </dev/null
@@ -37,6 +38,11 @@ prepare: install
 
 readme: install
 	$(BIN)/python tools/readme.py
+
+# what the pages with results show, and README.md from it
+pages: install
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/results.py
+	$(MAKE) readme
 
 # the site in _docs, by Quarto where it is installed; `make preview` serves it on this machine
 docs: install

@@ -8,11 +8,17 @@ from nbconvert import MarkdownExporter
 ROOT = Path(__file__).parent.parent
 
 
+def shown(cell):
+    "A cell, or only what it shows: what a cell without its source computed is Markdown"
+    if not re.match(r'#\|\s*echo: false', cell.source): return cell
+    return nbformat.v4.new_markdown_cell('\n\n'.join(o.data['text/markdown'] for o in cell.outputs if 'text/markdown' in o.get('data', {})))
+
+
 def render() -> str:
     "The index page as Markdown, without hidden cells, directives and interactive outputs"
     nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
     nb.metadata['language_info'] = dict(name='python')
-    nb.cells = [c for c in nb.cells if not re.match(r'#\|\s*(hide|echo: false)', c.source) and c.cell_type != 'raw']
+    nb.cells = [shown(c) for c in nb.cells if not re.match(r'#\|\s*hide', c.source) and c.cell_type != 'raw']
     for c in nb.cells:
         if c.cell_type == 'code':
             c.source = '\n'.join(l for l in c.source.split('\n') if not l.startswith('#|'))

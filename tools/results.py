@@ -24,9 +24,10 @@ LARGEST = 400_000                                                       # bytes 
 
 
 def keep(output) -> bool:
-    "Whether an output belongs in the stored page: no progress bar, no notice"
-    if output.output_type == 'stream': return '%|' not in output.text and (output.name == 'stdout' or output.text.startswith('privkd:'))
-    return 'application/vnd.jupyter.widget-view+json' not in output.get('data', {})
+    "Whether an output belongs in the stored page: no progress bar, no notice, no widget that needs a kernel"
+    if output['output_type'] != 'stream': return 'application/vnd.jupyter.widget-view+json' not in output.get('data', {})
+    text = ''.join(output['text'])
+    return '%|' not in text and (output['name'] == 'stdout' or text.startswith('privkd:'))
 
 
 def cleaned(executed, page):
