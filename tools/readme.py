@@ -14,6 +14,11 @@ def shown(cell):
     return nbformat.v4.new_markdown_cell('\n\n'.join(o.data['text/markdown'] for o in cell.outputs if 'text/markdown' in o.get('data', {})))
 
 
+def readable(text) -> str:
+    "Markdown without escapes that nothing in these outputs needs: a reader of the file sees signs, not their numbers"
+    return re.sub(r'&#(39|40|41|43|45|46|58|91|93);', lambda m: chr(int(m[1])), text)
+
+
 def render() -> str:
     "The index page as Markdown, without hidden cells, directives and interactive outputs"
     nb = nbformat.read(ROOT/'nbs'/'index.ipynb', 4)
@@ -24,6 +29,7 @@ def render() -> str:
             c.source = '\n'.join(l for l in c.source.split('\n') if not l.startswith('#|'))
             for o in c.outputs:     # a README shows text and tables; figures are pictures in the text
                 if 'data' in o: o.data = {k: v for k, v in o.data.items() if k in ('text/plain', 'text/markdown')}
+                if 'text/markdown' in o.get('data', {}): o.data['text/markdown'] = readable(o.data['text/markdown'])
             c.outputs = [o for o in c.outputs if o.output_type != 'stream' or o.name == 'stdout']
     body, _ = MarkdownExporter().from_notebook_node(nb)
     body = re.sub(r'\]\((?!https?:|#)', '](nbs/', body)         # what the page links to lies beside it

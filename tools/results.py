@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT/'runs'/'pages'
 BENCH = dict(models='xlmr-base', losses='ce,logits', arms='privkd,privkd_cached,plain', steps=6, rounds=3, scaling=False)
 PAGES = {                                                               # page -> its parameters, where they are not the defaults
-    'run': {}, 'effect': {}, 'bench': BENCH, 'results': {}, 'cookbook': {},
+    'index': {}, 'run': {}, 'effect': {}, 'bench': BENCH, 'results': {}, 'cookbook': {},
     'tutorials/01_first_distillation': {}, 'tutorials/02_your_data': {}, 'tutorials/03_reading_a_run': {},
     'how_to/add_a_dataset': {}, 'how_to/resume_a_run': {}, 'how_to/save_time': {}, 'how_to/use_a_student': {}}
 LARGEST = 400_000                                                       # bytes of a stored page
@@ -30,11 +30,20 @@ def keep(output) -> bool:
     return '%|' not in text and (output['name'] == 'stdout' or text.startswith('privkd:'))
 
 
+def joined(outputs) -> list:
+    "Outputs, with lines printed one after another as one output"
+    found = []
+    for o in outputs:
+        if found and o['output_type'] == found[-1]['output_type'] == 'stream' and o['name'] == found[-1]['name']: found[-1]['text'] += o['text']
+        else: found.append(o)
+    return found
+
+
 def cleaned(executed, page):
     "The page with the outputs of its executed copy, and without what papermill adds"
     done = {c.id: c for c in executed.cells if c.cell_type == 'code' and 'injected-parameters' not in c.metadata.get('tags', [])}
     for c in page.cells:
-        if c.cell_type == 'code': c.outputs, c.execution_count = [o for o in done[c.id].outputs if keep(o)], None
+        if c.cell_type == 'code': c.outputs, c.execution_count = joined(o for o in done[c.id].outputs if keep(o)), None
     for c in page.cells:
         for o in c.get('outputs', []):
             if 'execution_count' in o: o.execution_count = None
