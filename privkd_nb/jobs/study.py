@@ -232,14 +232,21 @@ def check_study(configs:list[RunConfig], workers:int)->None:
 def check_inputs(
     configs:list[RunConfig], # That are to be trained
 )->None:
-    "Raise an `InputError` for files that cannot be read, and for models that are missing or do not know the labels"
-    def each(*names): return {tuple(getattr(c, k) for k in names): c for c in configs}.values()
-    for c in each('dataset', *OWN):
-        if c.teacher == 'auto': c.check_files()
-    for name in dict.fromkeys(m for c in configs for m in c.models_used().values()):
-        if name not in ('', 'auto', 'playground'): stated_labels(name)
-    for c in each('dataset', *OWN, 'labels', 'teacher', 'languages'):
-        if c.teacher != 'auto' and c.dataset not in CATALOG: taught_labels(stated_labels(c.teacher), load_data(c).labels, as_list(c.labels))
+    "Raise the first `InputError` if no run can begin: for files, missing models, or labels that a teacher does not know; else each run tells its own"
+    found = {}
+    def once(check, *key):
+        if key not in found:
+            try: found[key] = check()
+            except InputError as e: found[key] = e
+        return found[key] if isinstance(found[key], InputError) else None
+    def steps(c):
+        own = c.teacher != 'auto' and c.dataset not in CATALOG
+        yield once(lambda: own or c.check_files(), own, *(getattr(c, k) for k in ('dataset', *OWN)))
+        for m in set(c.models_used().values())-{'', 'auto', 'playground'}: yield once(lambda: stated_labels(m), m)
+        key = [getattr(c, k) for k in ('dataset', *OWN, 'labels', 'teacher', 'languages')]
+        if own: yield once(lambda: taught_labels(stated_labels(c.teacher), load_data(c).labels, as_list(c.labels)), 'labels', *key)
+    refused = [next(filter(None, steps(c)), None) for c in configs]
+    if refused and all(refused): raise refused[0]
 
 # %% ../../nbs/api/jobs/06_study.ipynb #c76fcf48
 @accepts_former_names(together='share_teacher', say='report')
