@@ -5,7 +5,7 @@
 Each page runs with the settings in PAGES, which are real but small, in the folder runs/pages: what is on record there is read, so an
 interrupted call goes on where it was. Progress bars, notices and anything that names this machine's folders are not stored.
 """
-import argparse, os, re, sys
+import argparse, os, re, sys, tempfile
 from pathlib import Path
 
 import nbformat
@@ -21,6 +21,7 @@ PAGES = {                                                               # page -
     'tutorials/01_first_distillation': {}, 'tutorials/02_your_data': {}, 'tutorials/03_reading_a_run': {},
     'how_to/add_a_dataset': {}, 'how_to/resume_a_run': {}, 'how_to/save_time': {}, 'how_to/use_a_student': {}}
 LARGEST = 400_000                                                       # bytes of a stored page
+PLACES = [f'{p}/' for p in (ROOT, Path.home(), tempfile.gettempdir(), '/home', '/Users') if str(p) != '/'] # Folders of this machine, or of any
 
 
 def keep(output) -> bool:
@@ -53,7 +54,7 @@ def cleaned(executed, page):
 
 def faults(name, text) -> list:
     "What must not be published"
-    found = re.findall(r'(?:/home/|/root|/tmp/|/work/|/Users/)[\w./-]*', text)
+    found = re.findall('(?:'+'|'.join(map(re.escape, PLACES))+r')[\w./-]*', text)
     if len(text.encode()) > LARGEST: found.append(f'{len(text.encode()):,} bytes, more than {LARGEST:,}')
     return [f'{name}: {f}' for f in found]
 
