@@ -18,30 +18,38 @@ def write_notebook(path, *cells):
     return Path(path)
 
 
-@contextmanager
-def jupyter_lab(folder):
-    "A server on a free port of this machine that serves `folder`; yields its address and its token"
+def free_port():
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
-    token, home = os.urandom(12).hex(), Path(folder)/'.jupyter-home'
-    env = os.environ | {f'JUPYTER_{k}_DIR': str(home/k.lower()) for k in ('CONFIG', 'RUNTIME')} | {'JUPYTERLAB_SETTINGS_DIR': str(home/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(home/'workspaces'), 'IPYTHONDIR': str(home/'ipython')}
-    env['PATH'] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
-    args = ['--no-browser', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0', '--allow-root', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}']
-    with (Path(folder)/'lab.log').open('w') as log:
-        p = subprocess.Popen([sys.executable, '-m', 'jupyter', 'lab', *args], cwd=folder, env=env, stdout=log, stderr=log)
-    url = f'http://127.0.0.1:{port}'
+        return s.getsockname()[1]
+
+
+@contextmanager
+def server(command, answers, log, **kw):
+    "A process that serves; the block begins when the address `answers` does"
+    with Path(log).open('w') as out: p = subprocess.Popen(command, stdout=out, stderr=out, **kw)
     try:
         for _ in range(240):
-            try: urllib.request.urlopen(f'{url}/api/status?token={token}', timeout=5); break
+            try: urllib.request.urlopen(answers, timeout=5); break
             except OSError:
-                if p.poll() is not None: raise RuntimeError((Path(folder)/'lab.log').read_text()[-2000:])
+                if p.poll() is not None: raise RuntimeError(Path(log).read_text()[-2000:])
                 time.sleep(.25)
-        yield url, token
+        yield
     finally:
         p.terminate()
         try: p.wait(20)
         except subprocess.TimeoutExpired: p.kill()
+
+
+@contextmanager
+def jupyter_lab(folder):
+    "A server on a free port of this machine that serves `folder`; yields its address and its token"
+    port, token, home = free_port(), os.urandom(12).hex(), Path(folder)/'.jupyter-home'
+    env = os.environ | {f'JUPYTER_{k}_DIR': str(home/k.lower()) for k in ('CONFIG', 'RUNTIME')} | {'JUPYTERLAB_SETTINGS_DIR': str(home/'settings'), 'JUPYTERLAB_WORKSPACES_DIR': str(home/'workspaces'), 'IPYTHONDIR': str(home/'ipython')}
+    env['PATH'] = f"{Path(sys.executable).parent}{os.pathsep}{env['PATH']}"
+    args = ['--no-browser', '--ip=127.0.0.1', f'--port={port}', '--ServerApp.port_retries=0', '--allow-root', f'--IdentityProvider.token={token}', f'--ServerApp.root_dir={folder}']
+    url = f'http://127.0.0.1:{port}'
+    with server([sys.executable, '-m', 'jupyter', 'lab', *args], f'{url}/api/status?token={token}', Path(folder)/'lab.log', cwd=folder, env=env): yield url, token
 
 
 @contextmanager

@@ -1,10 +1,10 @@
 "The monitor in a marimo notebook: figures that grow, the state, and the buttons; skipped where marimo is not installed."
-import socket, subprocess, sys, time, urllib.request
+import sys
 from contextlib import contextmanager
 
 import pytest
 
-from browser import chromium
+from browser import chromium, free_port, server
 from fake_run import FakeRun
 
 pytest.importorskip('marimo', reason='skipped: marimo is not installed')
@@ -31,24 +31,11 @@ if __name__ == '__main__': app.run()
 @contextmanager
 def marimo(folder):
     "A server of `folder`/watch.py on a free port"
-    with socket.socket() as s:
-        s.bind(('127.0.0.1', 0))
-        port = s.getsockname()[1]
+    port = free_port()
     code = f"import sys; sys.path = {sys.path!r}; from marimo._cli.cli import main; main()"
     args = ['run', 'watch.py', '--headless', '--no-token', '--port', str(port)]
-    with (folder/'log').open('w') as log: p = subprocess.Popen([sys.executable, '-c', code, *args], cwd=folder, stdout=log, stderr=log)
     url = f'http://127.0.0.1:{port}'
-    try:
-        for _ in range(240):
-            try: urllib.request.urlopen(f'{url}/health', timeout=5); break
-            except OSError:
-                if p.poll() is not None: raise RuntimeError((folder/'log').read_text()[-2000:])
-                time.sleep(.25)
-        yield url
-    finally:
-        p.terminate()
-        try: p.wait(20)
-        except subprocess.TimeoutExpired: p.kill()
+    with server([sys.executable, '-c', code, *args], f'{url}/health', folder/'log', cwd=folder): yield url
 
 
 def test_a_run_is_watched_and_stopped_in_marimo(tmp_path):
