@@ -12,6 +12,7 @@ import torch
 from fastcore.basics import AttrDict
 from torch import nn
 from .attention import AttentionCapture, captured_attention, captured_values
+from ..data.encoding import model_inputs
 from ..models.encoders import layers_name, layers_of
 
 # %% ../../nbs/api/compute/03_forward.ipynb #60131f3a
@@ -53,7 +54,7 @@ def token_index_of(
 # %% ../../nbs/api/compute/03_forward.ipynb #728cac64
 def forward(
     model,           # An encoder with a head
-    batch:dict,      # input_ids, attention_mask (b,t)
+    batch:dict,      # input_ids, attention_mask (b,t); perhaps token_type_ids
     needed:OutputSpec=OutputSpec(),
     unpad=None,      # `unpadded`, to compute no padding, where the model `can_unpad`
 )->AttrDict:         # `logits`; `hidden` {index: (n,d)}; `attention` {layer: (b,h,t,t)}; `values` {layer: (n,d)}
@@ -63,7 +64,7 @@ def forward(
          captured_values(plain, needed.values) as values, \
          unpad(plain, token_index, *batch['input_ids'].shape) if unpad else nullcontext():
         extra = dict(output_hidden_states=True) if needed.hidden else {}
-        out = model(input_ids=batch['input_ids'], attention_mask=batch['attention_mask'], **extra)
+        out = model(**model_inputs(batch), **extra)
     def flat(x):
         x = x.flatten(0, 1)
         return x if len(x) == len(token_index) else x.index_select(0, token_index)

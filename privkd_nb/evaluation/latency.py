@@ -9,7 +9,7 @@ __all__ = ['sample_texts', 'time_forward', 'speed_rows', 'inference_speed', 'spe
 from time import perf_counter
 import numpy as np, pandas as pd, torch
 from ..core import InputError, seed_for
-from ..data.encoding import Collate, Encoded
+from ..data.encoding import Collate, Encoded, model_inputs
 
 # %% ../../nbs/api/evaluation/01_latency.ipynb #d18a9ed0
 def sample_texts(
@@ -45,7 +45,7 @@ def time_forward(
     while more(n := len(times)):
         batch = collate([data[int(i)] for i in np.take(chosen, range(n*batch_size, (n+1)*batch_size), mode='wrap')])
         start = now()
-        model(input_ids=batch['input_ids'].to(device), attention_mask=batch['attention_mask'].to(device))
+        model(**model_inputs(batch, device))
         times.append(now()-start)
     return np.array(times)
 

@@ -7,7 +7,7 @@ __all__ = ['block_influence']
 
 # %% ../../nbs/api/init/02_importance.ipynb #cd19f63b
 import numpy as np, torch
-from ..data.encoding import Collate, Encoded
+from ..data.encoding import Collate, Encoded, model_inputs
 
 # %% ../../nbs/api/init/02_importance.ipynb #ad2a83b9
 @torch.inference_mode()
@@ -25,7 +25,7 @@ def block_influence(
     for i in range(0, len(order), batch_size):
         batch = Collate(data.pad_id)([data[int(j)] for j in order[i:i+batch_size]])
         mask = batch['attention_mask'].to(device)
-        h = model(input_ids=batch['input_ids'].to(device), attention_mask=mask, output_hidden_states=True).hidden_states
+        h = model(**model_inputs(batch, device), output_hidden_states=True).hidden_states
         cos = torch.stack([torch.cosine_similarity(a.float(), b.float(), dim=-1) for a,b in zip(h, h[1:])])
         total, n = total+((1-cos)*mask).sum((1, 2)), n+int(mask.sum())
     model.train(training)

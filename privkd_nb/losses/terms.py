@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['READS', 'STATES', 'L', 'F', 'TERMS', 'PAPER', 'RESERVED', 'P', 'Term', 'TermInputs', 'terms_table', 'parse_losses',
            'add_term', 'term', 'term_label', 'check_builtin', 'teacher_terms', 'required_outputs', 'check_pair',
-           'needs_projection', 'distill_terms']
+           'needs_projection', 'check_kind', 'distill_terms']
 
 # %% ../../nbs/api/losses/02_terms.ipynb #5d27be6f
 import inspect, math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable
 from fastcore.basics import AttrDict
 from ..core import InputError, as_list, check_choice, content_key, lazy_import
+from ..data.catalog import KINDS
 from ..fingerprint import fingerprint
 
 # %% ../../nbs/api/losses/02_terms.ipynb #0f2a6e6d
@@ -39,12 +40,15 @@ class Term:
     short:str=''         # Its name in curves; '': `name`
     source:str=''        # The paper or code it comes from
     cost:str=''          # What it takes
+    kinds:tuple=()       # Of `KINDS`, the kinds of tasks that it is defined for; (): all, but those with one label a text or word if it reads logits
     version:str=''       # Of your own; names the run instead of the function's fingerprint
     builtin:bool=False   # It comes with this package
     def __post_init__(self):
         object.__setattr__(self, 'reads', tuple(check_choice('reads', r, READS) for r in as_list(self.reads)))
         if not self.width: object.__setattr__(self, 'width', 'equal' if STATES & set(self.reads) else 'any')
         if not self.short: object.__setattr__(self, 'short', self.name)
+        kinds = as_list(self.kinds) or [k for k in KINDS if k != 'multilabel' or 'logits' not in self.reads]
+        object.__setattr__(self, 'kinds', tuple(check_choice('kinds', k, KINDS) for k in kinds))
         check_choice('width', self.width, ['any', 'projected', 'equal'])
         check_choice('heads', self.heads, ['any', 'equal'])
         if not self.reads: raise InputError(f"the term {self.name} reads nothing; choose from {', '.join(READS)}.")
@@ -55,19 +59,28 @@ class Term:
 @dataclass
 class TermInputs:
     "What a term knows of a batch besides the outputs of both models"
-    labels:Any           # (b,) or (b,t); -100: not counted
+    labels:Any           # (b,), (b,t) or (b,c); -100: no label
     mask:Any             # (b,t) attention mask
-    totals:dict          # Counts over the whole optimizer step: 'labels', 'tokens', 'pairs'
+    totals:dict          # Counts over the whole optimizer step: 'labels', 'valid', 'tokens', 'pairs'
     layers:list=()       # The teacher layer of each student layer
     project:Callable=lambda x: x # From the student's hidden size to the teacher's
     temp:float=2.        # Softmax temperature
     last:tuple|None=None # The number of layers of student and teacher
+    compared:Any=None    # (b,) or (b,t) predictions that count, also those without a label; None: where there is a label
+    kind:str='sequence'  # One of `KINDS`
     @property
-    def valid(self): return self.labels != -100
+    def valid(self):     # (b,) or (b,t)
+        if self.compared is not None: return self.compared
+        known = self.labels != -100
+        return known.any(-1) if self.kind == 'multilabel' else known
     @property
     def hidden_pairs(self)->list[tuple]: return [(i+1, l+1) for i,l in enumerate(self.layers)]
     @property
     def attention_pairs(self)->list[tuple]: return list(enumerate(self.layers))
+    def seen_by(self, t:Term)->'TermInputs':
+        "What a term is given: one that compares with gold labels has `valid` where there is a label, any other one wherever there is a prediction; `totals['labels']` is their number"
+        if t.gold or self.compared is None: return replace(self, compared=None)
+        return replace(self, totals=self.totals | dict(labels=self.totals['valid']))
 
 # %% ../../nbs/api/losses/02_terms.ipynb #a61a6c53
 L, F = lazy_import('privkd_nb.losses.logits'), lazy_import('privkd_nb.losses.features')
@@ -82,7 +95,7 @@ def _attention(s, t, b): return sum(F.attention_mse(s.attention[i], t.attention[
 # %% ../../nbs/api/losses/02_terms.ipynb #edcc619e
 TERMS = {t.name: t for t in (
     Term('ce', _ce, 'logits', gold=True, title='hard-label loss: cross entropy with the gold labels', short='cross entropy', cost='alone it is plain fine-tuning', builtin=True),
-    Term('logits', _logits, 'logits', title='logit matching: squared difference of the logits', source='Kim et al. 2021', cost='a number a class to cache', builtin=True),
+    Term('logits', _logits, 'logits', kinds=tuple(KINDS), title='logit matching: squared difference of the logits', source='Kim et al. 2021', cost='a number a class to cache', builtin=True),
     Term('kl', _kl, 'logits', title='soft-label distillation: KL divergence of the softened predictions', source='Hinton et al. 2015', cost='as logits', builtin=True),
     Term('hidden', _hidden, 'hidden', width='projected', title='feature distillation: squared difference of hidden states, summed over layers',
          source='TinyBERT, Jiao et al. 2020', cost='d numbers a token and layer to cache', builtin=True),
@@ -97,7 +110,7 @@ def terms_table(): # A pandas frame, a row a term
     "What each term reads, what it needs, and what it takes"
     import pandas as pd
     rows = [dict(term=t.name, what=t.title, reads=', '.join(t.reads), compared_with='gold labels' if t.gold else 'teacher',
-                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), source=t.source, cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
+                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), kinds=', '.join(t.kinds), source=t.source, cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
     return pd.DataFrame(rows).set_index('term')
 
 # %% ../../nbs/api/losses/02_terms.ipynb #50eb0bb1
@@ -231,6 +244,15 @@ def needs_projection(
     "Whether a term compares hidden states of different sizes"
     return student.hidden_size != teacher.hidden_size and any(TERMS[k].width == 'projected' for k in losses)
 
+# %% ../../nbs/api/losses/02_terms.ipynb #a7f78d06
+def check_kind(
+    losses,   # Names of terms
+    kind:str, # One of `KINDS`
+)->None:
+    "Raise an `InputError` if a term is not defined for a kind of task"
+    wrong = [k for k in losses if kind not in TERMS[k].kinds]
+    if wrong: raise InputError(f"the {wrong[0]} term is not defined for {KINDS[kind]} (it is for {' and '.join(KINDS[k] for k in TERMS[wrong[0]].kinds)}); leave {wrong[0]!r} out of losses.")
+
 # %% ../../nbs/api/losses/02_terms.ipynb #948556f3
 def distill_terms(
     losses,            # Names of the terms
@@ -242,7 +264,7 @@ def distill_terms(
     "Each loss term of one batch, unweighted"
     if batch.last and any('last' in terms[k].reads for k in losses):
         student, teacher = (o and AttrDict(o, last=o['hidden'].get(n)) for o,n in zip((student, teacher), batch.last))
-    return {k: _scalar(k, terms[k](student, teacher, batch)) for k in losses}
+    return {k: _scalar(k, terms[k](student, teacher, batch.seen_by(terms[k]))) for k in losses}
 
 def _scalar(name, v):
     if getattr(v, 'ndim', None) == 0 and hasattr(v, 'backward'): return v

@@ -125,7 +125,7 @@ def mlm_loss(
     gen:torch.Generator, # Random numbers
 )->torch.Tensor:
     "Cross entropy of the masked tokens"
-    enc = Collate(tok.pad_token_id)([dict(input_ids=np.array(p), labels=0) for p in batch])
+    enc = Collate(tok.pad_token_id)([dict(input_ids=np.array(p), labels=0, valid=True) for p in batch])
     ids = enc['input_ids']
     read,guess = mask_tokens(ids, ids <= tok.eos_token_id, tok.mask_token_id, len(tok), share, gen)
     read,guess,ids,mask = (t.to(model.device) for t in (read, guess, ids, enc['attention_mask']))

@@ -25,9 +25,10 @@ from .store import RowStore, StoreFullError
 def example_keys(
     data:Encoded, # From `encode`
 )->list[bytes]:   # 16 bytes an example
-    "A hash of each example's token ids"
+    "A hash of each example's token ids, and of its token types if it has any"
     flat, at = np.ascontiguousarray(data.flat, dtype='<i4'), data.offsets
-    return [hashlib.blake2b(flat[a:b].tobytes(), digest_size=16).digest() for a,b in zip(at, at[1:])]
+    def types(a, b): return b'' if data.types is None else data.types[a:b].tobytes()
+    return [hashlib.blake2b(flat[a:b].tobytes()+types(a, b), digest_size=16).digest() for a,b in zip(at, at[1:])]
 
 # %% ../../nbs/api/train/01_teacher.ipynb #e97a808c
 IGNORED_CONFIG = ('_name_or_path', 'name_or_path', 'architectures', 'transformers_version', 'dtype', 'torch_dtype',

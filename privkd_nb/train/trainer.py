@@ -17,10 +17,10 @@ from ..compute.embedding_rows import full_table
 from ..compute.forward import forward
 from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, seed_for, write_json
 from ..data.batching import StepLoader, StepSampler
-from ..data.encoding import Collate, batch_counts
+from ..data.encoding import Collate, batch_counts, model_inputs
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, with_means
-from ..losses.terms import PAPER, TERMS, TermInputs, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
+from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
 from ..record import History
 from .efficiency import Efficiency, EfficientTraining
 from .callbacks import StartCallback
@@ -30,7 +30,7 @@ from .teacher import Teacher
 # %% ../../nbs/api/train/06_trainer.ipynb #399e6494
 def batch_totals(
     batches:list[dict], # The micro-batches of one optimizer step
-)->dict[str,int]:       # 'labels', 'tokens' and 'pairs' of tokens
+)->dict[str,int]:       # 'labels', 'valid' predictions, 'tokens' and 'pairs' of tokens
     "How much the micro-batches of a step hold together"
     counts = [b['counts'] if 'counts' in b else batch_counts(b) for b in batches]
     return {k: sum(c[k] for c in counts) for k in counts[0]}
@@ -60,6 +60,7 @@ class DistillTrainer(Trainer):
         self.efficiency, self.teacher_source, self.totals = efficiency or Efficiency(), teacher_source, {}
         self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0)
         super().__init__(model=student, data_collator=Collate(kw['train_dataset'].pad_id), **kw)
+        check_kind(self.losses, self.train_dataset.kind)
         self.check_processes()
         self.given_optimizer = bool(kw.get('optimizer_cls_and_kwargs')) or any(o is not None for o in kw.get('optimizers', ()))
         self.examples_per_step = self.args.train_batch_size*self.args.gradient_accumulation_steps*self.args.world_size
@@ -145,14 +146,15 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     "What the terms know of a batch"
     project = getattr(self.accelerator.unwrap_model(model), 'distill_projection', lambda x: x)
     last = self.teacher and (self.model.config.num_hidden_layers, self.teacher.config.num_hidden_layers)
-    return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), project, self.temp, last)
+    return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), project, self.temp, last,
+                      inputs['valid'], self.train_dataset.kind)
 
 # %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
 @patch
 def prediction_step(self:DistillTrainer, model, inputs, prediction_loss_only, ignore_keys=None):
     "Logits and labels of one batch, without a loss"
     inputs = self._prepare_inputs(inputs)
-    with torch.inference_mode(): logits = model(input_ids=inputs['input_ids'], attention_mask=inputs['attention_mask']).logits
+    with torch.inference_mode(): logits = model(**model_inputs(inputs)).logits
     return None, None if prediction_loss_only else logits.float(), inputs['labels']
 
 # %% ../../nbs/api/train/06_trainer.ipynb #load0002
