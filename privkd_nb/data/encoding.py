@@ -11,8 +11,7 @@ from typing import Any, Iterator
 from fastcore.basics import patch
 import numpy as np, pandas as pd, torch
 from torch.utils.data import Dataset
-from ..core import InputError
-from .catalog import KINDS
+from ..core import KINDS, InputError
 
 # %% ../../nbs/api/data/10_encoding.ipynb #kinds002
 GOLD = dict(sequence='label', token='ner_tags', multilabel='labels') # The column of a table with the labels, by kind

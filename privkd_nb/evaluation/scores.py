@@ -51,7 +51,8 @@ def decode_texts(
     "One label a text"
     lp, y = z.log_softmax(-1), batch['labels']
     nll = -lp.gather(-1, y.clamp(min=0)[:,None])[:,0]
-    return dict(predicted=names[lp.argmax(-1).numpy()].tolist(), loss=torch.where(y == IGNORE, torch.nan, nll).tolist(), probability=lp.max(-1).values.exp().tolist())
+    best, loss = names[lp.argmax(-1).numpy()], torch.where(y == IGNORE, torch.nan, nll)
+    return dict(predicted=best.tolist(), loss=loss.tolist(), probability=lp.max(-1).values.exp().tolist())
 
 def decode_words(
     z:torch.Tensor, # Logits, (b,t,c)

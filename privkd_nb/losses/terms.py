@@ -12,8 +12,7 @@ import inspect, math
 from dataclasses import dataclass, replace
 from typing import Any, Callable
 from fastcore.basics import AttrDict
-from ..core import InputError, as_list, check_choice, content_key, lazy_import
-from ..data.catalog import KINDS
+from ..core import KINDS, InputError, as_list, check_choice, content_key, lazy_import
 from ..fingerprint import fingerprint
 
 # %% ../../nbs/api/losses/02_terms.ipynb #0f2a6e6d
@@ -78,7 +77,7 @@ class TermInputs:
     @property
     def attention_pairs(self)->list[tuple]: return list(enumerate(self.layers))
     def seen_by(self, t:Term)->'TermInputs':
-        "What a term is given: one that compares with gold labels has `valid` where there is a label, any other one wherever there is a prediction; `totals['labels']` is their number"
+        "For a term that compares with gold labels, `valid` is where there is a label, for others where there is a prediction; `totals['labels']` is their number"
         if t.gold or self.compared is None: return replace(self, compared=None)
         return replace(self, totals=self.totals | dict(labels=self.totals['valid']))
 
@@ -251,7 +250,9 @@ def check_kind(
 )->None:
     "Raise an `InputError` if a term is not defined for a kind of task"
     wrong = [k for k in losses if kind not in TERMS[k].kinds]
-    if wrong: raise InputError(f"the {wrong[0]} term is not defined for {KINDS[kind]} (it is for {' and '.join(KINDS[k] for k in TERMS[wrong[0]].kinds)}); leave {wrong[0]!r} out of losses.")
+    if not wrong: return
+    others = ' and '.join(KINDS[k] for k in TERMS[wrong[0]].kinds)
+    raise InputError(f"the {wrong[0]} term is not defined for {KINDS[kind]} (it is for {others}); leave {wrong[0]!r} out of losses.")
 
 # %% ../../nbs/api/losses/02_terms.ipynb #948556f3
 def distill_terms(
