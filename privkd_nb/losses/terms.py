@@ -10,7 +10,7 @@ __all__ = ['READS', 'STATES', 'L', 'F', 'TERMS', 'PAPER', 'RESERVED', 'P', 'Term
 # %% ../../nbs/api/losses/02_terms.ipynb #5d27be6f
 import inspect, math
 from dataclasses import dataclass, replace
-from typing import Any, Callable
+from typing import Any, Callable, Iterable
 from fastcore.basics import AttrDict
 from ..core import KINDS, InputError, as_list, check_choice, content_key, lazy_import
 from ..fingerprint import fingerprint
@@ -122,6 +122,8 @@ def parse_losses(
     "Read a set of loss terms and their weights"
     if isinstance(losses, str) and losses == 'paper': return dict(PAPER)
     if isinstance(losses, dict): pairs = list(losses.items())
+    elif losses is not None and not callable(losses) and not isinstance(losses, Iterable):
+        raise InputError(f"losses={losses!r} is no set of loss terms; write paper, or terms such as 'ce,logits=0.5'.")
     else:
         each = [losses] if isinstance(losses, Term) else as_list(losses) if losses is None or isinstance(losses, str) else losses
         pairs = [(k, 1) if callable(k) else (k.partition('=')[0].strip(), k.partition('=')[2] or 1) for k in each]
