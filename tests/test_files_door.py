@@ -92,7 +92,7 @@ def test_json_values_stay_as_they_are(tmp_path):
 @pytest.mark.parametrize('column,value,says', [
     ('text', {'de': 'Frage', 'en': 'x'}, r"row 3: text is \{'de': 'Frage', 'en': 'x'\}, a dictionary"),
     ('text', ['Frage'], r"row 3: text is \['Frage'\], a list"),
-    ('label', ['ask', 'x'], r"row 3: label is \['ask', 'x'\], a list, .*several labels a text are not supported"),
+    ('label', ['ask', 'x'], r"row 3: label is \['ask', 'x'\], a list, .*keep one label, or call the column labels"),
     ('label', [], 'row 3: label is .*a list'), ('label', {'a': 1}, 'row 3: .*a dictionary'), ('language', ['de'], 'row 3: language is'), ('id', {'n': 1}, 'row 3: id is'),
     ('text', 'half \ud83d', 'row 3: text holds a NUL or half a character'), ('text', 'a\0b', 'row 3: text holds a NUL')])
 def test_what_is_no_single_text_is_refused_with_its_row(tmp_path, column, value, says):

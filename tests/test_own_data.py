@@ -79,7 +79,7 @@ def test_the_share_and_the_columns_name_a_run_only_where_they_are_used(tmp_path)
     def name(**kw): return Run.named(tmp_path, RunConfig(dataset=p, **kw).identity()).path.name
     plain = RunConfig(dataset=p).identity()
     assert name() == name(test=.2) == name(fraction=1, label_column='') != name(test=.3) and name(language='de') != name()
-    assert not {'test', 'labels', 'language', 'text_column', 'label_column', 'language_column'} & {*plain} and plain['fraction'] == 1
+    assert not {'test', 'labels', 'language', 'text_column', 'text_pair_column', 'label_column', 'label_separator', 'language_column'} & {*plain} and plain['fraction'] == 1
     assert RunConfig().identity()['fraction'] == .1 and RunConfig(dataset='massive').fraction == .1 and RunConfig(fraction=1).fraction == 1
     assert len(teacher_configs([RunConfig(dataset=p, **kw) for kw in (dict(), dict(test=.3), dict(seed=1), dict(label_column='label'))])) == 3
 

@@ -42,7 +42,7 @@ def read_utf8(
     return text
 
 # %% ../../nbs/api/data/03_files.ipynb #f1cf773d
-COLUMNS = ['id', 'text', 'label', 'tokens', 'ner_tags', 'language', 'split'] # Columns that are used; the others may be anything
+COLUMNS = ['id', 'text', 'text_pair', 'label', 'labels', 'tokens', 'ner_tags', 'language', 'split'] # Those that are used
 
 def check_names(
     path:Path,       # The file, for the message

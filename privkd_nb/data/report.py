@@ -33,7 +33,7 @@ def text_keys(
     tables:dict[str,pd.DataFrame], # Split -> table with 'text' or 'tokens', and 'language'
 )->dict[str,np.ndarray]:           # Split -> one number a row
     "A number for each language and text, the same one wherever it stands"
-    def text(d): return d['text'] if 'text' in d else d['tokens'].map('\n'.join)
+    def text(d): return d['tokens'].map('\n'.join) if 'tokens' in d else d['text']+'\x1f'+d['text_pair'] if 'text_pair' in d else d['text']
     def codes(c): return numbered(pd.concat([c(d) for d in tables.values() if len(d)], ignore_index=True))[0].astype(np.int64)
     languages = codes(lambda d: d['language'])
     keys = codes(text)*(languages.max()+1)+languages
@@ -52,20 +52,21 @@ def shared_rows(
 
 # %% ../../nbs/api/data/13_report.ipynb #981e2d19
 def label_codes(
-    df:pd.DataFrame, # With 'label' or 'ner_tags'
+    df:pd.DataFrame, # With 'label', 'labels' or 'ner_tags'
     labels:list[str],# The task's
-)->np.ndarray:       # One number a row, or a tag
+)->np.ndarray:       # One number a label
     "The labels of a table as numbers"
     if not len(df): return np.zeros(0, int)
-    codes, names = numbered(df['label'] if 'label' in df else pd.Series(list(chain.from_iterable(df['ner_tags']))))
+    lists = df['ner_tags' if 'ner_tags' in df else 'labels'] if 'label' not in df else None
+    codes, names = numbered(df['label'] if lists is None else pd.Series(list(chain.from_iterable(lists)), dtype=str))
     return pd.Index(labels).get_indexer(names)[codes]
 
 def texts_with_two_labels(
     keys:np.ndarray,   # Of the table's rows, from `text_keys`
-    df:pd.DataFrame,   # With 'label' or 'ner_tags'
+    df:pd.DataFrame,   # With 'label', 'labels' or 'ner_tags'
 )->np.ndarray:         # The number of the first row of each such text
     "Texts that stand in a table several times, with different labels"
-    codes, names = numbered(df['label'] if 'label' in df else df['ner_tags'].map('\n'.join))
+    codes, names = numbered(df['label'] if 'label' in df else df['ner_tags' if 'ner_tags' in df else 'labels'].map('\n'.join))
     pairs = pd.unique(keys.astype(np.int64)*len(names)+codes)
     several = np.bincount(pairs//len(names)) > 1
     return np.flatnonzero(several[keys] & ~pd.Series(keys).duplicated().to_numpy())
@@ -83,7 +84,7 @@ def missing_labels(
 )->dict[str,int]: # Training language -> number of labels without a row; only where there are some
     "Training languages that lack labels"
     codes, names = numbered(task.train['language'])
-    per_row = 1 if task.kind == 'sequence' else task.train['ner_tags'].map(len).to_numpy()
+    per_row = 1 if task.kind == 'sequence' else task.train['ner_tags' if task.kind == 'token' else 'labels'].map(len).to_numpy()
     at = np.repeat(codes, per_row)*len(task.labels)+label_codes(task.train, task.labels)
     lacking = (np.bincount(at, minlength=len(names)*len(task.labels)).reshape(len(names), -1) == 0).sum(1)
     return {l: int(n) for l,n in zip(names, lacking) if n}
@@ -145,7 +146,8 @@ def label_warnings(
             res.append(f"labels of {s} that no training row has: {_few(new.index)} ({new[s].sum():,} of {labels[s].sum():,})")
     if task.kind == 'sequence' and (labels.train > 0).sum() > max(20, len(task.train)/2):
         res.append(f"{(labels.train > 0).sum():,} labels for {len(task.train):,} training texts ({_few(labels.index)}); is this the column of labels?")
-    if (labels.train > 0).sum() == 1: res.append(f"all training rows have the label {_few(labels.index[labels.train > 0])}; there is nothing to learn")
+    if (labels.train > 0).sum() == 1 and task.kind != 'multilabel':
+        res.append(f"all training rows have the label {_few(labels.index[labels.train > 0])}; there is nothing to learn")
     res += [f"the labels {_few(g)} differ in their spelling only" for g in lookalikes(task.labels)]
     entities = labels[labels.index.str[:2] == 'B-'].sum().sum()
     if without_b > SERIOUS*entities: res.append(f"entities that begin with I-: {without_b:,}; they are scored as entities, as seqeval and the CoNLL script do")

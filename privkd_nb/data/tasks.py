@@ -28,10 +28,10 @@ from ..markup import as_markdown, md_text, visible
 class Task:
     "The data and labels of a task, and the languages that are trained on and scored"
     name:str                 # As in the catalog, or the path of the user's data
-    kind:str                 # 'sequence' or 'token'
+    kind:str                 # 'sequence', 'multilabel' or 'token'
     labels:list[str]         # Sorted names; a label's number is its index in this list
     metric:str               # The score that selects checkpoints
-    train:pd.DataFrame       # 'id', 'text' or 'tokens', 'label' or 'ner_tags' (names), 'language'
+    train:pd.DataFrame       # 'id', 'text' (and 'text_pair') or 'tokens', 'label', 'labels' or 'ner_tags' (names), 'language'
     validation:pd.DataFrame  # The same
     test:pd.DataFrame        # The same
     train_languages:list[str]# Languages with training rows
@@ -114,18 +114,19 @@ def _repr_markdown_(self:Task):
 # %% ../../nbs/api/data/09_tasks.ipynb #e2611bb1
 def sort_labels(
     names,      # Label names in any order
-    kind:str,   # 'sequence' or 'token'
+    kind:str,   # Of the task
 )->list[str]:   # Sorted; for tags 'O' comes first, and B- before I-
     "Label names in the order of their numbers"
-    return sorted(names) if kind == 'sequence' else sorted(names, key=lambda t: (t != 'O', t[2:], t[:1]))
+    return sorted(names) if kind != 'token' else sorted(names, key=lambda t: (t != 'O', t[2:], t[:1]))
 
 # %% ../../nbs/api/data/09_tasks.ipynb #a037882c
 def label_names(
     frames,     # The tables of all splits
-    kind:str,   # 'sequence' or 'token'
+    kind:str,   # Of the task
 )->list[str]:   # In the order of `sort_labels`
     "All label names that occur"
-    values = (df['label'].unique() if kind == 'sequence' else set().union(*df['ner_tags']) for df in frames)
+    def lists(df): return df['ner_tags' if kind == 'token' else 'labels']
+    values = (df['label'].unique() if kind == 'sequence' else set().union(*lists(df)) for df in frames)
     return sort_labels(set().union(*values), kind)
 
 # %% ../../nbs/api/data/09_tasks.ipynb #f4cc593a
@@ -177,7 +178,7 @@ def own_splits(
     langs = chosen('languages', languages) or known
     evals = chosen('eval_languages', eval_languages) or langs
     trains = scenario_languages(scenario, [l for l in langs if l in set(data['train'].language)])
-    metric = 'accuracy' if kind == 'sequence' else 'entity_f1'
+    metric = dict(sequence='accuracy', multilabel='micro_f1', token='entity_f1')[kind]
     labels = label_names(data.values(), kind)
     said += [f'{l} is {found} in {Path(name).name}' for l,found in zip(as_list(languages), chosen('languages', languages)) if l != found]
     return data, dict(said=said, divided=divided, kind=kind, metric=metric, labels=labels, train_languages=trains, eval_languages=evals)
@@ -204,8 +205,9 @@ def count_leaks(
     data:dict[str,pd.DataFrame],   # Split -> table
 )->dict[str,int]:                  # 'validation' and 'test'
     "How many texts of the other splits stand in the training split, too, in the same language"
-    def keys(d): return pd.util.hash_pandas_object(pd.DataFrame(dict(
-        text=d['text'] if 'text' in d else d['tokens'].map('\x1f'.join), language=d['language'].astype(str))), index=False)
+    def keys(d):
+        texts = d[[c for c in ('text', 'text_pair') if c in d]] if 'text' in d else d[['tokens']].map('\x1f'.join)
+        return pd.util.hash_pandas_object(texts.assign(language=d['language'].astype(str)), index=False)
     known = keys(train)
     return {s: int(keys(data[s]).isin(known).sum()) for s in SPLITS if s != 'train'}
 
@@ -241,6 +243,7 @@ def load_task(
     about['labels'] = about['labels'] or label_names(data.values(), about['kind'])
     if about['kind'] == 'sequence' and len(about['labels']) < 2:
         raise InputError(f"all rows of {name} have the label {about['labels'][0]!r}; a classifier needs at least two labels.")
+    if not about['labels']: raise InputError(f"no text of {name} has a label; a classifier needs some.")
     whole, data['train'] = data['train'], take_fraction(data['train'], fraction, seed).reset_index(drop=True)
     about['rest'] = {f'left out by fraction={fraction:g}': len(whole)-len(data['train']), **other_languages(raw, about)}
     if limit:

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['content', 'own_data', 'KINDS', 'FIRST', 'XLMR', 'OWN', 'CHOICES', 'INJECTED', 'SAME_NUMBERS', 'NAMED_AS', 'LATER',
-           'RECIPE', 'as_text', 'typed_value', 'RunConfig', 'field_groups', 'assigned_names', 'check_parameters']
+           'RECIPE', 'as_text', 'typed_value', 'DataConfig', 'RunConfig', 'field_groups', 'assigned_names',
+           'check_parameters']
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9e59f110
 import ast, math, os
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
-from ..data.catalog import BATCHING, CATALOG, SCENARIOS, Reading, check_languages, own_files, training_languages
+from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, check_languages, own_files, training_languages
 from ..core import InputError, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import, remembered_hash
 from ..init.depth import resolve_layers
 from ..init.spec import InitSpec
@@ -51,22 +52,29 @@ def typed_value(
 # %% ../../nbs/api/jobs/00_config.ipynb #3c1b1e9a
 def _p(default, help): return field(default=default, metadata=dict(help=help))
 
-# %% ../../nbs/api/jobs/00_config.ipynb #9ef71833
-@accepts_former_names(vocabulary='embedding_rows', packing='unpadding', pieces='max_tokens')
+# %% ../../nbs/api/jobs/00_config.ipynb #a98bf977
 @dataclass
-class RunConfig:
-    "One run's parameters, checked"
-    dataset:str = _p('playground', 'playground, massive, tsm, uner, or a path to your own files')
-    data_dir:str = _p('', 'folder with local copies of massive, tsm, uner; empty: the hub')
+class DataConfig:
+    "Which texts a run reads"
+    dataset:str = _p('playground', 'playground, playground-pairs, playground-labels, massive, tsm, uner, xnli, pawsx, or a path to your own files')
+    data_dir:str = _p('', 'folder with local copies of massive, tsm, uner, xnli, pawsx; empty: the hub')
     languages:str = _p('all', 'languages in play, such as en,de,sw')
     eval_languages:str = _p('', 'languages to score; empty: the same')
     scenario:str = _p('all', "languages to train on: all, en (English only) or cl (every second one: the paper's cross-lingual setting)")
     fraction:float = _p(0., "share of the training data the student sees; 0: a tenth, and all of your own files")
     text_column:str = _p('', "your files' column of texts (or words); empty: found by its name")
+    text_pair_column:str = _p('', "your files' column of second texts, where a label is for two; empty: found by its name")
     label_column:str = _p('', "your files' column of labels (or tags); empty: found by its name")
+    label_separator:str = _p('', "between several labels of a text, such as ;; empty: found in a column called labels; none: a cell is one label")
     language_column:str = _p('', "your files' column of languages; empty: found by its name")
     language:str = _p('', 'language of all your texts, such as de, if no column says it')
     test:float = _p(.2, 'share of your texts that become the test set, if you give none')
+
+# %% ../../nbs/api/jobs/00_config.ipynb #9ef71833
+@accepts_former_names(vocabulary='embedding_rows', packing='unpadding', pieces='max_tokens')
+@dataclass
+class RunConfig(DataConfig):
+    "One run's parameters, checked"
     # ---- teacher -----------------------------------------------
     base:str = _p('auto', "pretrained model: a name or folder; auto: the playground's own, else FacebookAI/xlm-roberta-base")
     teacher:str = _p('auto', 'fine-tuned model: a name or folder; auto: fine-tune base, and cache it')
@@ -133,7 +141,7 @@ def init_spec(self:RunConfig)->InitSpec:
 def base_name(self:RunConfig)->str:
     "The name of the pretrained model, also for 'auto'"
     if self.base != 'auto': return self.base
-    return 'playground' if self.dataset == 'playground' or self.tiny else XLMR
+    return 'playground' if self.dataset in BUILT_IN or self.tiny else XLMR
 
 XLMR = 'FacebookAI/xlm-roberta-base'
 

@@ -16,6 +16,7 @@ import pandas as pd
 from filelock import FileLock
 from ..checkpoints import whole_checkpoint
 from ..core import InputError, accepts_former_names, as_list, build_once, cache_dir, content_key, is_whole, replacing_folder, seed_for, write_checksums
+from ..data.catalog import BUILT_IN
 from ..data.encoding import Encoded, encode
 from ..data.subsets import few_rows
 from ..data.tasks import Task, load_task
@@ -58,7 +59,7 @@ def load_data(
     own = dict(student=(cfg.scenario, cfg.fraction, cfg.seed),
                teacher=(cfg.teacher_scenario or cfg.scenario, cfg.teacher_fraction, 0))
     scenario, fraction, seed = own[role]
-    few = cfg.tiny and cfg.dataset == 'playground' and cfg.languages == 'all'
+    few = cfg.tiny and cfg.dataset in BUILT_IN and cfg.languages == 'all'
     content = cfg.data_content()                # before it is read: what changes while it is read is noticed later
     task = load_task(cfg.dataset, **cfg.own(), data_dir=cfg.data_dir or None, languages=TINY['languages'] if few else cfg.languages,
                      scenario=scenario, eval_languages=cfg.eval_languages or None, fraction=fraction, seed=seed,
