@@ -333,7 +333,7 @@ def write_results(
     "Write all tables of a trained run, and the student"
     trainer.history.check_folder()
     write_scores(run, trainer, models.teacher, test)
-    time_limit = dict(seconds=0, texts=4) if cfg.tiny else dict(budget=6)
+    time_limit = dict(seconds=0, texts=4) if cfg.tiny else {}
     with usual_kernel(models.teacher, trainer.model):
         run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, **time_limit))
     text = task.test.text if task.kind == 'sequence' else task.test.tokens.map(' '.join)
