@@ -103,7 +103,11 @@ function view(plotly, el, div, now, click) {
   };
   const draw = () => {
     stale = true;
-    if (!visible() || !now().data.length && !now().layout?.height) return;      // drawn when there is something to see
+    if (!visible()) {                            // hidden and shown again between two frames, it would not be resized: looked at once more
+      requestAnimationFrame(() => { if (stale && !gone && visible()) draw(); });
+      return;
+    }
+    if (!now().data.length && !now().layout?.height) return;                    // drawn when there is something to see
     then(async () => {
       if (!stale) return;
       stale = false; pending.clear();            // the figure has them

@@ -45,6 +45,29 @@ def lab(tmp_path_factory):
 def cells(page): return page.locator('.jp-NotebookPanel .jp-Cell').count()
 
 
+HIDDEN = """async source => {
+  const plotly = {react: async (div, data) => { div.data = data; div._fullLayout = {}; div.on = () => {}; }, purge() {}, Plots: {resize() {}}, Icons: {}};
+  globalThis.privkd_plotly_0 = {ready: Promise.resolve(plotly)};
+  const picture = (epoch, ...data) => JSON.stringify({epoch, height: 300, data, layout: {}}), heard = {};
+  const state = {plotly: '0', picture: picture(0, {type: 'bar', x: [1]})};
+  const model = {get: k => state[k], on: (k, f) => { heard[k] = f; }, off() {}, send() {}}, el = document.body.appendChild(document.createElement('div'));
+  const widget = (await import(`data:text/javascript;base64,${btoa(source)}`)).default(), frame = () => new Promise(requestAnimationFrame);
+  widget.initialize({model}); widget.render({model, el});
+  const set = p => { state.picture = p; heard['change:picture'](); }, shown = () => document.querySelector('div > div').data?.[0]?.type;
+  for (let i = 0; i < 5; i++) await frame();
+  const first = shown();
+  set(picture(1)); el.style.display = 'none'; set(picture(2, {type: 'scatter', x: [2]})); el.style.display = '';      // all between two frames
+  for (let i = 0; i < 5; i++) await frame();
+  return [first, shown()]; }"""
+
+
+def test_a_figure_that_is_hidden_and_shown_between_two_frames_is_drawn():
+    source = (ROOT/'privkd_nb'/'plot_view.js').read_text(encoding='utf-8')
+    with chromium() as page:
+        page.set_content('<body></body>')
+        assert page.evaluate(HIDDEN, source.encode('ascii', 'ignore').decode()) == ['bar', 'scatter']
+
+
 def test_languages_by_keyboard_then_a_difference_saved(lab):
     with chromium() as page:
         open_notebook(page, lab, 'explore.ipynb')
