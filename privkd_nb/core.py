@@ -218,6 +218,7 @@ _FILES = {}     # (path, size and times) -> hash
 
 def file_hash(
     path:str|Path, # Any file
+    progress=None, # Called with a number of bytes, when they are read
 )->str:            # 64 hexadecimal digits
     "The SHA-256 of a file's content"
     with open(path, 'rb') as f:
@@ -225,7 +226,9 @@ def file_hash(
         key = os.path.abspath(path), s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
         settled = time.time()-max(s.st_mtime, s.st_ctime) > 2   # a younger file may change again within one tick of the clock
         if key in _FILES: return _FILES[key]
-        while block := f.read(1 << 20): h.update(block)
+        while block := f.read(1 << 20):
+            h.update(block)
+            if progress: progress(len(block))
     if settled: _FILES[key] = h.hexdigest()
     return h.hexdigest()
 
@@ -270,14 +273,15 @@ def cache_dir(
 def remembered_hash(
     path:str|Path,    # Any file
     least:int=16<<20, # Bytes from which remembering is worth it
+    progress=None,    # As in `file_hash`
 )->str:               # 64 hexadecimal digits
     "`file_hash`, remembered for other processes by path, size and times"
     path, s = os.path.abspath(path), os.stat(path)
-    if s.st_size < least: return file_hash(path)
+    if s.st_size < least: return file_hash(path, progress)
     now = [path, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
     had = _memory(path)
     if had.get('file') == now: return had['sha256']
-    found, settled = file_hash(path), time.time()-max(s.st_mtime, s.st_ctime) > 2
+    found, settled = file_hash(path, progress), time.time()-max(s.st_mtime, s.st_ctime) > 2
     if settled: _memory(path, dict(file=now, sha256=found))
     return found
 

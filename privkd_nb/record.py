@@ -9,7 +9,7 @@ __all__ = ['HISTORY', 'METRICS', 'GROUPS', 'SCORES', 'DONE', 'PROGRESS', 'STOP',
            'describe_environment', 'computed_with']
 
 # %% ../nbs/api/03_record.ipynb #842ba4e8
-import json, math, os, platform, re, subprocess, time
+import json, math, os, platform, re, subprocess, threading, time
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -347,7 +347,8 @@ class StatusFile:
         self.path, self.every = Path(folder)/PROGRESS, every
         self.stop_file = Path(folder)/STOP
         self.began, self.last, self.written = time.monotonic(), -math.inf, False   # the wall clock may be set back; it is shown only
-        self.at = dict(step=0, steps=0, first=0)
+        self.at, self.state, self.doing, self.phase = dict(step=0, steps=0, first=0), '', '', None
+        self.lock = threading.RLock()           # phases are written by a thread of their own
 
     def step(self,
         step:int,     # Optimizer steps done
@@ -364,12 +365,22 @@ class StatusFile:
         doing:str='', # What a process that prepares is at, in words
     ):
         "Write the state, now"
-        self.last = time.monotonic()
-        process = dict(updated=time.time(), pid=os.getpid(), host=platform.node(), **dict(doing=doing) if doing else {})
-        try: write_json(self.path, dict(state=state, **self.at, seconds=round(self.last-self.began, 2), **process), parents=not self.written)
-        except FileNotFoundError:
-            if not self.written: raise        # otherwise the folder was moved: see `FolderLostError`
-        self.written = True
+        with self.lock:
+            self.last, self.state, self.doing = time.monotonic(), state, doing
+            more = {k: v for k,v in dict(doing=doing, phase=self.phase).items() if v}
+            process = dict(updated=time.time(), pid=os.getpid(), host=platform.node(), **more)
+            try: write_json(self.path, dict(state=state, **self.at, seconds=round(self.last-self.began, 2), **process), parents=not self.written)
+            except FileNotFoundError:
+                if not self.written: raise        # otherwise the folder was moved: see `FolderLostError`
+            self.written = True
+
+    def tell(self,
+        phase:dict, # What the process is at, from `phases.record_of`
+    ):
+        "Write what the process is at, beside its state"
+        with self.lock:
+            self.phase = phase
+            if self.state: self.write(self.state, self.doing)
 
 # %% ../nbs/api/03_record.ipynb #9e6de827
 def lock_files(

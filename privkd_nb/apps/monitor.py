@@ -18,7 +18,8 @@ from ..markup import html_attr, html_text, visible
 from ..finding import find_run
 from ..record import DONE, PROGRESS, STOP, HistoryTail, Run, alive, lock_files
 from ..analysis.curves import Curves
-from ..figures.run import LineKey, describe, line_keys, log_limits, losses_figure, monitor_figure, scores_figure
+from ..figures.run import LineKey, line_keys, log_limits, losses_figure, monitor_figure, scores_figure
+from ..state import bar_of, describe
 from .plot_view import PlotView, static_bundle
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #dba034fd
@@ -408,8 +409,8 @@ def _follow_work(self:Monitor): # To the run that is under way, unless one was c
 @patch
 def _show_status(self:Monitor, words):
     p, label = self.news.progress, html_text(self.runs.labels[self.shown])
-    at = f'value="{html_attr(p["step"])}" max="{html_attr(p["steps"])}"' if p.get('steps') else ''
-    bar = f'<progress aria-label="steps done" style="width:9em;vertical-align:middle" {at}></progress>&ensp;' if at else ''
+    def at(unit, done, total): return f'aria-label="{html_attr(unit)} done" style="width:9em;vertical-align:middle" value="{html_attr(done)}" max="{html_attr(total)}"'
+    bar = f'<progress {at(*found)}></progress>&ensp;' if (found := bar_of(p)) else ''
     self._set(self.state, f'<div style="line-height:1.5;overflow-wrap:anywhere">{bar}<b>{label}</b>&ensp;{html_text(words, 2000)}</div>')
     self.controls.update(self.news, (self.shown/STOP).exists(), self._startable)
 

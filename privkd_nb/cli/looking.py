@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LISTED', 'SHARED', 'BIG_FIRST', 'SORTS', 'LIST', 'MAIN', 'SHOW', 'PREDICT', 'since', 'size_text', 'shared_values',
            'listed', 'fitting', 'list_command', 'add_list_options', 'result_dict', 'settings_text', 'weights_text',
-           'show_command', 'add_run_name', 'prediction_line', 'given_texts', 'predict_command', 'add_predict_options']
+           'show_running', 'show_command', 'add_run_name', 'prediction_line', 'given_texts', 'predict_command',
+           'add_predict_options']
 
 # %% ../../nbs/api/cli/09_looking.ipynb #c1bdd3c6
 import argparse, sys
@@ -89,6 +90,7 @@ def list_command(given:dict)->None:
     scores = dict.fromkeys(('score', 'seen', 'unseen'), '{:.3f}')
     text, left_out = fitting(listed(t, shared), terminal_width(), scores)
     print(f"{visible(' · '.join(title), 0)}\n\n{text}")
+    for r in t[t.state == 'running'].itertuples(): print(f'\nrun {r.number} is {visible(r.doing or "running", 0)}')
     if left_out: print(f"\nnot shown, because the terminal is narrow: {', '.join(left_out)} (--json has everything)")
 
 def add_list_options(
@@ -126,12 +128,20 @@ def weights_text(card)->str: # An `InitCard`
     layers = f", its layers from layers {', '.join(map(str, card.layers))}" if card.share_copied and card.layers else ''
     return f"{card.share_copied:.0%} of the student's parameters are copied{layers}"
 
+def show_running(run, json:bool=False)->None: # A `Run`
+    "What a run that is under way is at"
+    from privkd_nb.state import describe
+    if json: return print_json(dict(run=run.path.name, state='running', doing=describe(run.progress, working=True), progress=run.progress, path=str(run.path)))
+    print(f'run {visible(run.path, 0)}\n{visible(describe(run.progress, working=True), 0)}')
+
 def show_command(given:dict)->None:
     "`privkd show`: the result of one run: scores by language, a summary, and where its files are"
     from privkd_nb.finding import find_run
     from privkd_nb.init.student import InitCard
-    from privkd_nb.record import Run
-    run = Run.load(find_run(given['run'], given.get('runs', 'runs')).path)
+    from privkd_nb.record import Run, alive
+    run = find_run(given['run'], given.get('runs', 'runs'))
+    if not run.finished and alive(run.path): return show_running(run, given.get('json'))
+    run = Run.load(run.path)
     if given.get('json'): return print_json(result_dict(run))
     print(f'run {visible(run.path, 0)}\n{visible(settings_text(run.config), 0)}\n{visible(weights_text(InitCard.load(run.path/"init_card.json")), 0)}')
     print_result(run)

@@ -19,6 +19,7 @@ from .files import COLUMNS, Number, reading, read_parquet
 from .labels import check_label_list, check_tags, is_list, label_name
 from .playground import SPLITS, mentioned, playground_rows, same_label_pairs
 from ..hub import hub_errors, require_hub
+from ..phases import tracked
 
 # %% ../../nbs/api/data/06_sources.ipynb #d311c051
 def normalize_text(
@@ -284,7 +285,7 @@ def read_hub(
 )->pd.DataFrame:          # As from `tidy`
     "Read one split of a known task from the cache, or download it first"
     frames = []
-    for lang in languages:
+    for lang in tracked(languages, f'reading {info.name} ({split})', 'languages'):
         for part,args in hub_parts(info, lang):
             if not cached_split(info, part, split).exists(): download_part(info, part, args, lang)
             frames.append(pd.read_parquet(cached_split(info, part, split)))

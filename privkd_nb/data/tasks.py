@@ -22,6 +22,7 @@ from .playground import SPLITS
 from .sources import read_split
 from .subsets import few_rows, hold_out, hold_out_groups, take_fraction
 from ..markup import as_markdown, md_text, visible
+from ..phases import tracked
 
 # %% ../../nbs/api/data/09_tasks.ipynb #bfe8288f
 @dataclass(repr=False)
@@ -144,7 +145,7 @@ def catalog_splits(
     trains = training_languages(info, scenario, langs)
     if not trains: raise InputError(f"{name} has no training data in {', '.join(langs)}; "
                                     f"choose among {', '.join(l for l in info.languages if l not in info.untrained)}.")
-    data = {s: read_split(name, s, trains if s == 'train' else evals, data_dir) for s in SPLITS}
+    data = {s: read_split(name, s, trains if s == 'train' else evals, data_dir) for s in tracked(SPLITS, f'reading {name}', 'splits')}
     labels = info.names and sort_labels(info.names, info.kind)
     return data, dict(kind=info.kind, metric=info.metric, labels=labels, train_languages=trains, eval_languages=evals)
 

@@ -11,6 +11,7 @@ from time import perf_counter
 import numpy as np, pandas as pd, torch
 from ..core import InputError, seed_for
 from ..data.encoding import Collate, Encoded, model_inputs
+from ..phases import tracked
 
 # %% ../../nbs/api/evaluation/01_latency.ipynb #d18a9ed0
 def sample_texts(
@@ -98,7 +99,7 @@ def speed_rows(
         for m in models.values():
             m.eval()
             for b in batch_sizes: time_forward(m, data, chosen[order[0]], b, collate, count=1)  # warm-up
-        for l in order:
+        for l in tracked(order, 'measuring speed', 'languages'):
             start = perf_counter()
             if rows and start-begun+took > budget: break
             rows[l] = [r for b in batch_sizes for r in language_rows(models, data, chosen[l], b, collate, share)]

@@ -18,7 +18,7 @@ from ..data.tasks import said_once
 from ..hub import quietly
 from .config import RunConfig
 from ..record import Run
-from ..train.callbacks import passing_bars
+from ..phases import passing_bars
 
 # %% ../../nbs/api/jobs/08_arm_runs.ipynb #9bf90367
 def as_pandas(

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, check_languages, own_files, training_languages
-from ..core import InputError, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import, remembered_hash
+from ..core import InputError, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import
 from ..init.depth import resolve_layers
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses, term_label
 from ..models.files import read_object
+from ..phases import hash_of
 content = lazy_import('privkd_nb.models.content')
 own_data = lazy_import('privkd_nb.data.own')
 
@@ -286,7 +287,7 @@ def copies_hash(self:RunConfig)->str: # '' for the hub, for built-in data and fo
     "A hash of the local copies of a catalog's task"
     if not self.data_dir or self.dataset not in CATALOG: return ''
     for folder in (Path(self.data_dir)/self.dataset, Path(self.data_dir)):
-        if found := sorted(folder.glob('*.parquet')): return content_key([(p.name, remembered_hash(p)) for p in found])
+        if found := sorted(folder.glob('*.parquet')): return content_key([(p.name, hash_of(p)) for p in found])
     return ''
 
 # %% ../../nbs/api/jobs/00_config.ipynb #a56292c7

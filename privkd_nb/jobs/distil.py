@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
-           'StoppedError', 'final_state', 'prepare_student', 'Examples', 'encode_task', 'tokenizer_hash', 'inputs_of',
-           'learning_rate', 'describe_data', 'write_setup', 'remake_setup', 'is_settled', 'forget_other_inputs',
-           'on_record_read_only', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step', 'write_scores',
-           'write_results', 'stop_note', 'check_loaded', 'distil']
+           'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'tokenizer_hash',
+           'inputs_of', 'learning_rate', 'describe_data', 'write_setup', 'remake_setup', 'is_settled',
+           'forget_other_inputs', 'on_record_read_only', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step',
+           'write_scores', 'write_results', 'stop_note', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import hashlib, os, shutil, tempfile, time, warnings
@@ -35,6 +35,7 @@ from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, fit, load_data, load_models, validation_subset
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
+from ..phases import phase, reporting_to
 from ..record import PROGRESS, History, Run, StatusFile, describe_environment, lock_files
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar, StatusCallback
@@ -119,6 +120,16 @@ def final_state(
         raise
     finally:
         with suppress(OSError): status.stop_file.unlink(missing_ok=True)
+
+# %% ../../nbs/api/jobs/02_distil.ipynb #7718fc0c
+@contextmanager
+def preparing(
+    status:StatusFile,
+    doing:str, # As in 'loading the data'
+)->Iterator[None]:
+    "The block is a phase before training"
+    status.write('preparing', doing)
+    with phase(doing): yield
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #b2076667
 def prepare_student(
@@ -339,8 +350,9 @@ def write_results(
     text = task.test.text if task.kind == 'sequence' else task.test.tokens.map(' '.join)
     run.write('texts', task.test.assign(text=text)[['id', 'language', 'text']])
     trainer.history.check_folder()
-    trainer.save_model(run.path/'model')
-    save_tokenizer(models.tokenizer, run.path/'model')
+    with phase('saving the student'):
+        trainer.save_model(run.path/'model')
+        save_tokenizer(models.tokenizer, run.path/'model')
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #47599797
 def stop_note(run:Run, state)->str:
@@ -381,24 +393,23 @@ def distil(
         if not cfg.redo and is_settled(run, cfg, task, models): return run
         status, checkpoints = StatusFile(folder), run.path/'checkpoints'
         watcher = StatusCallback(status)
-        with final_state(status):
-            status.write('preparing', 'loading the data')
-            task = task or load_data(cfg)
-            status.write('preparing', 'loading the models' if models or cfg.teacher != 'auto' else 'loading the models, or training the teacher')
-            models = models or load_models(cfg, task)
+        with final_state(status), reporting_to(status):
+            with preparing(status, 'loading the data'): task = task or load_data(cfg)
+            with preparing(status, 'loading the models' if models or cfg.teacher != 'auto' else 'loading the models, or training the teacher'):
+                models = models or load_models(cfg, task)
             check_loaded(cfg, task, models)
             wait_for_all()
-            status.write('preparing', 'building the student')
-            student, card = prepare_student(cfg, models)
-            data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
+            with preparing(status, 'building the student'): student, card = prepare_student(cfg, models)
+            with preparing(status, 'encoding the texts'): data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
             if is_main() and cfg.redo: clear_run(run); status.write('preparing')
-            elif is_main(): forget_other_inputs(run, inputs_of(task, models, card))
-            wait_for_all()
-            write_setup(Run(folder), cfg, task, models, student, card, data)
+            with preparing(status, 'describing data and models'):
+                if is_main() and not cfg.redo: forget_other_inputs(run, inputs_of(task, models, card))
+                wait_for_all()
+                write_setup(Run(folder), cfg, task, models, student, card, data)
             if is_main(): task.announce()
-            status.write('preparing', "computing the teacher's outputs")
-            trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),
-                                   callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], **trainer_kw)
+            with preparing(status, "computing the teacher's outputs"):
+                trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),
+                                       callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], **trainer_kw)
             status.write('preparing', 'scoring the student before training')
             fit(trainer, checkpoints, models.teacher)
             if watcher.stopped: raise StoppedError(stop_note(run, trainer.state))

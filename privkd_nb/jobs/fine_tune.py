@@ -28,6 +28,7 @@ from ..models.languages import check_reading, check_rows, sample_texts
 from ..models.loading import load_encoder, load_tokenizer, save_tokenizer, stated_labels
 from ..models.outputs import align_outputs, taught_labels
 from ..models.playground_base import TINY_BASE, playground_base
+from ..phases import phase
 from ..record import History
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar
@@ -139,10 +140,11 @@ def fine_tune(
     args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, cfg.lr or default_lr(model),
                          cfg.batch_size, seed=0, metric=task.metric, evals=2)
     if is_main(): task.announce('fine-tuning the teacher')
-    trainer = DistillTrainer(model, losses='ce', history=History(work/'history.jsonl' if is_main() else None),
-                             train_languages=task.train_languages, args=args, train_dataset=train, eval_dataset=val,
-                             processing_class=tok, callbacks=[ProgressBar('fine-tuning the teacher (once)')])
-    fit(trainer, work)
+    with phase('fine-tuning the teacher', drawn=False) as p:
+        trainer = DistillTrainer(model, losses='ce', history=History(work/'history.jsonl' if is_main() else None),
+                                 train_languages=task.train_languages, args=args, train_dataset=train, eval_dataset=val,
+                                 processing_class=tok, callbacks=[ProgressBar('fine-tuning the teacher (once)', p)])
+        fit(trainer, work)
     trainer.save_model(folder)
     if not is_main(): return
     save_tokenizer(tok, folder)

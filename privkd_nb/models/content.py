@@ -7,10 +7,11 @@ __all__ = ['MODEL_FILES', 'folder_content', 'hub_commit', 'download_commit', 'co
 
 # %% ../../nbs/api/models/10_content.ipynb #33677b1a
 from pathlib import Path
-from ..core import content_key, remembered_hash
+from ..core import content_key
 from ..hub import from_hub, hub_file
 from .adapters import adapter_base
 from .files import is_adapter
+from ..phases import hash_of
 
 # %% ../../nbs/api/models/10_content.ipynb #034d8c41
 MODEL_FILES = ('config.json', 'adapter_config.json', '*.safetensors', '*.safetensors.index.json', 'tokenizer*.json', 'special_tokens_map.json',
@@ -22,7 +23,7 @@ def folder_content(
 )->str:              # e.g. '44136fa355b3'
     "A hash of the weights, the configuration and the tokenizer in a folder"
     found = {p.name: p for pattern in MODEL_FILES for p in Path(folder).glob(pattern) if p.is_file()}
-    return content_key(sorted((name, remembered_hash(p)) for name,p in found.items()), n)
+    return content_key(sorted((name, hash_of(p)) for name,p in found.items()), n)
 
 # %% ../../nbs/api/models/10_content.ipynb #7b8ad0d5
 def hub_commit(

@@ -75,10 +75,13 @@ def weights_hash(
     n:int=16,  # Hexadecimal digits kept
 )->str:
     "The first `n` digits of the SHA-256 of the names, shapes and bytes of a model's weights"
-    h = hashlib.sha256()
-    for k,v in sorted(model.state_dict().items()):
-        h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
-        h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    from privkd_nb.phases import phase          # not at the top: this page lies under many others
+    h, tensors = hashlib.sha256(), sorted(model.state_dict().items())
+    with phase('hashing the weights', sum(v.nbytes for _,v in tensors), 'B') as p:
+        for k,v in tensors:
+            h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
+            h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            p.update(v.nbytes)
     return h.hexdigest()[:n]
 
 # %% ../../nbs/api/models/01_encoders.ipynb #b7b93f4b

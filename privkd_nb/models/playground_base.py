@@ -18,6 +18,7 @@ from ..hub import quietly
 from ..data.playground import playground_key, playground_sentences
 from .loading import save_tokenizer
 from .tokenizer import train_tokenizer
+from ..phases import tracked
 
 # %% ../../nbs/api/models/09_playground_base.ipynb #2ef8b0bb
 @dataclass(frozen=True)
@@ -140,7 +141,6 @@ def pretrain(
     progress:bool=True,# Show a progress bar
 )->float:              # The mean loss of the last tenth of the steps
     "Pretrain a small XLM-R on the playground's sentences"
-    from tqdm import tqdm
     rows = playground_sentences(languages, spec.sentences, spec.seed)
     tok = train_tokenizer([r['text'] for r in rows], spec.vocab, spec.max_length)
     ids, losses = {}, []
@@ -151,8 +151,8 @@ def pretrain(
     sched = torch.optim.lr_scheduler.LambdaLR(opt, lambda s: min((s+1)/warm, (spec.steps-s)/max(1, spec.steps-warm)))
     gen = torch.Generator().manual_seed(spec.seed)
     batches = pretraining_batches(ids, spec, np.random.default_rng(spec.seed))
-    bar = dict(disable=not progress, ncols=100, file=sys.stderr, mininterval=1)
-    for batch in tqdm(batches, 'pretraining a small base model (once)', spec.steps, **bar):
+    if progress: batches = tracked(batches, 'pretraining a small base model (once)', 'steps', spec.steps)
+    for batch in batches:
         loss = mlm_loss(model, batch, tok, spec.masked, gen)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.)

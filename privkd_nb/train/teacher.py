@@ -7,18 +7,18 @@ __all__ = ['IGNORED_CONFIG', 'GIB', 'example_keys', 'teacher_key', 'cache_bytes'
            'teacher_outputs', 'split_rows', 'cached_teacher', 'Teacher']
 
 # %% ../../nbs/api/train/01_teacher.ipynb #64d67af7
-import hashlib, json, sys, warnings
+import hashlib, json, warnings
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import AttrDict, patch
-from tqdm import tqdm
 from ..compute.forward import LAYERED, OutputSpec, first_layers, forward, outputs
 from ..compute.unpadding import can_unpad, probe_batch, unpadded
 from ..core import content_key
 from ..data.encoding import Collate, Encoded
 from ..models.encoders import weights_hash
+from ..phases import counted
 from .store import RowStore, StoreFullError
 
 # %% ../../nbs/api/train/01_teacher.ipynb #d3583dc6
@@ -168,9 +168,8 @@ def cached_teacher(
     about = teacher_key(teacher.model, teacher.needed, teacher.bf16)
     kind = ('logits-' if about['logits'] else '')+content_key(about, 8)
     store, keys = RowStore(Path(folder)/'-'.join([about['weights'], about['precision'], kind]), about), example_keys(data)
-    look = dict(desc='computing teacher outputs', ncols=100, mininterval=1, delay=2, file=sys.stderr)
-    with tqdm(total=len(store.missing(keys)), **look) as bar:
-        store.fill(keys, lambda positions: teacher_outputs(teacher, data, positions, progress=bar.update), batch=1024)
+    with counted("computing the teacher's outputs", len(store.missing(keys)), 'texts') as p:
+        store.fill(keys, lambda positions: teacher_outputs(teacher, data, positions, progress=p.update), batch=1024)
     return CachedTeacher(store, keys, teacher.needed)
 
 # %% ../../nbs/api/train/01_teacher.ipynb #71714984

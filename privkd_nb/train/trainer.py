@@ -21,6 +21,7 @@ from ..data.encoding import Collate, batch_counts, model_inputs
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, with_means
 from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
+from ..phases import phase
 from ..record import History
 from .efficiency import Efficiency, EfficientTraining
 from .callbacks import StartCallback
@@ -188,7 +189,8 @@ def get_batch_samples(self:DistillTrainer, epoch_iterator, num_batches, device):
 def record_scores(self:DistillTrainer, model, split='validation', data=None): # A frame, indexed by group and language
     "A model's scores by language and their means, written into the history under the name of `split`"
     data = self.eval_dataset if data is None else data
-    means = with_means(evaluate_by_language(model, data, self.train_languages, batch_size=self.args.per_device_eval_batch_size))
+    with phase(f"evaluating the {'teacher' if split == 'teacher' else 'student'}"):
+        means = with_means(evaluate_by_language(model, data, self.train_languages, batch_size=self.args.per_device_eval_batch_size))
     for (group, language),row in means.iterrows():
         values = {k: float(v) for k,v in row.items() if k not in ('seen', 'n') and v == v}    # no F1 without entities
         self.history.add(self.state.global_step, values, split, language, group)
