@@ -55,7 +55,7 @@ _passing = () # How the names of training bars begin that do not stay: see `pass
 def passing_bars(
     *names, # How the names of training bars begin, such as 'distilling'
 )->Iterator[None]:
-    "In the block, such bars, and those of phases, are erased when they end, and left out where nothing can be erased, as in a notebook or a file"
+    "Within the block such bars, and those of phases, are erased at their end, and left out where nothing can be erased (a notebook, a file)"
     global _passing
     before, _passing = _passing, names
     try: yield
@@ -65,8 +65,9 @@ def bar_look(
     name:str,            # At the start of the line
     training:bool=False, # Whether it is the bar of a training, and not of a phase
 )->dict:
-    "How `tqdm` draws a line; within a training, a phase takes over its line for a while, because notebooks have no second one"
-    look = dict(desc=name, ncols=100, file=sys.stderr, leave=training or not getattr(tqdm, '_instances', ()), **{} if training else dict(position=0))
+    "How `tqdm` draws a line; a phase within a training takes over the training's line for a while, because notebooks have one only"
+    look = dict(desc=name, ncols=100, file=sys.stderr, leave=True)
+    if not training: look |= dict(position=0, leave=not getattr(tqdm, '_instances', ()))
     if _passing and (not training or name.startswith(_passing)): look |= dict(leave=False, disable=not sys.stderr.isatty())
     return look
 
@@ -75,7 +76,8 @@ def draw(p:Phase):
     "Draw a phase, or draw it again"
     if p.bar is not None and p.bar.total != p.total: erase(p, leave=False)         # it counts now, or no more
     if p.bar is None:
-        size = dict(unit='B', unit_scale=True, unit_divisor=1024) if p.unit == 'B' else dict(unit=f' {p.unit}' if p.unit else 'it')
+        size = dict(unit=f' {p.unit}' if p.unit else 'it')
+        if p.unit == 'B': size = dict(unit='B', unit_scale=True, unit_divisor=1024)
         form = {} if p.total else dict(bar_format='{desc}: {elapsed}')
         p.bar = tqdm(total=p.total, smoothing=0, **size, **form, **bar_look(p.name))
         if not p.bar.disable: p.bar.start_t -= time.monotonic()-p.began

@@ -62,7 +62,8 @@ LEAVING = 5 # Seconds that a process may take to end after its last word
 
 def _doing(p, left): # What a process that is at work does
     at = phase_words(p)
-    if p['state'] != 'training': return at or p.get('doing') or ('evaluating on the test set' if p['state'] == 'scoring' else p['state'])
+    if p['state'] == 'scoring': return at or 'evaluating on the test set'
+    if p['state'] != 'training': return at or p.get('doing') or p['state']
     return f"training {_steps(p)}" + ('' if left is None else f', {in_words(left)} left') + (f'; {at}' if at else '')
 
 def _steps(p): return f"{p.get('step', 0):,} of {p.get('steps', 0):,}"
@@ -98,8 +99,8 @@ def bar_of(
     progress:dict, # From `Run.progress`
 )->tuple|None:     # What is counted, how much is done, and how much there is to do; None if nothing is counted
     "What a bar shows"
-    p = progress.get('phase')
-    if progress.get('state') == 'training' or not isinstance(p, dict): p = dict(unit='steps', done=progress.get('step'), total=progress.get('steps'))
+    p, steps = progress.get('phase'), dict(unit='steps', done=progress.get('step'), total=progress.get('steps'))
+    if progress.get('state') == 'training' or not isinstance(p, dict): p = steps
     done, total, unit = p.get('done'), p.get('total'), p.get('unit')
     if not (_number(done) and _number(total) and total > 0): return None
     return 'bytes' if unit == 'B' else str(unit or 'parts'), min(max(done, 0), total), total

@@ -131,8 +131,10 @@ def weights_text(card)->str: # An `InitCard`
 def show_running(run, json:bool=False)->None: # A `Run`
     "What a run that is under way is at"
     from privkd_nb.state import describe
-    if json: return print_json(dict(run=run.path.name, state='running', doing=describe(run.progress, working=True), progress=run.progress, path=str(run.path)))
-    print(f'run {visible(run.path, 0)}\n{visible(describe(run.progress, working=True), 0)}')
+    progress = run.progress
+    doing = describe(progress, working=True)
+    if json: return print_json(dict(run=run.path.name, state='running', doing=doing, progress=progress, path=str(run.path)))
+    print(f'run {visible(run.path, 0)}\n{visible(doing, 0)}')
 
 def show_command(given:dict)->None:
     "`privkd show`: the result of one run: scores by language, a summary, and where its files are"

@@ -12,6 +12,7 @@ import numpy as np, pandas as pd, torch
 from ..core import accepts_former_names
 from ..data.encoding import IGNORE, Encoded, by_length, model_inputs
 from ..models.encoders import model_labels
+from ..phases import counted
 from ..record import METRICS
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #e53c31a2
@@ -89,9 +90,11 @@ def predict(
     "Predict every row of `data`"
     names, found = np.array(model_labels(model), dtype=object), {}
     order = [np.zeros(0, int)]
-    for idx,batch,z in logits_by_batch(model, data, batch_size=batch_size):
-        order.append(idx)
-        for k,v in DECODERS[data.kind](z, batch, names, data, idx).items(): found.setdefault(k, []).extend(v)
+    with counted('predicting', len(data), 'texts') as p:
+        for idx,batch,z in logits_by_batch(model, data, batch_size=batch_size):
+            order.append(idx)
+            for k,v in DECODERS[data.kind](z, batch, names, data, idx).items(): found.setdefault(k, []).extend(v)
+            p.update(len(idx))
     back = np.argsort(np.concatenate(order))
     columns = {k: [v[i] for i in back] for k,v in found.items()}
     return pd.DataFrame(dict(id=data.names, language=data.languages, gold=gold_names(data, names)) | columns)

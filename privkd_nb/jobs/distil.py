@@ -325,7 +325,9 @@ def write_scores(
 )->None:
     "Write history, predictions and scores by language of student and teacher"
     teacher.to(trainer.args.device)
-    preds = {role: predict(m, test) for role,m in dict(student=trainer.model, teacher=teacher).items()}
+    def predicted(role, model):
+        with phase(f'scoring the {role}'): return predict(model, test)
+    preds = {role: predicted(role, m) for role,m in dict(student=trainer.model, teacher=teacher).items()}
     scores = {role: score_predictions(p, trainer.train_languages) for role,p in preds.items()}
     rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]
     run.write('history', trainer.history.frame())
@@ -395,7 +397,8 @@ def distil(
         watcher = StatusCallback(status)
         with final_state(status), reporting_to(status):
             with preparing(status, 'loading the data'): task = task or load_data(cfg)
-            with preparing(status, 'loading the models' if models or cfg.teacher != 'auto' else 'loading the models, or training the teacher'):
+            more = '' if models or cfg.teacher != 'auto' else ', or training the teacher'
+            with preparing(status, f'loading the models{more}'):
                 models = models or load_models(cfg, task)
             check_loaded(cfg, task, models)
             wait_for_all()
