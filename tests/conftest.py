@@ -10,6 +10,15 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent/'shared'
 
 
+LONG = 'fences background efficiency ddp faults job monitor_browser site_browser'.split() # Files that take long, the longest first
+
+
+def pytest_collection_modifyitems(items):
+    "Begin with the files that take long, so that two workers end at about the same time"
+    rank = {f'test_{name}': i for i,name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
 @pytest.fixture
 def shared_data():
     "Local copies of the real data sets"
