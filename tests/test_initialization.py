@@ -7,7 +7,7 @@ from privkd_nb.core import InputError
 from privkd_nb.init.student import init_student
 from privkd_nb.models.encoders import layer_stack, weights_hash
 from privkd_nb.models.loading import load_encoder
-from privkd_nb.models.parts import part_of
+from privkd_nb.models.architectures import part_of
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.models.tiny import ARCHITECTURES, tiny_batch, tiny_model
 

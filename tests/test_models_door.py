@@ -12,7 +12,7 @@ from privkd_nb.models.encoders import layer_stack, model_labels, weights_hash
 from privkd_nb.models.outputs import align_outputs
 from privkd_nb.models.languages import check_languages, probe_tokenizer
 from privkd_nb.models.loading import load_encoder, load_tokenizer, save_tokenizer
-from privkd_nb.models.parts import part_of
+from privkd_nb.models.architectures import part_of
 from privkd_nb.models.tiny import ARCHITECTURES, tiny_model
 
 LABELS = ['a', 'b', 'c']

@@ -8,7 +8,7 @@ __all__ = ['SOURCES', 'InitSpec']
 # %% ../../nbs/api/init/00_spec.ipynb #a9ecbb3a
 from dataclasses import dataclass
 from ..core import InputError, as_list, check_choice
-from ..models.parts import PARTS
+from ..models.architectures import PARTS
 
 # %% ../../nbs/api/init/00_spec.ipynb #9ab8e73e
 SOURCES = dict(

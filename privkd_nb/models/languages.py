@@ -9,8 +9,8 @@ __all__ = ['PROBED', 'REFUSED', 'NOTICED', 'SPECIAL_IDS', 'sample_texts', 'probe
 # %% ../../nbs/api/models/11_languages.ipynb #268fac9b
 import warnings
 import pandas as pd
-from torch import nn
 from ..core import InputError
+from .encoders import position_tables
 
 # %% ../../nbs/api/models/11_languages.ipynb #d68ba248
 PROBED = 50 # Texts a language
@@ -85,8 +85,7 @@ def check_special_ids(
     name:str, # The model's
 )->None:
     "Raise an `InputError`, or warn, if tokenizer and configuration number special tokens differently"
-    tables = [m for k,m in model.named_modules() if k.endswith('position_embeddings') and isinstance(m, nn.Embedding) and m.padding_idx is not None]
-    for m in tables:
+    for m in (m for m in position_tables(model) if m.padding_idx is not None):
         if m.padding_idx != tok.pad_token_id:
             raise InputError(f"{name} numbers positions with padding id {m.padding_idx}, but its tokenizer pads with {tok.pad_token_id} "
                              f"({tok.pad_token!r}); take the tokenizer and the config.json that were saved together.")

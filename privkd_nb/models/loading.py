@@ -158,21 +158,25 @@ def give_padding(
 def glues_words(
     tok,    # A fast tokenizer
 )->bool:
-    "Whether a list of words is read without the spaces between them"
-    if 'ByteLevel' not in str(tok.backend_tokenizer.pre_tokenizer): return False
-    try: words = tok(['a', 'b', 'a'], is_split_into_words=True, add_special_tokens=False)['input_ids']
-    except (AssertionError, ValueError): return True                   # some classes refuse to read words without it
-    return words[1:] != tok('a b a', add_special_tokens=False)['input_ids'][1:]
+    "Whether a list of words is read otherwise than the text of these words"
+    words = ['a', "b's", 'a-b', 'a']
+    try: read = tok(words, is_split_into_words=True, add_special_tokens=False)
+    except (AssertionError, ValueError): return True                   # some classes refuse to read words without add_prefix_space
+    def inner(enc): return [i for i,w in zip(enc['input_ids'], enc.word_ids()) if w]     # what precedes the first word differs rightly
+    text = tok(' '.join(words), add_special_tokens=False)['input_ids']
+    return text[len(text)-len(inner(read)):] != inner(read)
 
 # %% ../../nbs/api/models/06_loading.ipynb #f7693a18
 def space_words(
     tok, # A fast tokenizer; changed in place
 )->None:
-    "Put a space before each word of a list, where words are made of bytes"
-    from tokenizers.pre_tokenizers import ByteLevel, Sequence
-    pre = tok.backend_tokenizer.pre_tokenizer
-    def spaced(p): return ByteLevel(add_prefix_space=True, use_regex=p.use_regex, trim_offsets=p.trim_offsets) if isinstance(p, ByteLevel) else p
-    tok.backend_tokenizer.pre_tokenizer = Sequence([spaced(p) for p in pre]) if isinstance(pre, Sequence) else spaced(pre)
+    "Put a space before each word of a list, and before a text"
+    from tokenizers.normalizers import Prepend, Sequence
+    from tokenizers.pre_tokenizers import ByteLevel
+    back = tok.backend_tokenizer
+    own, p = back.normalizer, back.pre_tokenizer
+    if isinstance(p, ByteLevel): back.pre_tokenizer = ByteLevel(add_prefix_space=True, use_regex=p.use_regex, trim_offsets=p.trim_offsets)
+    else: back.normalizer = Sequence([Prepend(' '), *([own] if own else [])])       # a ByteLevel after other splits would put it inside of words
 
 # %% ../../nbs/api/models/06_loading.ipynb #9a5c2b94
 def load_tokenizer(
@@ -193,9 +197,12 @@ def load_tokenizer(
         if not tok.is_fast: raise InputError(f"{name} has no fast tokenizer, which word labels need; convert it with transformers first.")
         check_tokenizer_files(name, tok)
         if words and glues_words(tok):
-            tok = AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, add_prefix_space=True)
-            if glues_words(tok): space_words(tok)
-            if glues_words(tok): raise InputError(f"the tokenizer of {name} reads a list of words as one word; set add_prefix_space=True and save it again.")
+            plain, tok = tok, AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, add_prefix_space=True)
+            if glues_words(tok): space_words(tok := plain)
+            if glues_words(tok):
+                raise InputError(f"the tokenizer of {name} reads a list of words otherwise than the text of these words, also with a space before each; "
+                                 "take a model whose tokenizer marks the beginning of a word, such as XLM-R's.")
+        tok.padding_side = 'right'                  # as batches are padded in training; a head that reads the first token relies on it
         if tok.pad_token_id is None: give_padding(tok, AutoConfig.from_pretrained(source), name)
     return tok
 

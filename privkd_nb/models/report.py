@@ -9,7 +9,7 @@ __all__ = ['PREFIXES', 'COMPUTED', 'foreign_prefix', 'cause_of', 'missing_weight
 import re
 from ..core import InputError
 from .encoders import layer_stack
-from .parts import part_of
+from .architectures import part_of
 
 # %% ../../nbs/api/models/03_report.ipynb #9f5f5ca7
 PREFIXES = {

@@ -12,7 +12,7 @@ import torch
 from transformers import TrainingArguments
 from ..core import InputError, accepts_former_names, compute_setup
 from ..distributed import on_cpu
-from ..models.parts import part_of
+from ..models.architectures import part_of
 
 # %% ../../nbs/api/train/04_arguments.ipynb #1f41e92a
 def default_lr(
