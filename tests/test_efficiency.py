@@ -36,7 +36,7 @@ def trained(data, folder, arch='xlmr', losses='ce,logits', dropout=0., steps=20,
     "20 optimizer steps: the losses in the history, the trainer, and the weights of its student"
     task, tok, train, val = data
     efficiency = Efficiency(**PLAIN | {k: kw.pop(k) for k in list(kw) if k in Efficiency.__dataclass_fields__})
-    off = {} if arch == 'modernbert' else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
+    off = {} if arch in ('modernbert', 'eurobert') else dict(hidden_dropout_prob=dropout, attention_probs_dropout_prob=dropout)
     t = tiny_model(arch, 4, task.labels, vocab_size=2000, seed=1, **off)
     student, card = init_student(spec, t)
     args = training_args(folder, len(train), 2, lr=1e-3, batch_size=batch_size, use_cpu=True, max_steps=steps, **dict(eval_strategy='no', save_strategy='no') | kw)
@@ -71,7 +71,8 @@ def test_an_inexact_reduced_embedding_raises_or_is_reported(data, tmp_path):
     assert tr.report['rows'] is None and 'weight_decay' in tr.report['rows_note']
 
 
-@pytest.mark.parametrize('arch,losses', [('xlmr', 'ce,logits'), ('xlmr', 'paper'), ('xlmr', 'ce,kl'), ('deberta', 'ce,logits'), ('deberta', 'paper')])
+@pytest.mark.parametrize('arch,losses', [('xlmr', 'ce,logits'), ('xlmr', 'paper'), ('xlmr', 'ce,kl'), ('deberta', 'ce,logits'), ('deberta', 'paper'),
+                                         ('modernbert', 'paper'), ('eurobert', 'ce,logits')])
 def test_unpadded_losses_and_weights_agree(data, tmp_path, arch, losses):
     (a, _, x), (b, tr, y) = (trained(data, tmp_path, arch, losses, unpadding=p) for p in ('off', 'on'))
     assert tr.report['unpadded'] and tr.report['padding_share'] > .1
@@ -80,8 +81,17 @@ def test_unpadded_losses_and_weights_agree(data, tmp_path, arch, losses):
 
 
 def test_models_that_cannot_be_unpadded_raise_or_stay_padded(data, tmp_path):
-    with pytest.raises(InputError, match="unpadding='on', but"): trained(data, tmp_path, 'modernbert', unpadding='on')
-    assert trained(data, tmp_path, 'modernbert', unpadding='auto', steps=1)[1].report['unpadded'] is False
+    with pytest.raises(InputError, match="unpadding='on', but"): trained(data, tmp_path, 'rembert', unpadding='on')
+    assert trained(data, tmp_path, 'rembert', unpadding='auto', steps=1)[1].report['unpadded'] is False
+
+
+@pytest.mark.parametrize('unpadding', ['off', 'on'])
+def test_a_last_layer_is_compared_with_an_inner_one_before_the_final_norm(data, tmp_path, unpadding):
+    "A copy of the first layers has the teacher's hidden states, though its own encoder ends with a norm"
+    a, tr, _ = trained(data, tmp_path, 'modernbert', 'hidden', spec=InitSpec(depth='first'), steps=1, unpadding=unpadding)
+    assert 0 <= a[0] < 1e-9 and tr.needed.hidden == (-1, 1, 2)
+    a, tr, _ = trained(data, tmp_path, 'modernbert', 'hidden', spec=InitSpec(depth='endpoints'), steps=1, unpadding=unpadding)
+    assert a[0] > 1e-3 and tr.needed.hidden == (1, 2)               # both are last ones, so both are normalized
 
 
 def test_unpadding_hooks_are_not_compiled(data, tmp_path):

@@ -262,6 +262,72 @@ def test_words_of_a_byte_level_tokenizer_keep_their_spaces(prefix, tmp_path):
     assert again(words, is_split_into_words=True)['input_ids'] == read(words, is_split_into_words=True)['input_ids']
 
 
+WORDS = ["don't", 'wake', 'me', 'up,', 'well-known', 'wake', '✈']
+TEXTS = ["don't wake me up, well-known", 'wake me', "play jazz, don't play it", 'wake up well']*3
+
+
+def stand_in(kind):
+    "A small tokenizer that treats spaces as one of today's does: ModernBERT's, EuroBERT's (Llama 3's) or mmBERT's (Gemma 2's)"
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers as pre, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+    specials = ['<pad>', '<eos>', '<bos>', '<unk>', '<mask>']
+    tok, alphabet = Tokenizer(models.BPE(unk_token='<unk>' if kind == 'gemma' else None)), pre.ByteLevel.alphabet()
+    split = pre.Split(Regex(r"(?i:'s|'t)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"), 'isolated')
+    if kind == 'gemma': specials, alphabet = specials+[f'<0x{b:02X}>' for b in range(256)], []
+    tok.pre_tokenizer = {'modernbert': pre.ByteLevel(add_prefix_space=False), 'gemma': pre.Metaspace(prepend_scheme='never'),
+                         'llama': pre.Sequence([split, pre.ByteLevel(add_prefix_space=False, use_regex=False)])}[kind]
+    tok.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=420, special_tokens=specials, initial_alphabet=alphabet, show_progress=False))
+    if kind == 'gemma':
+        state = json.loads(tok.to_str())['model']
+        tok = Tokenizer(models.BPE(state['vocab'], [tuple(m) for m in state['merges']], byte_fallback=True, fuse_unk=True, unk_token='<unk>'))
+        tok.normalizer, tok.pre_tokenizer = normalizers.Replace(' ', '▁'), pre.Split(' ', 'merged_with_previous')
+    tok.post_processor = processors.TemplateProcessing(single='<bos> $A <eos>', pair='<bos> $A <eos> $B <eos>', special_tokens=[('<bos>', 2), ('<eos>', 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='<pad>', eos_token='<eos>', bos_token='<bos>', unk_token='<unk>' if kind == 'gemma' else None,
+                                   mask_token='<mask>', padding_side='left')
+
+
+@pytest.mark.parametrize('kind, arch', [('modernbert', 'modernbert'), ('llama', 'eurobert'), ('gemma', 'mmbert')])
+def test_tokenizers_of_today_read_words_as_their_text(kind, arch, tmp_path):
+    "Also inside of words: no space is put before the 't of don't"
+    stand_in(kind).save_pretrained(saved(tmp_path/'t', arch, vocab_size=420))
+    plain, read = (load_tokenizer(str(tmp_path/'t'), words=w) for w in (False, True))
+    def inner(tok):
+        enc = tok(WORDS, is_split_into_words=True)
+        return [t for t, w in zip(enc.tokens(), enc.word_ids()) if w]
+    text = plain(' '.join(WORDS), add_special_tokens=False).tokens()
+    assert inner(plain) != text[-len(inner(plain)):], 'the stand-in glues nothing'
+    assert inner(read) == text[-len(inner(read)):]
+    enc = read(WORDS, is_split_into_words=True)
+    assert sorted({w for w in enc.word_ids() if w is not None}) == list(range(len(WORDS)))
+    assert enc.tokens()[0] == '<bos>' and enc.tokens()[-1] == '<eos>'                   # where a head reads the first token
+    save_tokenizer(read, saved(tmp_path/'s', arch, vocab_size=420))
+    assert load_tokenizer_of(tmp_path/'s')(WORDS, is_split_into_words=True)['input_ids'] == enc['input_ids']
+    table = probe_tokenizer(read, dict(en=[WORDS], th=[['ปลุกฉัน']]))
+    assert table.unknown.max() == 0 and table.tokens_per_word['th'] > 5                 # bytes, not unknown
+
+
+@pytest.mark.parametrize('kind, arch', [('gemma', 'mmbert')])
+def test_a_student_is_padded_at_the_end_whatever_its_tokenizer_was_saved_with(kind, arch, tmp_path):
+    "A head that reads the first token would read padding"
+    stand_in(kind).save_pretrained(saved(tmp_path/'t', 'modernbert', vocab_size=420, pad_token_id=0, bos_token_id=2))
+    tok, model = load_tokenizer(str(tmp_path/'t')), load_encoder(str(tmp_path/'t'))
+    assert stand_in(kind).padding_side == 'left' and tok.padding_side == 'right'
+    texts = ['wake me', "don't wake me up, well-known"]
+    with torch.no_grad(): both, alone = model(**tok(texts, padding=True, return_tensors='pt')).logits, model(**tok(texts[:1], return_tensors='pt')).logits
+    assert torch.allclose(both[0], alone[0], atol=1e-5)
+
+
+def test_a_tokenizer_that_glues_words_whatever_is_done_is_refused(tmp_path):
+    "One that deletes all spaces: words cannot be told apart in a text"
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers as pre
+    from transformers import PreTrainedTokenizerFast
+    tok = Tokenizer(models.BPE({l: i for i, l in enumerate(['<pad>', 'a', 'b', 's', "'", '-', 'aa', 'ab'])}, [('a', 'a'), ('a', 'b')]))
+    tok.normalizer, tok.pre_tokenizer = normalizers.Replace(' ', ''), pre.Split('-', 'isolated')
+    PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='<pad>').save_pretrained(saved(tmp_path/'t'))
+    with pytest.raises(InputError, match='reads a list of words otherwise than the text of these words'): load_tokenizer(str(tmp_path/'t'), words=True)
+    load_tokenizer(str(tmp_path/'t'))
+
+
 def load_tokenizer_of(folder):
     from transformers import AutoTokenizer
     return AutoTokenizer.from_pretrained(str(folder))

@@ -208,11 +208,12 @@ def required_outputs(
     on:str='scores', # Of attention: 'scores' or 'probabilities'
     n_layers:int|None=None, # Of the model; needed by terms that read 'last'
     terms:dict=TERMS,       # Where names are looked up
+    inner:bool=False,       # Whether the last layer is compared with an inner one, so before the encoder's final norm
 ):                   # An `OutputSpec`
     "The outputs that a set of losses reads of one model"
     reads = {r for k in losses for r in terms[k].reads}
     hidden = {0} if 'embedding' in reads else set()
-    if 'hidden' in reads: hidden |= {l+1 for l in layers}
+    if 'hidden' in reads: hidden |= {l+1 for l in layers} | ({P.UNNORMED} if inner else set())
     if 'last' in reads: hidden |= {n_layers}
     def compared(kind): return tuple(sorted(set(layers))) if kind in reads else ()
     return P.OutputSpec('logits' in reads, tuple(sorted(hidden)), compared('attention'), on, compared('values'))
@@ -267,6 +268,8 @@ def distill_terms(
     "Each loss term of one batch, unweighted"
     if batch.last and any('last' in terms[k].reads for k in losses):
         student, teacher = (o and AttrDict(o, last=o['hidden'].get(n)) for o,n in zip((student, teacher), batch.last))
+    if P.UNNORMED in student.get('hidden', ()):             # its last layer is compared with an inner one of the teacher
+        student = AttrDict(student, hidden=student['hidden'] | {batch.last[0]: student['hidden'][P.UNNORMED]})
     return {k: _scalar(k, terms[k](student, teacher, batch.seen_by(terms[k]))) for k in losses}
 
 def _scalar(name, v):

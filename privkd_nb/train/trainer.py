@@ -14,7 +14,7 @@ from transformers import PrinterCallback, Trainer, set_seed
 from ..checkpoints import best_named, check_checkpoint, checkpoint_faults, restore_history, seal_checkpoint, set_aside, whole_checkpoint
 from ..compute.attention import restore_kernel, use_eager
 from ..compute.embedding_rows import full_table
-from ..compute.forward import forward
+from ..compute.forward import ends_with_norm, forward
 from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, seed_for, write_json
 from ..data.batching import StepLoader, StepSampler
 from ..data.encoding import Collate, batch_counts, model_inputs
@@ -67,7 +67,8 @@ class DistillTrainer(Trainer):
         self.examples_per_step = self.args.train_batch_size*self.args.gradient_accumulation_steps*self.args.world_size
         self.model_accepts_loss_kwargs = True
         n = student.config.num_hidden_layers
-        self.needed = required_outputs(self.losses, range(n), attention_on, n)
+        inner = bool(layers and teacher) and ends_with_norm(student) and layers[-1]+1 < teacher.config.num_hidden_layers
+        self.needed = required_outputs(self.losses, range(n), attention_on, n, inner=inner)
         self.efficient, self.best_name = EfficientTraining(self), ''       # the best checkpoint's, when training resumes
         self.add_recorder()
         self.teacher_outputs = self.make_teacher() if self.teacher is not None else None
