@@ -71,7 +71,8 @@ def captured_unnormed(
     "Within the block, capture what the last layer puts out before the final norm"
     got = []
     if not (wanted and ends_with_norm(model)): yield got; return
-    hook = model.base_model.get_submodule(architecture_of(model).final_norm).register_forward_pre_hook(lambda module, args: got.append(args[0]))
+    norm = model.base_model.get_submodule(architecture_of(model).final_norm)
+    hook = norm.register_forward_pre_hook(lambda module, args: got.append(args[0]))
     try: yield got
     finally: hook.remove()
 

@@ -35,7 +35,7 @@ def _unpadded(kernel):
         at, run = getattr(_now, 'batch', None), kernel or _eager(module)
         if at is None: return run(module, query, key, value, attention_mask, **kw)
         def padded(x): return unflatten_tokens(x.transpose(1, 2), at.token_index, *at.like.shape).transpose(1, 2)   # (1,h,n,d) -> (b,h,t,d)
-        mask = at.mask if attention_mask is None else attention_mask                                                # of the batch, or of this layer
+        mask = at.mask if attention_mask is None else attention_mask                        # of the batch, or of this layer
         out, weights = run(module, padded(query), padded(key), padded(value), mask, **kw)                           # (b,t,h,d)
         return flatten_tokens(out, at.token_index), weights
     return attention

@@ -17,6 +17,7 @@ from ..compute.forward import OutputSpec, ends_with_norm, forward
 from ..compute.unpadding import can_unpad, unpadded
 from ..core import InputError, check_choice
 from ..data.encoding import batch_counts
+from ..hub import quietly
 from .depth import DEPTH_RULES
 from .spec import InitSpec
 from .student import init_student
@@ -132,7 +133,7 @@ def saved(arch:str)->str: # Of `ARCHITECTURES`
     for (teacher,batch),kind in zip(cases(arch), KINDS):
         student, _ = init_student(InitSpec(depth='stride'), teacher)
         with tempfile.TemporaryDirectory() as d:
-            student.save_pretrained(d)
+            with quietly(): student.save_pretrained(d)
             assert torch.equal(logits(load_encoder(d, kind), batch), logits(student, batch))
     return ''
 
@@ -218,7 +219,8 @@ def term_values(
 def hidden_states(arch:str)->str: # Of `ARCHITECTURES`
     "No term but cross entropy costs a full copy anything, and hidden states a copy of the first layers"
     for teacher,batch in cases(arch):
-        for depth,n,losses in (('first', 6, [k for k in PAPER if k != 'ce']), ('first', 3, ['hidden', 'embedding']), ('stride', 3, ['hidden'])):
+        others = [k for k in PAPER if k != 'ce']
+        for depth,n,losses in (('first', 6, others), ('first', 3, ['hidden', 'embedding']), ('stride', 3, ['hidden'])):
             student, card = init_student(InitSpec(depth=depth, n_layers=n), teacher)
             for m in (student, teacher): use_eager(m)
             for k,v in term_values(losses, student, teacher, card.layers, batch).items():
@@ -236,7 +238,8 @@ def width(arch:str)->str: # Of `ARCHITECTURES`
         loss = sum(term_values(['hidden', 'embedding'], student, teacher, card.layers, batch, project).values())
         loss.backward()
         deep = next(p for k,p in layer_stack(student)[1][-1].named_parameters() if p.ndim > 1)
-        for p in (project.weight, deep, student.get_input_embeddings().weight): assert torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0
+        for p in (project.weight, deep, student.get_input_embeddings().weight):
+            assert torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0
     return ''
 
 # %% ../../nbs/api/init/04_proofs.ipynb #ec938635

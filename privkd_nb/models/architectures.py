@@ -49,27 +49,34 @@ ARCHITECTURES = {
         checkpoints=('google-bert/bert-base-multilingual-cased', 'intfloat/multilingual-e5-small', 'microsoft/Multilingual-MiniLM-L12-H384',
                      'sentence-transformers/LaBSE')),
     'distilbert': Architecture('distilbert', 'DistilBertConfig', 'transformer.layer', ('embeddings',),
-        positions='embeddings.position_embeddings', values='v_lin', tokenizer='WordPiece', checkpoints=('distilbert/distilbert-base-multilingual-cased',)),
+        positions='embeddings.position_embeddings', values='v_lin', tokenizer='WordPiece',
+        checkpoints=('distilbert/distilbert-base-multilingual-cased',)),
     'deberta': Architecture('deberta-v2', 'DebertaV2Config', 'encoder.layer', ('embeddings',),
-        shared=('encoder.rel_embeddings', 'encoder.LayerNorm', 'encoder.conv'), positions='embeddings.position_embeddings', values='value_proj',
-        tokenizer='Unigram, 250,101 tokens', checkpoints=('microsoft/mdeberta-v3-base',), derived=dict(pooler_hidden_size=lambda c: c.hidden_size),
+        shared=('encoder.rel_embeddings', 'encoder.LayerNorm', 'encoder.conv'),
+        positions='embeddings.position_embeddings', values='value_proj',
+        tokenizer='Unigram, 250,101 tokens', checkpoints=('microsoft/mdeberta-v3-base',),
+        derived=dict(pooler_hidden_size=lambda c: c.hidden_size),
         settings=dict(relative_attention=True, position_buckets=8, norm_rel_ebd='layer_norm', share_att_key=True,
                       pos_att_type=['p2c', 'c2p'], pooler_hidden_size=32)),
     'modernbert': Architecture('modernbert', 'ModernBertConfig', 'layers', ('embeddings',), shared=('final_norm',), final_norm='final_norm',
         lacks={0: ('attn_norm.weight',)}, per_layer=('layer_types',), values='Wqkv', rotary='rotary_emb',
-        tokenizer='byte-level BPE without a space before the first word', checkpoints=('answerdotai/ModernBERT-base', 'answerdotai/ModernBERT-large'),
+        tokenizer='byte-level BPE without a space before the first word',
+        checkpoints=('answerdotai/ModernBERT-base', 'answerdotai/ModernBERT-large'),
         settings=dict(global_attn_every_n_layers=3, local_attention=8, bos_token_id=0, eos_token_id=2, cls_token_id=0, sep_token_id=2)),
     'xlmr-xl': Architecture('xlm-roberta-xl', 'XLMRobertaXLConfig', 'encoder.layer', ('embeddings',), shared=('encoder.LayerNorm',),
         final_norm='encoder.LayerNorm', pooler='pooler', positions='embeddings.position_embeddings', tokenizer="XLM-R's",
         checkpoints=('facebook/xlm-roberta-xl', 'facebook/xlm-roberta-xxl')),
     'eurobert': Architecture('eurobert', 'EuroBertConfig', 'layers', ('embed_tokens',), shared=('norm',), final_norm='norm',
-        values='v_proj', rotary='rotary_emb', tokenizer="Llama 3's byte-level BPE", checkpoints=('EuroBERT/EuroBERT-210m', 'EuroBERT/EuroBERT-610m'),
-        derived=dict(head_dim=lambda c: c.hidden_size//c.num_attention_heads), settings=dict(num_key_value_heads=2, bos_token_id=0, eos_token_id=2, mask_token_id=4)),
+        values='v_proj', rotary='rotary_emb', tokenizer="Llama 3's byte-level BPE",
+        checkpoints=('EuroBERT/EuroBERT-210m', 'EuroBERT/EuroBERT-610m'),
+        derived=dict(head_dim=lambda c: c.hidden_size//c.num_attention_heads),
+        settings=dict(num_key_value_heads=2, bos_token_id=0, eos_token_id=2, mask_token_id=4)),
     'rembert': Architecture('rembert', 'RemBertConfig', 'encoder.layer', ('embeddings',), shared=('encoder.embedding_hidden_mapping_in',),
         pooler='pooler', positions='embeddings.position_embeddings', token_types=True, tokenizer='Unigram, 250,300 tokens',
         checkpoints=('google/rembert',), settings=dict(input_embedding_size=16, output_embedding_size=48, bos_token_id=0, eos_token_id=2)),
 }
-ARCHITECTURES['mmbert'] = replace(ARCHITECTURES['modernbert'], tokenizer="Gemma 2's BPE, 256,000 tokens", checkpoints=('jhu-clsp/mmBERT-small', 'jhu-clsp/mmBERT-base'),
+ARCHITECTURES['mmbert'] = replace(ARCHITECTURES['modernbert'], tokenizer="Gemma 2's BPE, 256,000 tokens",
+    checkpoints=('jhu-clsp/mmBERT-small', 'jhu-clsp/mmBERT-base'),
     settings=dict(global_attn_every_n_layers=3, local_attention=8, classifier_pooling='mean',
                   pad_token_id=0, bos_token_id=2, eos_token_id=1, cls_token_id=1, sep_token_id=1))
 
@@ -114,5 +121,5 @@ def part_of(
 FUSED_MAPS = ('Wqkv',)                                         # Queries, keys and values by one map
 VALUE_MAPS = tuple(dict.fromkeys(a.values for a in ARCHITECTURES.values() if a.values not in FUSED_MAPS)) # Values alone
 POSITION_TABLE = 'position_embeddings'                         # How the name of a table of absolute positions ends
-MARKS = ('idx', 'index', 'layer_id', 'number', 'seed', 'training', 'num_layers', 'has_relative_attention_bias') # Attributes that only number a layer
+MARKS = ('idx', 'index', 'layer_id', 'number', 'seed', 'training', 'num_layers', 'has_relative_attention_bias') # They only number a layer
 SWITCHES = 'original_full', 'block_sparse'                     # BigBird changes between them by the length of a batch

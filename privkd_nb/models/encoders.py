@@ -43,8 +43,8 @@ def layer_stack(
     name, stack = search_layers(model)
     if (kind := model.config.model_type) not in _said:
         _said.add(kind)
-        warnings.warn(f"no row of ARCHITECTURES describes {kind} as {type(model).__name__} builds it, so its layers ({name}) and parts were found "
-                      "by search; how_to/add_an_architecture shows how to check them.")
+        warnings.warn(f"no row of ARCHITECTURES describes {kind} as {type(model).__name__} builds it, so its layers ({name}) and parts "
+                      "were found by search; how_to/add_an_architecture shows how to check them.")
     return name, stack
 
 # %% ../../nbs/api/models/01_encoders.ipynb #a234d0f6

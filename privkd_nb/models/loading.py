@@ -176,7 +176,7 @@ def space_words(
     back = tok.backend_tokenizer
     own, p = back.normalizer, back.pre_tokenizer
     if isinstance(p, ByteLevel): back.pre_tokenizer = ByteLevel(add_prefix_space=True, use_regex=p.use_regex, trim_offsets=p.trim_offsets)
-    else: back.normalizer = Sequence([Prepend(' '), *([own] if own else [])])       # a ByteLevel after other splits would put it inside of words
+    else: back.normalizer = Sequence([Prepend(' '), *([own] if own else [])])  # a later ByteLevel would split words with it
 
 # %% ../../nbs/api/models/06_loading.ipynb #9a5c2b94
 def load_tokenizer(
@@ -200,8 +200,8 @@ def load_tokenizer(
             plain, tok = tok, AutoTokenizer.from_pretrained(name, use_fast=True, trust_remote_code=False, add_prefix_space=True)
             if glues_words(tok): space_words(tok := plain)
             if glues_words(tok):
-                raise InputError(f"the tokenizer of {name} reads a list of words otherwise than the text of these words, also with a space before each; "
-                                 "take a model whose tokenizer marks the beginning of a word, such as XLM-R's.")
+                raise InputError(f"the tokenizer of {name} reads a list of words otherwise than the text of these words, "
+                                 "also with a space before each; take a model whose tokenizer marks the beginning of a word, such as XLM-R's.")
         tok.padding_side = 'right'                  # as batches are padded in training; a head that reads the first token relies on it
         if tok.pad_token_id is None: give_padding(tok, AutoConfig.from_pretrained(source), name)
     return tok
