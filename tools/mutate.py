@@ -117,7 +117,7 @@ FAULTS = [Fault(*row) for row in (
     # ---- padding and embedding rows ----
     ('hidden states read with padding among them', 'compute/forward', 'else x.index_select(0, token_index)', 'else x[:len(token_index)]',
      PADDED),
-    ('without padding, attention sees no mask', 'compute/unpadding', 'padded(value), at.mask, **kw)', 'padded(value), None, **kw)', LOOP),
+    ('without padding, attention sees no mask', 'compute/unpadding', 'padded(value), mask, **kw)', 'padded(value), None, **kw)', LOOP),
     ('trained embedding rows are not put back', 'compute/embedding_rows', 'self.small.weight.detach().to(r.full.weight)',
      'r.full.weight[r.ids.to(r.full.weight.device)]', LOOP),
     # ---- encoding and evaluation ----
