@@ -1,9 +1,12 @@
 "Scores against independent counts."
 import random
 
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, pytest, torch
 
-from privkd_nb.evaluation.scores import entity_scores, metric_rows, text_scores, with_means
+from privkd_nb.data.encoding import Collate, encode, model_inputs
+from privkd_nb.evaluation.scores import decoded, entity_scores, metric_rows, predict, text_scores, with_means
+from privkd_nb.models.tiny import ARCHITECTURES, tiny_model
+from privkd_nb.models.tokenizer import train_tokenizer
 
 
 def spans(tags):
@@ -51,3 +54,39 @@ def test_a_mean_is_a_group_and_no_language():
     assert list(with_means(scores[scores.seen]).index) == [('language', 'en'), ('all', '')]
     rows = metric_rows(scores, 'student', 'test', 3)
     assert set(rows.group) == {'language', 'all', 'seen', 'unseen'} and set(rows[rows.group != 'language'].language) == {''} and rows[rows.group != 'language'].seen.isna().all()
+
+
+TEXTS = [f'{w} ' * n for n in (1, 2, 3, 5, 8) for w in ('yes', 'no', 'maybe now', 'Berlin')]
+
+
+@pytest.fixture(scope='module')
+def tokenizer(): return train_tokenizer(TEXTS, 300)
+
+
+@pytest.mark.parametrize('kind', ['sequence', 'token'])
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_scoring_by_tokens_without_padding_predicts_the_same(tokenizer, arch, kind):
+    labels, words = ['O', 'B-X', 'I-X'], [t.split() for t in TEXTS]
+    cells = dict(text=TEXTS, label=labels[0]) if kind == 'sequence' else dict(tokens=words, ner_tags=[['O']*len(w) for w in words])
+    data = encode(pd.DataFrame(dict(id=list(map(str, range(len(TEXTS)))), language='en') | cells), tokenizer, labels)
+    model = tiny_model(arch, labels=labels, kind=kind, vocab_size=300)
+    plain = decoded(((i, b, model(**model_inputs(b)).logits) for i, b in alone(model, data)), data, labels)
+    for kw in (dict(), dict(max_tokens=20), dict(unpad=False)):
+        found = predict(model.train(), data, **kw)
+        assert found.predicted.tolist() == plain.predicted.tolist() and np.allclose(found.loss, plain.loss, atol=1e-5) and model.training, kw
+
+
+def alone(model, data):
+    "One example a batch, in the order of the data"
+    model.eval()
+    with torch.inference_mode():
+        for i in range(len(data)): yield np.array([i]), Collate(data.pad_id)([data[i]])
+
+
+def test_a_budget_of_tokens_bounds_every_forward_pass(tokenizer):
+    data, sizes = encode(pd.DataFrame(dict(id=TEXTS, language='en', text=TEXTS, label='a')), tokenizer, ['a', 'b']), []
+    model = tiny_model(labels=['a', 'b'], vocab_size=300)
+    model.register_forward_pre_hook(lambda m, a, kw: sizes.append(kw['input_ids'].numel()), with_kwargs=True)
+    predict(model, data, max_tokens=40, unpad=False)
+    assert max(sizes) <= 40 and sizes[0] >= sizes[-1] and len(sizes) > 3
+    assert predict(model, data.take([]))['predicted'].tolist() == []                      # nothing to score

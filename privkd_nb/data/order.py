@@ -8,7 +8,6 @@ __all__ = ['POOL', 'split_by_tokens', 'epoch_batches', 'padding_share']
 # %% ../../nbs/api/data/11_order.ipynb #f2f66775
 import numpy as np
 from ..core import InputError
-from .catalog import BATCHING
 
 # %% ../../nbs/api/data/11_order.ipynb #6899d657
 def split_by_tokens(

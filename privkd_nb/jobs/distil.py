@@ -4,13 +4,13 @@
 
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
-           'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'tokenizer_hash',
-           'inputs_of', 'learning_rate', 'describe_data', 'write_setup', 'remake_setup', 'is_settled',
-           'forget_other_inputs', 'on_record_read_only', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step',
-           'write_scores', 'write_results', 'stop_note', 'check_loaded', 'distil']
+           'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'inputs_of',
+           'learning_rate', 'describe_data', 'write_setup', 'remake_setup', 'is_settled', 'forget_other_inputs',
+           'on_record_read_only', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step', 'write_scores',
+           'write_results', 'stop_note', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
-import hashlib, os, shutil, tempfile, time, warnings
+import os, shutil, tempfile, time, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Iterator, NamedTuple
@@ -22,9 +22,10 @@ from ..checkpoints import saved_steps
 from ..core import DiskError, InputError, accepts_former_names, as_words, cache_dir, compute_setup, disk_errors
 from ..core import make_folder, missing_folders, remove_empty, sweep, write_json
 from ..data.batching import StepSampler
-from ..data.encoding import Encoded, encode
+from ..data.encoding import Encoded
 from ..data.report import data_report
 from ..data.tasks import Task
+from ..data.token_cache import tokenizer_hash
 from ..distributed import folder_to_write, from_main, is_main, wait_for_all
 from ..evaluation.latency import speed_rows
 from ..finding import run_began
@@ -32,7 +33,7 @@ from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..init.importance import block_influence
 from ..init.student import InitCard, init_student
 from .config import RunConfig
-from .fine_tune import TINY, Models, check_lengths, fit, load_data, load_models, validation_subset
+from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, validation_subset
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
 from ..phases import phase, reporting_to
@@ -155,23 +156,11 @@ def encode_task(
 )->Examples:
     "Tokenize the data of a run"
     tables = task.train, validation_subset(task), task.test
-    data = Examples(*(encode(d, tokenizer, task.labels, cfg.max_length) for d in tables))
+    data = Examples(*(encode_rows(cfg, task, d, tokenizer) for d in tables))
     for m in readers: check_lengths(m, cfg.max_length, *data)
     return data
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #623e6bcc
-def tokenizer_hash(
-    tokenizer,  # A fast tokenizer
-)->str:         # 16 hexadecimal digits
-    "What a tokenizer does with a text; how it truncates and pads at the moment does not count"
-    rules = tokenizer.backend_tokenizer
-    now = rules.truncation, rules.padding
-    rules.no_truncation(); rules.no_padding()
-    text = rules.to_str()
-    if now[0]: rules.enable_truncation(**now[0])
-    if now[1]: rules.enable_padding(**now[1])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
 def inputs_of(
     task:Task, models:Models, card:InitCard,
 )->dict[str,str]: # Hashes of content

@@ -141,9 +141,9 @@ def is_earlier(marker:Path)->bool:
 
 # %% ../../nbs/api/jobs/07_verify.ipynb #bf577a37
 def models_faults(
-    path:Path, # A cached model, or the checkpoints of one that is being made
+    path:Path, # A cached model or table of tokens, or the checkpoints of a model that is being made
 )->list[Fault]:
-    "What has happened to a cached model"
+    "What has happened to a cached model or table of tokens"
     if path.suffix == '.unfinished': return checkpoints_faults(path, path)
     found = folder_faults(path/DONE)
     def repair(): path.exists() and quarantine(path, 'damaged', 'is not what was written')
@@ -162,8 +162,8 @@ def outputs_faults(
     return faults
 
 def cached_folders()->dict[Path,Callable]: # Its check by folder
-    "What is cached, besides data"
-    checks = dict(base=models_faults, teachers=models_faults, teacher_outputs=outputs_faults)
+    "What is cached, besides downloaded data"
+    checks = dict(base=models_faults, teachers=models_faults, teacher_outputs=outputs_faults, tokens=models_faults)
     return {p: check for name,check in checks.items() for p in sorted(cache_dir(name).iterdir())
             if p.is_dir() and not p.name.startswith('.') and '.damaged-' not in p.name and '.foreign-' not in p.name}
 

@@ -9,7 +9,7 @@ __all__ = ['Efficiency', 'recomputes_activations', 'why_padded', 'EfficientTrain
 import math
 from dataclasses import dataclass
 from pathlib import Path
-import torch
+import numpy as np, torch
 from fastcore.basics import patch
 from ..compute.compile import FasterOfTwo, compile_layers
 from ..compute.deberta import is_disentangled
@@ -97,9 +97,9 @@ def reduce_tables(self:EfficientTraining, model)->str: # Why not; '' if they are
     if reason and o.embedding_rows == 'used':
         raise InputError(f"embedding_rows='used' would not be exact: {reason}; use embedding_rows='all'.")
     if reason: return reason
-    folder, pad = offload_folder(tr.args.output_dir), torch.tensor([tr.train_dataset.pad_id])
-    used = [torch.from_numpy(d.flat).unique() for d in (tr.train_dataset, tr.eval_dataset) if d is not None]
-    self.rows = EmbeddingRows(model, torch.cat([*used, pad]).numpy(), folder)
+    folder, data = offload_folder(tr.args.output_dir), [d for d in (tr.train_dataset, tr.eval_dataset) if d is not None]
+    used = [np.bincount(d.flat).nonzero()[0] for d in data]
+    self.rows = EmbeddingRows(model, np.concatenate([*used, [tr.train_dataset.pad_id]]), folder)
     self.rows.table.to(tr.args.device)
     tr.optimizer = tr.lr_scheduler = None
     if tr.teacher is not None and tr.teacher_source is None and not why_all_rows(tr.teacher):

@@ -191,7 +191,7 @@ def record_scores(self:DistillTrainer, model, split='validation', data=None): # 
     "A model's scores by language and their means, written into the history under the name of `split`"
     data = self.eval_dataset if data is None else data
     with phase(f"evaluating the {'teacher' if split == 'teacher' else 'student'}"):
-        means = with_means(evaluate_by_language(model, data, self.train_languages, batch_size=self.args.per_device_eval_batch_size))
+        means = with_means(evaluate_by_language(model, data, self.train_languages))
     for (group, language),row in means.iterrows():
         values = {k: float(v) for k,v in row.items() if k not in ('seen', 'n') and v == v}    # no F1 without entities
         self.history.add(self.state.global_step, values, split, language, group)
