@@ -150,6 +150,7 @@ def token_lists(
 
 def tokenized(
     df:pd.DataFrame, tokenizer, max_length:int=128, kind:str='', # As in `encode`
+    progress=None, # Called with a number of texts, when they are done
 )->dict[str,np.ndarray]: # flat: token ids end to end; offsets; cut; for token tasks words, and for pairs types, end to end
     "The token ids of a table's texts, and whether they were cut"
     kind, found = kind or kind_of(df), dict(flat=[np.zeros(0, np.int32)], lengths=[np.zeros(1, np.int64)], cut=[np.zeros(0, bool)])
@@ -159,6 +160,7 @@ def tokenized(
         new = dict(flat=_flat(part['ids'], np.int32), lengths=[len(o) for o in part['ids']], cut=np.asarray(part['cut'], bool))
         new |= {k: _flat(part[k], dtype) for k,dtype in dict(words=np.int32, types=np.int8).items() if k in part}
         for k,v in new.items(): found.setdefault(k, []).append(v)
+        if progress: progress(len(part['ids']))
     whole = {k: np.concatenate(v) for k,v in found.items()}
     return whole | dict(offsets=np.cumsum(whole.pop('lengths')))
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from ..core import InputError, build_once, content_key
 from .encoding import kind_of, tokenized
+from ..phases import counted
 
 # %% ../../nbs/api/data/14_token_cache.ipynb #9e00bdbe
 def hash_strings(
@@ -83,12 +84,14 @@ def cached_tokens(
 )->dict[str,np.ndarray]:       # As from `tokenized`
     "The tokens of a table, from the cache if they are there"
     kind, made = kind or kind_of(df), {}
-    if folder is None or len(df) <= few: return tokenized(df, tokenizer, max_length, kind)
+    def make():
+        with counted('tokenizing', len(df), 'texts') as p: return tokenized(df, tokenizer, max_length, kind, p.update)
     def build(tmp):
         from safetensors.numpy import save_file
-        made.update(tokenized(df, tokenizer, max_length, kind))
+        made.update(make())
         save_file(made, tmp/'tokens.safetensors')
+    if folder is None or len(df) <= few: return make()
     try: return mapped_arrays(build_once(Path(folder)/tokens_key(df, tokenizer, max_length, kind), build)/'tokens.safetensors')
     except (OSError, InputError) as e:
         warnings.warn(f'the tokens of {len(df):,} texts are not cached: {e}')
-        return made or tokenized(df, tokenizer, max_length, kind)
+        return made or make()
