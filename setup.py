@@ -19,7 +19,7 @@ class BuildWithNotebooks(build_py):
         if self.editable_mode: return
         to = Path(self.build_lib)/cfg['lib_path']/'notebooks'
         to.mkdir(parents=True, exist_ok=True)
-        for name in ('run.ipynb', 'bench.ipynb'): shutil.copy(root/'nbs'/name, to/name)
+        for name in ('run.ipynb', 'bench.ipynb', 'bench_whole.ipynb'): shutil.copy(root/'nbs'/name, to/name)
 
 
 setup(

@@ -179,7 +179,8 @@ def test_a_bench_with_unequal_losses_exits_with_an_error(tmp_path, monkeypatch, 
 
 
 @pytest.mark.parametrize('args,message', [(['--rounds', '0'], 'rounds=0 must be at least 1'), (['--threads', '-2'], 'threads=-2 must be at least 0'), (['--batch_size', '0'], 'batch_size=0 must be at least 1'), (['--steps', '2'], 'warm=2 leaves nothing of steps=2'),
-                                       (['--models', 'xlmr-bse'], "Did you mean 'xlmr-base'"), (['--lengths', 'masive'], "Did you mean 'massive'"), (['--losses', 'ce,lgits'], "Did you mean 'logits'"), (['--tiny', '--rounds', '3'], 'tiny brings its own rounds')])
+                                       (['--models', 'xlmr-bse'], "Did you mean 'xlmr-base'"), (['--lengths', 'masive'], "Did you mean 'massive'"), (['--losses', 'ce,lgits'], "Did you mean 'logits'"), (['--tiny', '--rounds', '3'], 'tiny brings its own rounds'),
+                                       (['--teacher', 't'], 'teacher is for whole runs; add whole'), (['--whole', '--steps', '3'], 'steps is not for whole runs')])
 def test_invalid_options_of_a_bench_raise_before_a_kernel_starts(tmp_path, capsys, monkeypatch, args, message):
     from privkd_nb import cli
     monkeypatch.setattr('privkd_nb.cli.bench.execute', lambda *a: pytest.fail('a kernel was started'))

@@ -266,7 +266,7 @@ def test_papermill_with_a_name_that_is_no_parameter(tmp_path):
     assert p.returncode != 0 and "innit is no parameter of this notebook. Did you mean 'init'?" in p.stderr and made(tmp_path) == ['out.ipynb']
 
 
-@pytest.mark.parametrize('name', ['run', 'effect', 'bench'])
+@pytest.mark.parametrize('name', ['run', 'effect', 'bench', 'bench_whole'])
 def test_notebooks_check_the_names_that_papermill_is_given(name):
     from privkd_nb.jobs.config import assigned_names, check_parameters
     cells = [''.join(c['source']) for c in json.loads((ROOT/'nbs'/f'{name}.ipynb').read_text(encoding='utf-8'))['cells'] if c['cell_type'] == 'code']

@@ -7,7 +7,7 @@ __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', '
            'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'inputs_of',
            'learning_rate', 'describe_data', 'write_setup', 'remake_setup', 'is_settled', 'forget_other_inputs',
            'on_record_read_only', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step', 'write_scores',
-           'write_results', 'stop_note', 'check_loaded', 'distil']
+           'write_results', 'stop_note', 'times_of', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import os, shutil, tempfile, time, warnings
@@ -36,7 +36,7 @@ from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, validation_subset
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
-from ..phases import phase, reporting_to
+from ..phases import phase, reporting_to, seconds_by_phase
 from ..record import PROGRESS, History, Run, StatusFile, describe_environment, lock_files
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar, StatusCallback
@@ -351,6 +351,18 @@ def stop_note(run:Run, state)->str:
     return (f"run {run.path.name} was stopped at step {state.global_step} of {state.max_steps}, at a checkpoint; "
             "start it again to resume from there.")
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #d3f19c78
+def times_of(
+    start:tuple[float,float], # When the run began, by `time.monotonic` and `time.process_time`
+    watcher:StatusCallback,   # Of its training
+    spent:dict,               # From `reporting_to`
+)->dict:                      # For the record: `seconds` in all, `until_training`, `phases`; each with the seconds of the processor
+    "How long a run took, and where the time went"
+    def since(*now): return dict(zip(('seconds', 'cpu'), (round(b-a, 2) for a,b in zip(start, now))))
+    all = since(time.monotonic(), time.process_time())
+    return dict(seconds=round(all['seconds'], 1), cpu_seconds=all['cpu'], phases=seconds_by_phase(spent),
+                until_training=since(watcher.status.began, watcher.began_cpu) if watcher.began_cpu else None)
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #ddb46720
 def check_loaded(
     cfg:RunConfig,
@@ -375,7 +387,7 @@ def distil(
 )->Run:                      # Finished
     "Distil one student and record everything about it"
     cfg.pin()
-    run, start = Run.named(cfg.out_dir, cfg.identity()), time.monotonic()
+    run, start = Run.named(cfg.out_dir, cfg.identity()), (time.monotonic(), time.process_time())
     if on_record_read_only(run, cfg): return run
     made = missing_folders(run.path.parent)
     with disk_errors(run.path), run_lock(run) if is_main() else nullcontext(), folder_to_write(run.path) as folder, \
@@ -384,7 +396,7 @@ def distil(
         if not cfg.redo and is_settled(run, cfg, task, models): return run
         status, checkpoints = StatusFile(folder), run.path/'checkpoints'
         watcher = StatusCallback(status)
-        with final_state(status), reporting_to(status):
+        with final_state(status), reporting_to(status) as spent:
             with preparing(status, 'loading the data'): task = task or load_data(cfg)
             more = '' if models or cfg.teacher != 'auto' else ', or training the teacher'
             with preparing(status, f'loading the models{more}'):
@@ -408,8 +420,8 @@ def distil(
             status.write('scoring')
             if is_main():
                 write_results(run, cfg, trainer, models, task, data.test)
-                seconds = round(time.monotonic()-start, 1)
-                write_json(run.path/'environment.json', run.environment | dict(seconds=seconds, efficiency=trainer.report, step=kept_step(trainer)))
+                took = times_of(start, watcher, spent)
+                write_json(run.path/'environment.json', run.environment | took | dict(efficiency=trainer.report, step=kept_step(trainer)))
                 shutil.rmtree(checkpoints, ignore_errors=True)
                 run.finish()
             status.write('finished')

@@ -134,7 +134,7 @@ def fit(
         start = trainer.evaluate()
         if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
     trainer.keep_start(start)
-    trainer.train(resume_from_checkpoint=checkpoint)
+    with phase('training', drawn=False, told=False): trainer.train(resume_from_checkpoint=checkpoint)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #a9bf84d0
 def fine_tune(

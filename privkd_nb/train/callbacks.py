@@ -44,10 +44,10 @@ class StatusCallback(TrainerCallback):
     "Writes a run's `progress.json`; stops at a checkpoint when asked to"
     def __init__(self,
         status:StatusFile, # Of the run's folder
-    ): self.status, self.first, self.stopped = status, 0, False
+    ): self.status, self.first, self.stopped, self.began_cpu = status, 0, False, None
 
     def on_train_begin(self, args, state, control, **kw):
-        self.status.began, self.first = time.monotonic(), state.global_step
+        self.status.began, self.first, self.began_cpu = time.monotonic(), state.global_step, time.process_time()
         self.status.at = dict(step=state.global_step, steps=state.max_steps, first=self.first)
         self.status.write('training')
 
