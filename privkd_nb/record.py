@@ -23,7 +23,7 @@ from .markup import md_code, md_text
 HISTORY = ['step', 'split', 'group', 'language', 'metric', 'value']
 METRICS = ['step', 'split', 'group', 'language', 'seen', 'model', 'metric', 'value']
 GROUPS = dict(language='one language', all='mean', seen='mean seen', unseen='mean unseen') # Groups, and how tables write them
-SCORES = dict(accuracy='accuracy', macro_f1='macro-F1', entity_f1='entity F1')  # Metrics a task can be judged by, as they are written
+SCORES = dict(accuracy='accuracy', micro_f1='micro-F1', macro_f1='macro-F1', entity_f1='entity F1')  # What a task is judged by
 DONE, PROGRESS, STOP = 'done.json', 'progress.json', 'stop'
 UNMARKED = (PROGRESS, STOP, 'history.jsonl', 'log.txt', 'request.json', 'run.ipynb', 'run.unfinished.ipynb', 'checkpoints') # Not in the marker
 

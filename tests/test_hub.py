@@ -30,8 +30,14 @@ def make_repositories(root: Path):
     for split in ('train', 'validation', 'test'):
         Dataset.from_list([dict(idx='0', text='Anna i Aarhus', tokens=['Anna', 'i', 'Aarhus'], ner_tags=[1, 0, 5], annotator=['x'])], features=feats).to_parquet(str(uner/'da_ddt'/f'{split}.parquet'))
     (uner/'README.md').write_text('---\nconfigs:\n- config_name: da_ddt\n  data_files:\n' + ''.join(f'  - split: {s}\n    path: da_ddt/{s}.parquet\n' for s in ('train', 'validation', 'test')) + '---\n')
+    pairs, names = Features(dict(premise=Value('string'), hypothesis=Value('string'), label=ClassLabel(names=['entailment', 'neutral', 'contradiction']))), ('train', 'validation', 'test')
+    for split in names:
+        for lang in ('de', 'en'):
+            (root/'xnli'/lang).mkdir(parents=True, exist_ok=True)
+            Dataset.from_list([dict(premise=f'{lang} {split} {i}', hypothesis='It is dry.', label=i) for i in range(3)], features=pairs).to_parquet(str(root/'xnli'/lang/f'{split}-00000-of-00001.parquet'))
+    (root/'xnli'/'README.md').write_text('---\nconfigs:\n' + ''.join(f'- config_name: {l}\n  data_files:\n' + ''.join(f'  - split: {s}\n    path: {l}/{s}-*\n' for s in names) for l in ('de', 'en')) + '---\n')
     tiny_model(labels=['no', 'yes'], seed=4).save_pretrained(model)
-    return {('datasets', 'AmazonScience/massive'): massive, ('datasets', 'cardiffnlp/tweet_sentiment_multilingual'): tsm, ('datasets', 'BramVanroy/universal_ner'): uner, ('models', 'someone/tiny'): model}
+    return {('datasets', 'AmazonScience/massive'): massive, ('datasets', 'cardiffnlp/tweet_sentiment_multilingual'): tsm, ('datasets', 'BramVanroy/universal_ner'): uner, ('datasets', 'facebook/xnli'): root/'xnli', ('models', 'someone/tiny'): model}
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -117,6 +123,11 @@ def test_massive_and_then_without_the_hub(hub, tmp_path):
 def test_tweets(hub, tmp_path):
     p = client("from privkd_nb.data.tasks import load_task; t = load_task('tsm', languages='es'); print(t.labels, t.train.label.tolist())", hub, tmp_path)
     assert p.stdout.strip() == "['negative', 'neutral', 'positive'] ['negative', 'neutral', 'positive']", p.stderr[-1500:]
+
+
+def test_pairs(hub, tmp_path):
+    p = client("from privkd_nb.data.tasks import load_task; t = load_task('xnli', languages='en,de'); print(t.labels, t.test.loc[3].tolist(), len(t.train))", hub, tmp_path)
+    assert p.stdout.strip() == "['contradiction', 'entailment', 'neutral'] ['0', 'en test 0', 'It is dry.', 'entailment', 'en'] 6", p.stderr[-1500:]
 
 
 def test_entities(hub, tmp_path):

@@ -55,7 +55,8 @@ def share_predictions(
         first = teachers.setdefault((teacher, key), r)
         keep = p if first == r else p[p.model == 'student']
         percent = (keep.probability*100).round().astype('uint8') if 'probability' in keep else 0
-        preds.append(keep.assign(run=r, probability=percent)[['run', 'model', 'id', 'language', 'gold', 'predicted', 'probability']])
+        kept = ['run', 'model', 'id', 'language', 'gold', 'predicted', 'probability', *(['kind'] if 'kind' in keep else [])]
+        preds.append(keep.assign(run=r, probability=percent)[kept])
         configs[r], cards[r] = study.configs[r] | dict(teacher_run=first, texts=key), card
     if not configs: raise InputError(f"no run of {study.path} can be packed: {'; '.join(f'{r} ({why})' for r,why in skipped.items())}.")
     return Shared(configs, pd.concat(preds, ignore_index=True), pd.concat(texts, ignore_index=True), cards, skipped)

@@ -59,15 +59,16 @@ def intervals_over_texts(
     study:Study,
     a:str,           # An arm
     b:str,           # Another one, or 'teacher'
-    metric:str,      # 'accuracy' or 'entity_f1'
+    metric:str,      # 'accuracy', 'micro_f1' or 'entity_f1'
     seeds:list,      # Of the runs to take
     level:float=.95,
     languages=None,  # Those to compare; None: all
     **where,         # dataset, scenario and fraction
 )->pd.DataFrame:     # group, language, score (A - B), low, high, n, units
     "A minus B in each language and on average, with an interval over the test texts of the same runs"
-    if metric not in ('accuracy', 'entity_f1'):
-        raise InputError(f"{SCORES.get(metric, metric)} has no interval over texts; choose accuracy or entity F1, or intervals over seeds.")
+    if metric not in ('accuracy', 'micro_f1', 'entity_f1'):
+        raise InputError(f"{SCORES.get(metric, metric)} has no interval over texts; "
+                         f"choose accuracy, micro-F1 or entity F1, or intervals over seeds.")
     from privkd_nb.analysis.examples import example_differences, runs_by_seed
     def runs(arm):
         found = runs_by_seed(study, arm=arm, **where)

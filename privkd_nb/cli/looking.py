@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['LISTED', 'SHARED', 'BIG_FIRST', 'SORTS', 'LIST', 'MAIN', 'SHOW', 'PREDICT', 'since', 'size_text', 'shared_values',
            'listed', 'fitting', 'list_command', 'add_list_options', 'result_dict', 'settings_text', 'weights_text',
-           'show_running', 'show_command', 'add_run_name', 'prediction_line', 'given_texts', 'predict_command',
-           'add_predict_options']
+           'show_running', 'show_command', 'add_run_name', 'several_labels', 'prediction_line', 'given_texts',
+           'split_pairs', 'predict_command', 'add_predict_options']
 
 # %% ../../nbs/api/cli/09_looking.ipynb #c1bdd3c6
 import argparse, sys
@@ -160,9 +160,16 @@ def add_run_name(
 SHOW = Command(show_command, add_run_name, ('show last', 'show my_runs/3 --json'))
 
 # %% ../../nbs/api/cli/09_looking.ipynb #49e5f8d5
+def several_labels(row:dict)->str: # A row of `Classifier.predict`
+    "The labels of a text, each with its probability"
+    return ', '.join(f"{visible(l, 40)} {row['probabilities'][l]:.3f}" for l in row['labels']) or '(none)'
+
 def prediction_line(row:dict)->str: # A row of `Classifier.predict`
     "A prediction for a terminal"
-    if 'label' in row: return f"{visible(row['label'], 40):20} {row['probability']:.3f}  {visible(row['text'])}"
+    from privkd_nb.data.tasks import BETWEEN
+    text = BETWEEN.join(visible(row[c]) for c in ('text', 'text_pair') if c in row)
+    if 'label' in row: return f"{visible(row['label'], 40):20} {row['probability']:.3f}  {text}"
+    if 'probabilities' in row: return f"{several_labels(row):26} {text}"
     text = ' '.join(w if l == 'O' else f'{w}/{l}' for w,l in zip(map(visible, row['words']), map(visible, row['labels'])))
     return text if any(l != 'O' for l in row['labels']) else f'{text}  (no entity)'
 
@@ -170,14 +177,23 @@ def given_texts(words:list[str])->list[str]:
     "The texts of a command line; '-' stands for the lines of standard input"
     return [line.rstrip('\r\n') for w in words for line in (sys.stdin if w == '-' else [w])]
 
+def split_pairs(lines:list[str])->tuple[list[str],list[str]]:
+    "The two texts of each line, with a tab between them"
+    wrong = [l for l in lines if l.count('\t') != 1]
+    if wrong: raise InputError(f'this model was trained on pairs of texts, and {visible(wrong[0], 40)!r} is one; '
+                               'give the second with --pair, or both in a line of standard input, with a tab between them.')
+    first, second = zip(*(l.split('\t') for l in lines))
+    return list(first), list(second)
+
 def predict_command(given:dict)->None:
     "`privkd predict`: what a run's student, or another fine-tuned model, makes of your own texts"
     from privkd_nb.hub import quietly
     if not (texts := given_texts(given['texts'])): raise InputError('there is no text to predict; standard input was empty.')
     with quietly():
         from privkd_nb.evaluation.texts import Classifier
-        model = Classifier(given['run'], given.get('runs', 'runs'))
-        found = model.predict(texts)
+        model, pairs = Classifier(given['run'], given.get('runs', 'runs')), given.get('pair')
+        if model.pairs and not pairs: texts, pairs = split_pairs(texts)
+        found = model.predict(texts, pairs)
     if n := int(found.cut.sum()): print(f'privkd: {n} of {len(texts)} texts were cut at {model.max_length} tokens', file=sys.stderr)
     rows = found.to_dict('records')
     if given.get('json'): return print_json(rows)
@@ -189,5 +205,6 @@ def add_predict_options(
     "Which model, and which texts"
     add_run_name(parser, 'a run, as in `privkd list`: its number, the beginning of its hash, its path, last; or the folder of a model')
     parser.add_argument('texts', nargs='+', metavar='TEXT', help="texts in quotes, or - for the lines of standard input")
+    parser.add_argument('--pair', nargs='+', metavar='TEXT', help='the second texts, as many, if a label is for two')
 
 PREDICT = Command(predict_command, add_predict_options, ("predict last 'wake me up at seven'", 'predict 3 - --json < texts.txt'))

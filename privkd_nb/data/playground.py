@@ -105,14 +105,15 @@ def same_label_pairs(
     "Pairs of texts with the same label and with different ones, equally many, parallel across languages by id"
     text, label, res, had = {}, {r['id']: r['label'] for r in rows}, [], set()
     for r in rows: text.setdefault(r['id'], {})[r['language']] = r['text']
-    for a in sorted(text):
+    ids = sorted(i for i,by in text.items() if len(by) == max(map(len, text.values())))          # sentences that all languages have
+    for a in ids:
         rng = random.Random(seed_for(seed, 'pairs', str(a)))
-        free = [b for b in sorted(text) if b != a and (b, a) not in had]
+        free = [b for b in ids if b != a and (b, a) not in had]
         kinds = dict(same=[b for b in free if label[b] == label[a]], different=[b for b in free if label[b] != label[a]])
         drawn = [rng.sample(kind, min(each, *map(len, kinds.values()))) for kind in kinds.values()]
         for b,answer in [(b, k) for pair in zip(*drawn) for b,k in zip(pair, kinds)]:
             had.add((a, b))
-            res += [dict(id=f'{a}+{b}', text=s, text_pair=text[b][l], label=answer, language=l) for l,s in text[a].items() if l in text[b]]
+            res += [dict(id=f'{a}+{b}', text=s, text_pair=text[b][l], label=answer, language=l) for l,s in text[a].items()]
     return res
 
 # %% ../../nbs/api/data/00_playground.ipynb #e47470a7

@@ -10,7 +10,8 @@ from pathlib import Path
 import pandas as pd
 from ..core import InputError
 from ..data.encoding import encode
-from .scores import predict
+from fastcore.basics import patch
+from .scores import label_probabilities, predict
 from ..finding import find_run, is_run_folder
 from ..markup import visible
 from ..models.encoders import max_positions, model_labels
@@ -44,23 +45,43 @@ class Classifier:
         folder:str|Path='runs', # Where the runs are
     ):
         self.path = model_folder(name, folder)
-        names = read_object(self.path/'config.json').get('architectures') or ['']
-        self.words = str(names[0]).endswith('ForTokenClassification')       # Are words labelled, one by one?
+        cfg = read_object(self.path/'config.json')
+        self.words = str((cfg.get('architectures') or [''])[0]).endswith('ForTokenClassification')       # Are words labelled, one by one?
+        self.kind = 'token' if self.words else 'multilabel' if cfg.get('problem_type') == 'multi_label_classification' else 'sequence'
+        self.pairs = bool(cfg.get('text_pairs'))                                                        # Was it trained on pairs of texts?
         self.tokenizer = load_tokenizer(str(self.path), self.words)
-        self.model = load_encoder(str(self.path), 'token' if self.words else 'sequence')
+        self.model = load_encoder(str(self.path), self.kind)
         self.max_length = longest_text(self.path, self.model, self.tokenizer)
     def __repr__(self): return f'Classifier({visible("/".join(self.path.parts[-2:]))!r}, {len(model_labels(self.model))} labels)'
-    def predict(self,
-        texts:list[str],
-    )->pd.DataFrame: # text, label, probability, cut; for token tasks text, words, labels, cut
-        "Predict every text"
-        texts, labels = [texts] if isinstance(texts, str) else list(texts), model_labels(self.model)
-        d = pd.DataFrame(dict(id=list(map(str, range(len(texts)))), language='', text=texts))
-        words = [t.split() for t in texts]
-        filled = [w or ['.'] for w in words]                                    # a text without words is encoded as one
-        if self.words: d = d.drop(columns='text').assign(tokens=filled, ner_tags=[[labels[0]]*len(w) for w in filled])
-        else: d = d.assign(label=labels[0])                                     # nobody knows it, and the loss is not used
-        data = encode(d, self.tokenizer, labels, self.max_length)
-        p = predict(self.model, data)
-        if not self.words: return pd.DataFrame(dict(text=texts, label=p.predicted, probability=p.probability, cut=data.cut))
-        return pd.DataFrame(dict(text=texts, words=words, labels=[l[:len(w)] for l,w in zip(p.predicted, words)], cut=data.cut))
+
+# %% ../../nbs/api/evaluation/02_texts.ipynb #916b5a53
+@patch
+def table(self:Classifier,
+    texts:list[str],
+    pairs:list[str]|None, # The second texts
+)->pd.DataFrame: # As `encode` takes it
+    "Texts as a table without labels"
+    if self.pairs and pairs is None:
+        raise InputError(f'{self!r} was trained on pairs of texts; give the second ones, too (pairs=, or --pair).')
+    if self.words and pairs is not None: raise InputError(f'{self!r} labels words of single texts; leave the second texts out.')
+    if pairs is not None and len(pairs) != len(texts):
+        raise InputError(f'{len(texts)} texts cannot be paired with {len(pairs)} others; give as many.')
+    d = pd.DataFrame(dict(id=list(map(str, range(len(texts)))), language='', text=texts))
+    if self.words: return d.drop(columns='text').assign(tokens=[t.split() or ['.'] for t in texts]) # at least one word
+    return d if pairs is None else d.assign(text_pair=list(pairs))
+
+@patch
+def predict(self:Classifier,
+    texts:list[str],
+    pairs:list[str]|None=None, # The second texts, where a label is for two
+)->pd.DataFrame: # text, label, probability, cut; for several labels text, labels, probabilities, cut; for words text, words, labels, cut
+    "Predict every text"
+    texts, pairs = [texts] if isinstance(texts, str) else list(texts), [pairs] if isinstance(pairs, str) else pairs
+    data = encode(self.table(texts, pairs), self.tokenizer, model_labels(self.model), self.max_length, self.kind)
+    given = dict(text=texts) if pairs is None else dict(text=texts, text_pair=list(pairs))
+    p = predict(self.model, data)
+    if self.kind == 'sequence': return pd.DataFrame(given | dict(label=p.predicted, probability=p.probability, cut=data.cut))
+    if self.kind == 'multilabel':
+        return pd.DataFrame(given | dict(labels=p.predicted, probabilities=label_probabilities(self.model, data), cut=data.cut))
+    words = [t.split() for t in texts]
+    return pd.DataFrame(given | dict(words=words, labels=[l[:len(w)] for l,w in zip(p.predicted, words)], cut=data.cut))

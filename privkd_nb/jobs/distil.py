@@ -24,12 +24,13 @@ from ..core import make_folder, missing_folders, remove_empty, sweep, write_json
 from ..data.batching import StepSampler
 from ..data.encoding import Encoded
 from ..data.report import data_report
-from ..data.tasks import Task
+from ..data.tasks import Task, shown_text
 from ..data.token_cache import tokenizer_hash
 from ..distributed import folder_to_write, from_main, is_main, wait_for_all
 from ..evaluation.latency import speed_rows
 from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
+from ..evaluation.thresholds import own_thresholds
 from ..init.importance import block_influence
 from ..init.student import InitCard, init_student
 from .config import RunConfig
@@ -138,7 +139,9 @@ def prepare_student(
     models:Models,
 )->tuple: # Student and its `InitCard`
     "Initialize the student"
-    return init_student(cfg.init_spec(), models.teacher, models.base)
+    student, card = init_student(cfg.init_spec(), models.teacher, models.base)
+    vars(student.config).pop('thresholds', None)                # its teacher's; its own are chosen when it is trained
+    return student, card
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d3ccb137
 class Examples(NamedTuple):
@@ -156,7 +159,7 @@ def encode_task(
 )->Examples:
     "Tokenize the data of a run"
     tables = task.train, validation_subset(task), task.test
-    data = Examples(*(encode_rows(cfg, task, d, tokenizer) for d in tables))
+    data = Examples(*(encode_rows(cfg, task, d, tokenizer, *readers) for d in tables))
     for m in readers: check_lengths(m, cfg.max_length, *data)
     return data
 
@@ -294,7 +297,8 @@ def make_trainer(
 )->DistillTrainer:
     "The trainer of a run"
     trainer = DistillTrainer(
-        student, models.teacher, cfg.losses, card.layers, train_languages=task.train_languages, efficiency=efficiency_of(cfg),
+        student, models.teacher, cfg.losses, card.layers, class_weights=cfg.class_weights,
+        train_languages=task.train_languages, efficiency=efficiency_of(cfg),
         args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train, eval_dataset=data.validation,
         processing_class=models.tokenizer, **trainer_kw)
     if cfg.patience: trainer.add_callback(EarlyStoppingCallback(cfg.patience))
@@ -316,7 +320,9 @@ def write_scores(
     teacher.to(trainer.args.device)
     def predicted(role, model):
         with phase(f'scoring the {role}'): return predict(model, test)
-    preds = {role: predicted(role, m) for role,m in dict(student=trainer.model, teacher=teacher).items()}
+    with own_thresholds(trainer.model, teacher, trainer.eval_dataset, trainer.train_languages) as thresholds:
+        preds = {role: predicted(role, m) for role,m in dict(student=trainer.model, teacher=teacher).items()}
+    if thresholds: write_json(run.path/'environment.json', run.environment | dict(thresholds=thresholds))
     scores = {role: score_predictions(p, trainer.train_languages) for role,p in preds.items()}
     rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]
     run.write('history', trainer.history.frame())
@@ -338,10 +344,10 @@ def write_results(
     time_limit = dict(seconds=0, texts=4) if cfg.tiny else {}
     with usual_kernel(models.teacher, trainer.model):
         run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, **time_limit))
-    text = task.test.text if task.kind == 'sequence' else task.test.tokens.map(' '.join)
-    run.write('texts', task.test.assign(text=text)[['id', 'language', 'text']])
+    run.write('texts', task.test.assign(text=shown_text(task.test))[['id', 'language', 'text']])
     trainer.history.check_folder()
     with phase('saving the student'):
+        if 'text_pair' in task.test: trainer.model.config.text_pairs = True     # said by `Classifier`, should one text be given
         trainer.save_model(run.path/'model')
         save_tokenizer(models.tokenizer, run.path/'model')
 

@@ -139,7 +139,7 @@ def run_all(
 
 # %% ../../nbs/api/jobs/06_study.ipynb #aa62123e
 OF_TEACHER = ('dataset', *OWN, 'scenario', 'teacher_scenario', 'languages', 'teacher_fraction', 'base', 'teacher', 'tiny',
-              'teacher_epochs', 'lr', 'batch_size', 'max_length') # Parameters that decide the weights of a fine-tuned teacher
+              'teacher_epochs', 'lr', 'batch_size', 'max_length', 'class_weights') # Parameters that decide the weights of a fine-tuned teacher
 
 def teacher_configs(
     configs:list[RunConfig],

@@ -16,7 +16,7 @@ from .terms import Term, TermInputs, distill_terms, required_outputs
 
 # %% ../../nbs/api/losses/03_laws.ipynb #7ea2dde2
 def trial(
-    kind:str='sequence', # 'sequence' or 'token'
+    kind:str='sequence', # One of `KINDS`
     b:int=4, t:int=7, c:int=5, d:int=6, h:int=2, # Examples, positions, classes, hidden size, heads
     narrow:int=0,        # The student's hidden size, if it is another
     seed:int=0,
@@ -25,19 +25,21 @@ def trial(
     g = torch.Generator().manual_seed(seed)
     def r(*n): return torch.randn(*n, generator=g)
     mask = (torch.arange(t)[None] < torch.tensor([t, 5, 3, 6])[:b,None]).long()
-    z = (b, c) if kind == 'sequence' else (b, t, c)
-    labels = torch.randint(c, z[:-1], generator=g)
+    z = (b, t, c) if kind == 'token' else (b, c)
+    labels = torch.randint(2, z, generator=g) if kind == 'multilabel' else torch.randint(c, z[:-1], generator=g)
     if kind == 'token': labels = torch.where(mask.bool() & (torch.arange(t) % 2 == 0), labels, -100)
     n = int(mask.sum())
     def random(d): return outputs(r(*z), hidden={i: r(n, d) for i in range(3)}, attention={l: r(b, h, t, t) for l in range(2)},
                                   values={l: r(n, d) for l in range(2)})
     student, teacher, project = random(narrow or d), random(d), (lambda x, w=r(narrow, d): x@w) if narrow else lambda x: x
-    return student, teacher, TermInputs(labels, mask, batch_counts(dict(labels=labels, attention_mask=mask)), layers=[0, 1], project=project, last=(2, 2))
+    valid = labels[:,0] != -100 if kind == 'multilabel' else labels != -100
+    totals = batch_counts(dict(labels=labels, attention_mask=mask, valid=valid))
+    return student, teacher, TermInputs(labels, mask, totals, layers=[0, 1], project=project, last=(2, 2), kind=kind)
 
 # %% ../../nbs/api/losses/03_laws.ipynb #8f7a998f
 def pad_more(o, b, k:int=3, value:float=99.):
     "Outputs and inputs with `k` more positions of padding, which hold `value`"
-    word = b.labels.ndim == 2
+    word = b.kind == 'token'
     attention = {l: F.pad(a, (0,k,0,k), value=value) for l,a in o.attention.items()}
     out = AttrDict(o, logits=F.pad(o.logits, (0,0,0,k), value=value) if word else o.logits, attention=attention)
     return out, replace(b, labels=F.pad(b.labels, (0,k), value=-100) if word else b.labels, mask=F.pad(b.mask, (0,k)))
@@ -101,7 +103,7 @@ def only_read(
 
 def check_law(
     t:Term, law,  # Of `LAWS`
-    kind:str,     # 'sequence' or 'token'
+    kind:str,     # One of `KINDS`
     tol:float, **kw, # Of `trial`
 )->None:
     "Raise an `AssertionError` that names the law, if a term breaks it"
@@ -118,8 +120,8 @@ def check_term(
     skip=(),      # Names of laws that it does not claim, such as 'copy'
     tol:float=1e-5, # Largest difference, relative
 )->None:          # Raises an `AssertionError` that names the law
-    "Check a loss term against all laws, for labels of examples and of words"
-    for kind in ('sequence', 'token'):
+    "Check a loss term against all laws, for every kind of task that it is defined for"
+    for kind in t.kinds:
         for law in LAWS:
             if law.__name__ not in skip and not (law is copy and t.gold): check_law(t, law, kind, tol)
         if t.width == 'projected': check_law(t, padding, kind, tol, narrow=4)

@@ -67,6 +67,7 @@ class TermInputs:
     last:tuple|None=None # The number of layers of student and teacher
     compared:Any=None    # (b,) or (b,t) predictions that count, also those without a label; None: where there is a label
     kind:str='sequence'  # One of `KINDS`
+    weights:Any=None     # Of gold labels: (c,), or (2,c) of several labels' absence and presence; None: equal ones
     @property
     def valid(self):     # (b,) or (b,t)
         if self.compared is not None: return self.compared
@@ -84,18 +85,19 @@ class TermInputs:
 # %% ../../nbs/api/losses/02_terms.ipynb #a61a6c53
 L, F = lazy_import('privkd_nb.losses.logits'), lazy_import('privkd_nb.losses.features')
 
-def _ce(s, t, b):        return L.cross_entropy(s.logits, b.labels, b.totals['labels'])
+def _by(b, one, several): return several if b.kind == 'multilabel' else one # Label, or labels, a text
+def _ce(s, t, b):        return _by(b, L.cross_entropy, L.binary_cross_entropy)(s.logits, b.labels, b.totals['labels'], b.weights)
 def _logits(s, t, b):    return L.logit_mse(s.logits, t.logits, b.valid, b.totals['labels'])
-def _kl(s, t, b):        return L.logit_kl(s.logits, t.logits, b.valid, b.totals['labels'], b.temp)
+def _kl(s, t, b):        return _by(b, L.logit_kl, L.binary_kl)(s.logits, t.logits, b.valid, b.totals['labels'], b.temp)
 def _hidden(s, t, b):    return sum(F.hidden_mse(b.project(s.hidden[i]), t.hidden[j], total=b.totals['tokens']) for i,j in b.hidden_pairs)
 def _embedding(s, t, b): return F.embedding_mse(b.project(s.hidden[0]), t.hidden[0], total=b.totals['tokens'])
 def _attention(s, t, b): return sum(F.attention_mse(s.attention[i], t.attention[j], b.mask, b.totals['pairs']) for i,j in b.attention_pairs)
 
 # %% ../../nbs/api/losses/02_terms.ipynb #edcc619e
 TERMS = {t.name: t for t in (
-    Term('ce', _ce, 'logits', gold=True, title='hard-label loss: cross entropy with the gold labels', short='cross entropy', cost='alone it is plain fine-tuning', builtin=True),
+    Term('ce', _ce, 'logits', gold=True, kinds=tuple(KINDS), title='hard-label loss: cross entropy with the gold labels', short='cross entropy', cost='alone it is plain fine-tuning', builtin=True),
     Term('logits', _logits, 'logits', kinds=tuple(KINDS), title='logit matching: squared difference of the logits', source='Kim et al. 2021', cost='a number a class to cache', builtin=True),
-    Term('kl', _kl, 'logits', title='soft-label distillation: KL divergence of the softened predictions', source='Hinton et al. 2015', cost='as logits', builtin=True),
+    Term('kl', _kl, 'logits', kinds=tuple(KINDS), title='soft-label distillation: KL divergence of the softened predictions', source='Hinton et al. 2015', cost='as logits', builtin=True),
     Term('hidden', _hidden, 'hidden', width='projected', title='feature distillation: squared difference of hidden states, summed over layers',
          source='TinyBERT, Jiao et al. 2020', cost='d numbers a token and layer to cache', builtin=True),
     Term('embedding', _embedding, 'embedding', width='projected', title='embedding distillation: squared difference of the embedding outputs',
@@ -150,7 +152,7 @@ def _known(key): # The name of a term of the table
     return name if name in TERMS else check_choice('losses', name, ['paper', *TERMS])
 
 # %% ../../nbs/api/losses/02_terms.ipynb #5986765b
-RESERVED = ('paper', 'loss', 'learning_rate', 'grad_norm', 'n', 'accuracy', 'macro_f1', 'entity_f1', 'entity_precision', 'entity_recall')
+RESERVED = ('paper', 'loss', 'learning_rate', 'grad_norm', 'n', 'accuracy', 'micro_f1', 'macro_f1', 'exact_match', 'entity_f1', 'entity_precision', 'entity_recall')
 
 def add_term(
     t:Term, # With a name that no built-in term has

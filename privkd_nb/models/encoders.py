@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['search_layers', 'layer_stack', 'layers_name', 'layers_of', 'encoder_of', 'position_tables', 'max_positions',
-           'parameter_table', 'weights_hash', 'model_labels', 'set_labels', 'output_layer', 'label_difference',
-           'align_labels']
+           'parameter_table', 'weights_hash', 'model_labels', 'gives_several', 'set_labels', 'output_layer',
+           'label_difference', 'align_labels']
 
 # %% ../../nbs/api/models/01_encoders.ipynb #8459cc8e
 import hashlib, warnings
@@ -118,15 +118,21 @@ def model_labels(
         raise InputError(f"the model's id2label ({str(names)[:80]}) does not number its {model.config.num_labels} labels from 0; "
                          f"correct id2label in its config.json.") from e
 
+def gives_several(
+    model, # With a classification head
+)->bool:
+    "Whether a model gives a text any number of labels"
+    return model.config.problem_type == 'multi_label_classification'
+
 def set_labels(
     model,            # With a classification head
     labels:list[str], # Names in the order of the logits
 )->None:
-    "Write label names into a model's configuration, and that each text has one of them"
+    "Write label names into a model's configuration, and that each text has one of them, unless it says that a text may have several"
     cfg = model.config
     cfg.id2label = dict(enumerate(labels))
     cfg.label2id = {l: i for i,l in enumerate(labels)}
-    cfg.problem_type = 'single_label_classification'            # what a pipeline computes scores by
+    if not gives_several(model): cfg.problem_type = 'single_label_classification'    # what a pipeline computes scores by
     if hasattr(cfg, 'function_to_apply'): del cfg.function_to_apply
 
 # %% ../../nbs/api/models/01_encoders.ipynb #20650b41

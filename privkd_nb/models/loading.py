@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CURES', 'TOKENIZER_FILES', 'foreign_errors', 'local_files', 'check_before_loading', 'drawn_from', 'load_adapter',
-           'load_encoder', 'stated_labels', 'check_tokenizer_files', 'give_padding', 'glues_words', 'space_words',
-           'load_tokenizer', 'save_tokenizer']
+           'set_kind', 'load_encoder', 'stated_labels', 'check_tokenizer_files', 'give_padding', 'glues_words',
+           'space_words', 'load_tokenizer', 'save_tokenizer']
 
 # %% ../../nbs/api/models/06_loading.ipynb #a6bc853a
 from contextlib import contextmanager
@@ -89,10 +89,25 @@ def load_adapter(
     check_padding(merged)
     return merged
 
+# %% ../../nbs/api/models/06_loading.ipynb #b470d7df
+def set_kind(
+    model,         # As loaded; its configuration is changed
+    kind:str,      # One of `KINDS`
+    name:str,      # For the message
+    new_head:bool, # Whether the head is untrained
+)->None:
+    "Write into a configuration whether a text has one label or several"
+    cfg, one, several = model.config, 'single_label_classification', 'multi_label_classification'
+    if kind == 'multilabel' and cfg.problem_type == one and not new_head:
+        raise InputError(f"{name} was fine-tuned for one label a text (problem_type in its config.json), but these texts have several; "
+                         f"take a teacher of several labels, or have one fine-tuned (teacher=auto).")
+    if kind == 'multilabel': cfg.problem_type = several
+    elif new_head or cfg.problem_type == several: cfg.problem_type = one
+
 # %% ../../nbs/api/models/06_loading.ipynb #908a54d9
 def load_encoder(
     name:str,                # A folder, or a model's name on the hub
-    kind:str='sequence',     # 'sequence' or 'token'
+    kind:str='sequence',     # One of `KINDS`
     labels:list[str]|None=None, # Label names of a new head; None: keep the model's own head, which must be there
     trust_remote_code:bool=False, # Run code that comes with the model
     *, seed:int|None=None,   # Of a new head; None: draw it from the global random state
@@ -101,13 +116,14 @@ def load_encoder(
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
     if is_adapter(Path(name)): return load_adapter(Path(name), kind, labels, trust_remote_code, seed)
     check_before_loading(name, trust_remote_code)
-    cls = AutoModelForSequenceClassification if kind == 'sequence' else AutoModelForTokenClassification
+    cls = AutoModelForTokenClassification if kind == 'token' else AutoModelForSequenceClassification
     kw = dict(use_safetensors=True, trust_remote_code=trust_remote_code, dtype=torch.float32)
     if labels: kw |= dict(num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={l: i for i,l in enumerate(labels)})
     with foreign_errors(name):
         with from_hub(name), quietly(), drawn_from(seed):          # the report is read instead of printed
             model, report = cls.from_pretrained(name, **kw, output_loading_info=True, ignore_mismatched_sizes=True)
         check_report(model, report, name, new_head=bool(labels))
+        set_kind(model, kind, name, new_head=bool(labels))
         if labels: set_labels(model, labels)
         check_padding(model.eval())
     return model

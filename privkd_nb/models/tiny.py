@@ -19,7 +19,7 @@ def tiny_model(
     arch:str='xlmr',    # One of `ARCHITECTURES`
     layers:int=4,       # Transformer layers
     labels:list|int=3,  # Label names, or their number
-    kind:str='sequence',# 'sequence' or 'token'
+    kind:str='sequence',# One of `KINDS`
     seed:int=0,         # Of the random weights
     spread:float=.2,    # Standard deviation of all weight matrices, large enough that every layer changes the result
     **config,           # Other configuration values
@@ -29,13 +29,14 @@ def tiny_model(
     row = ARCHITECTURES[check_choice('arch', arch, ARCHITECTURES)]
     names = labels if isinstance(labels, list) else [f'label{i}' for i in range(labels)]
     cfg = getattr(transformers, row.config)(**SMALL | row.settings | dict(num_hidden_layers=layers, num_labels=len(names)) | config)
-    auto = transformers.AutoModelForSequenceClassification if kind == 'sequence' else transformers.AutoModelForTokenClassification
+    auto = transformers.AutoModelForTokenClassification if kind == 'token' else transformers.AutoModelForSequenceClassification
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = auto.from_config(cfg).eval()
         with torch.no_grad():
             for p in model.parameters():
                 if p.ndim > 1: p.normal_(0, spread)
+    if kind == 'multilabel': model.config.problem_type = 'multi_label_classification'
     set_labels(model, names)
     return model
 

@@ -18,9 +18,11 @@ from ..compute.forward import ends_with_norm, forward
 from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, seed_for, write_json
 from ..data.batching import StepLoader, StepSampler
 from ..data.encoding import Collate, batch_counts, model_inputs
+from ..data.weights import class_weights as label_weights
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, with_means
 from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
+from ..models.encoders import model_labels
 from ..phases import phase
 from ..record import History
 from .efficiency import Efficiency, EfficientTraining
@@ -51,6 +53,7 @@ class DistillTrainer(Trainer):
         history:History|None=None, # Where numbers are written as they come
         train_languages=(),     # The seen languages; checkpoints are chosen by these alone
         efficiency:Efficiency|None=None, # What is left out; None: what costs no disk
+        class_weights:str='',   # 'balanced', or weights by label as 'rare=3': see `data.weights`
         teacher_source=None,    # A `SharedTeacher`, for students that are trained jointly; None: a `Teacher` of its own
         **kw,                   # Of `transformers.Trainer`: args, train_dataset, eval_dataset, processing_class …
     ):
@@ -62,6 +65,8 @@ class DistillTrainer(Trainer):
         self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0)
         super().__init__(model=student, data_collator=Collate(kw['train_dataset'].pad_id), **kw)
         check_kind(self.losses, self.train_dataset.kind)
+        weights = label_weights(class_weights, self.train_dataset, model_labels(student)) if class_weights else None
+        self.label_weights = None if weights is None else torch.as_tensor(weights, device=self.args.device)
         self.check_processes()
         self.given_optimizer = bool(kw.get('optimizer_cls_and_kwargs')) or any(o is not None for o in kw.get('optimizers', ()))
         self.examples_per_step = self.args.train_batch_size*self.args.gradient_accumulation_steps*self.args.world_size
@@ -149,7 +154,7 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     project = getattr(self.accelerator.unwrap_model(model), 'distill_projection', lambda x: x)
     last = self.teacher and (self.model.config.num_hidden_layers, self.teacher.config.num_hidden_layers)
     return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), project, self.temp, last,
-                      inputs['valid'], self.train_dataset.kind)
+                      inputs['valid'], self.train_dataset.kind, self.label_weights)
 
 # %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
 @patch
