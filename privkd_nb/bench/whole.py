@@ -7,7 +7,7 @@ __all__ = ['TEN', 'DROPOUT', 'Whole', 'without_dropout', 'tiny_models', 'prepare
            'WholeTrainer', 'accuracy', 'timed', 'read_rows', 'plain_trainer', 'plain_models', 'with_trainer',
            'same_predictions', 'size_of', 'run_way', 'main', 'start_way', 'measure_way']
 
-# %% ../../nbs/api/bench/05_whole.ipynb #ce60e18d
+# %% ../../nbs/api/bench/05_whole.ipynb #087cbea0
 import os, shutil, subprocess, sys, time, traceback
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -33,7 +33,7 @@ from ..phases import phase, reporting_to, seconds_by_phase
 from ..processes import ending, start_child
 from ..train.arguments import default_lr, training_args
 
-# %% ../../nbs/api/bench/05_whole.ipynb #33fe5fe4
+# %% ../../nbs/api/bench/05_whole.ipynb #c994ce8f
 TEN = 'ar-SA,de-DE,en-US,es-ES,hi-IN,ja-JP,sw-KE,th-TH,tr-TR,zh-CN'
 
 @dataclass
@@ -58,7 +58,7 @@ class Whole:
     def runs(self)->list[tuple[str,int]]: # Initialization and seed of each run
         return [(i, s) for s,i in product(range(self.seeds), as_list(self.inits))]
 
-# %% ../../nbs/api/bench/05_whole.ipynb #27d97979
+# %% ../../nbs/api/bench/05_whole.ipynb #111a94e1
 DROPOUT = ('hidden_dropout_prob', 'attention_probs_dropout_prob', 'classifier_dropout') # In configurations
 
 def without_dropout(
@@ -79,7 +79,7 @@ def tiny_models(folder:Path, labels:list[str])->tuple[Path,Path]: # A teacher th
     save_tokenizer(load_tokenizer(str(base)), teacher)
     return teacher, base
 
-# %% ../../nbs/api/bench/05_whole.ipynb #bcf6996d
+# %% ../../nbs/api/bench/05_whole.ipynb #3d04444a
 def prepare(
     whole:Whole,
     folder:Path, # Made, and filled, unless it is there
@@ -99,7 +99,7 @@ def prepare(
     write_json(folder/'whole.json', asdict(whole))
     return folder
 
-# %% ../../nbs/api/bench/05_whole.ipynb #39129a04
+# %% ../../nbs/api/bench/05_whole.ipynb #7005afbb
 def run_config(
     whole:Whole,
     folder:Path, # From `prepare`
@@ -125,7 +125,7 @@ def with_package(
                     predictions=str(run.path/'predictions.parquet'))
     return [about(r, *names) for r,names in zip(found, runs)]
 
-# %% ../../nbs/api/bench/05_whole.ipynb #6519a6af
+# %% ../../nbs/api/bench/05_whole.ipynb #9399dda2
 class EpochOrder:
     "The order of this package's batches, epoch after epoch"
     def __init__(self,
@@ -136,7 +136,7 @@ class EpochOrder:
         self.epoch += 1
         return iter(np.concatenate(epoch_batches(self.lengths, self.batch_size, self.seed, self.epoch)).tolist())
 
-# %% ../../nbs/api/bench/05_whole.ipynb #34d04867
+# %% ../../nbs/api/bench/05_whole.ipynb #f894529b
 class WholeTrainer(PlainTrainer):
     "The plain Trainer with a teacher, with evaluation"
     def evaluate(self, *args, **kw):
@@ -161,7 +161,7 @@ def timed(
     model.forward = call
     return model
 
-# %% ../../nbs/api/bench/05_whole.ipynb #cb45ba86
+# %% ../../nbs/api/bench/05_whole.ipynb #966c7d3c
 def read_rows(
     cfg:RunConfig, folder:Path,
 )->dict[str,pd.DataFrame]:
@@ -191,7 +191,7 @@ def plain_trainer(
     trainer.remove_callback(PrinterCallback)
     return trainer
 
-# %% ../../nbs/api/bench/05_whole.ipynb #10499dc5
+# %% ../../nbs/api/bench/05_whole.ipynb #46be45e0
 def plain_models(
     cfg:RunConfig,
 )->tuple: # Tokenizer, teacher, student and its card
@@ -232,7 +232,7 @@ def with_trainer(
     return dict(init=init, seed=seed, **took, phases=seconds_by_phase(spent), steps=trainer.state.global_step,
                 texts={s: len(d) for s,d in rows.items()}, predictions=str(out/'predictions.parquet'))
 
-# %% ../../nbs/api/bench/05_whole.ipynb #ffb886dd
+# %% ../../nbs/api/bench/05_whole.ipynb #e0d2568f
 def same_predictions(
     a:dict, b:dict, # Records of one run in both ways
 )->dict[str,float]: # By model, the share of equal predictions; the difference of the student's accuracy is at most one minus it
@@ -243,7 +243,7 @@ def same_predictions(
         raise InputError(f'{len(x)-len(both)} of {len(x)} predictions have no counterpart; the two runs scored other texts.')
     return (both.predicted == both.predicted_b).groupby(both.model).mean().to_dict()
 
-# %% ../../nbs/api/bench/05_whole.ipynb #7fb16a7f
+# %% ../../nbs/api/bench/05_whole.ipynb #6601fa82
 def size_of(*folders)->int: # Bytes
     "What folders hold"
     return sum(p.stat().st_size for f in folders for p in Path(f).rglob('*') if p.is_file())
@@ -260,7 +260,7 @@ def run_way(
         left = [folder/'plain'/f'{init}-{seed}' for init,seed in request['runs']]
     return dict(way=request['way'], runs=runs, importing=importing, peak_mib=peak_memory(), bytes=size_of(*left))
 
-# %% ../../nbs/api/bench/05_whole.ipynb #9277ee52
+# %% ../../nbs/api/bench/05_whole.ipynb #3c050a72
 def main(argv:list[str]|None=None)->int:
     "Run the way that a file requests"
     path = Path((argv or sys.argv[1:])[0])
@@ -299,5 +299,5 @@ def measure_way(
     if 'error' in found: raise ResultError(f"{way} ended early ({found['error']}).")
     return found
 
-# %% ../../nbs/api/bench/05_whole.ipynb #9b372791
+# %% ../../nbs/api/bench/05_whole.ipynb #dd3d6a23
 if __name__ == '__main__' and sys.argv[0].endswith('whole.py'): sys.exit(main())
