@@ -35,11 +35,12 @@ def set_thresholds(
     model,               # That gives several labels a text; its configuration is changed
     validation:Encoded,
     languages=None,      # Those trained on; None: all
+    batches=None,        # Its logits, as from `logits_by_batch`, if they are at hand
 )->dict[str,float]:      # Label -> threshold
     "Choose the thresholds of a model"
     use = validation.labelled & (True if languages is None else np.isin(validation.languages, list(languages)))
     p = np.zeros((len(validation), len(model_labels(model))))
-    for idx,_,z in logits_by_batch(model, validation): p[idx] = z.sigmoid().numpy()
+    for idx,_,z in batches or logits_by_batch(model, validation): p[idx] = z.sigmoid().numpy()
     found = {l: best_threshold(p[use, j], validation.labels[use, j]) for j,l in enumerate(model_labels(model))}
     model.config.thresholds = found
     return found
@@ -50,11 +51,14 @@ def own_thresholds(
     student, teacher,    # That give several labels a text
     validation:Encoded,
     languages,           # Those trained on
+    teacher_logits=None, # As in `set_thresholds`
 )->Iterator[dict]:       # Role -> label -> threshold; {} for other kinds of tasks
     "Choose thresholds for both models; the teacher's are taken back at the end"
     if validation.kind != 'multilabel': yield {}; return
     had = getattr(teacher.config, 'thresholds', None)
-    try: yield dict(student=set_thresholds(student, validation, languages), teacher=set_thresholds(teacher, validation, languages))
+    try:
+        of_student = set_thresholds(student, validation, languages)
+        yield dict(student=of_student, teacher=set_thresholds(teacher, validation, languages, teacher_logits))
     finally:
         if had is None: vars(teacher.config).pop('thresholds', None)
         else: teacher.config.thresholds = had

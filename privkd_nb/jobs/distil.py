@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
            'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'inputs_of',
-           'learning_rate', 'describe_data', 'write_setup', 'remake_setup', 'is_settled', 'forget_other_inputs',
-           'on_record_read_only', 'efficiency_of', 'arguments_of', 'make_trainer', 'kept_step', 'write_scores',
+           'learning_rate', 'efficiency_of', 'describe_data', 'write_setup', 'remake_setup', 'is_settled',
+           'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer', 'kept_step', 'write_scores',
            'write_results', 'stop_note', 'times_of', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
@@ -31,7 +31,6 @@ from ..evaluation.latency import speed_rows
 from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..evaluation.thresholds import own_thresholds
-from ..init.importance import block_influence
 from ..init.student import InitCard, init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, validation_subset
@@ -42,6 +41,7 @@ from ..record import PROGRESS, History, Run, StatusFile, describe_environment, l
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar, StatusCallback
 from ..train.efficiency import Efficiency
+from ..train.teacher_scores import cached_influence, teacher_logits, teacher_predictions
 from ..train.trainer import DistillTrainer
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #f14b2f14
@@ -179,6 +179,12 @@ def learning_rate(
     "The peak learning rate of a student: by its teacher's size, so that it is the same for all students"
     return cfg.lr or default_lr(teacher)
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #cb1d2f4b
+def efficiency_of(cfg:RunConfig)->Efficiency:
+    "The efficiency options of a run"
+    cache = cache_dir('teacher_outputs') if cfg.cache == 'auto' else None
+    return Efficiency(cfg.embedding_rows, cfg.unpadding, cache, cfg.budget, cfg.batching, cfg.max_tokens, cfg.memory, cfg.compile)
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #c51491cf
 def describe_data(
     cfg:RunConfig,
@@ -198,13 +204,15 @@ def write_setup(
     task:Task, models:Models,
     student, card:InitCard, # From `prepare_student`
     data:Examples,
+    inputs:dict|None=None,  # From `inputs_of`, if they are at hand
 )->None:
     "Write configuration, environment and init card"
-    inputs = inputs_of(task, models, card)
+    inputs = inputs or inputs_of(task, models, card)
     run.begin(cfg.identity(), describe_environment(
         **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data)), train_languages=task.train_languages, inputs=inputs,
         metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
-    card.scores = dict(block_influence=block_influence(models.base if cfg.init == 'copy_base' else models.teacher, data.validation))
+    source, decides = (models.base, models.base.base_model) if cfg.init == 'copy_base' else (models.teacher, None)   # not a base's new head
+    card.scores = dict(block_influence=cached_influence(source, data.validation, efficiency_of(cfg).cache, decides))
     card.save(run.path/'init_card.json')
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #c403f5a5
@@ -267,12 +275,6 @@ def on_record_read_only(run:Run, cfg:RunConfig)->bool:
     if not (faults := run.faults()): return True
     raise InputError(f"{run.path} is damaged ({as_words(faults)}) and cannot be made again there, because the disk can only be read; give another out_dir.")
 
-# %% ../../nbs/api/jobs/02_distil.ipynb #cb1d2f4b
-def efficiency_of(cfg:RunConfig)->Efficiency:
-    "The efficiency options of a run"
-    cache = cache_dir('teacher_outputs') if cfg.cache == 'auto' else None
-    return Efficiency(cfg.embedding_rows, cfg.unpadding, cache, cfg.budget, cfg.batching, cfg.max_tokens, cfg.memory, cfg.compile)
-
 # %% ../../nbs/api/jobs/02_distil.ipynb #9a964aa1
 def arguments_of(
     cfg:RunConfig,
@@ -318,10 +320,10 @@ def write_scores(
 )->None:
     "Write history, predictions and scores by language of student and teacher"
     teacher.to(trainer.args.device)
-    def predicted(role, model):
-        with phase(f'scoring the {role}'): return predict(model, test)
-    with own_thresholds(trainer.model, teacher, trainer.eval_dataset, trainer.train_languages) as thresholds:
-        preds = {role: predicted(role, m) for role,m in dict(student=trainer.model, teacher=teacher).items()}
+    cache, validation = trainer.efficiency.cache, trainer.eval_dataset
+    with own_thresholds(trainer.model, teacher, validation, trainer.train_languages, teacher_logits(teacher, validation, cache)) as thresholds:
+        with phase('scoring the student'): preds = dict(student=predict(trainer.model, test))
+        with phase('scoring the teacher'): preds['teacher'] = teacher_predictions(teacher, test, cache)
     if thresholds: write_json(run.path/'environment.json', run.environment | dict(thresholds=thresholds))
     scores = {role: score_predictions(p, trainer.train_languages) for role,p in preds.items()}
     rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]
@@ -405,17 +407,17 @@ def distil(
         with final_state(status), reporting_to(status) as spent:
             with preparing(status, 'loading the data'): task = task or load_data(cfg)
             more = '' if models or cfg.teacher != 'auto' else ', or training the teacher'
-            with preparing(status, f'loading the models{more}'):
-                models = models or load_models(cfg, task)
+            with preparing(status, f'loading the models{more}'): models = models or load_models(cfg, task)
             check_loaded(cfg, task, models)
             wait_for_all()
             with preparing(status, 'building the student'): student, card = prepare_student(cfg, models)
             with preparing(status, 'encoding the texts'): data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
             if is_main() and cfg.redo: clear_run(run); status.write('preparing')
             with preparing(status, 'describing data and models'):
-                if is_main() and not cfg.redo: forget_other_inputs(run, inputs_of(task, models, card))
+                inputs = inputs_of(task, models, card)
+                if is_main() and not cfg.redo: forget_other_inputs(run, inputs)
                 wait_for_all()
-                write_setup(Run(folder), cfg, task, models, student, card, data)
+                write_setup(Run(folder), cfg, task, models, student, card, data, inputs)
             if is_main(): task.announce()
             with preparing(status, "computing the teacher's outputs"):
                 trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TINY', 'VALIDATION_SIZE', 'with_teachers_labels', 'load_data', 'validation_subset', 'token_limit', 'encode_rows',
-           'check_lengths', 'base_path', 'last_checkpoint', 'fit', 'fine_tune', 'teacher_key', 'fine_tune_with_all',
-           'teacher_path', 'check_tokenizer', 'Models', 'load_source', 'load_models']
+           'check_lengths', 'base_path', 'last_checkpoint', 'record_teacher', 'fit', 'fine_tune', 'teacher_key',
+           'fine_tune_with_all', 'teacher_path', 'check_tokenizer', 'Models', 'load_source', 'load_models']
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #3f49e7b2
 import shutil, tempfile
@@ -21,6 +21,7 @@ from ..data.encoding import Encoded, encode
 from ..data.subsets import few_rows
 from ..data.tasks import Task, load_task
 from ..data.token_cache import cached_tokens
+from ..evaluation.scores import score_predictions, with_means
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
 from .config import RECIPE, RunConfig
 from ..models.content import content_of, download_commit
@@ -33,6 +34,7 @@ from ..phases import phase
 from ..record import History
 from ..train.arguments import default_lr, training_args
 from ..train.callbacks import ProgressBar
+from ..train.teacher_scores import teacher_predictions
 from ..train.trainer import DistillTrainer
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #0f3a9597
@@ -132,6 +134,15 @@ def last_checkpoint(
     return from_main(whole_checkpoint(folder, best) if is_main() else None)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #e3f2a55b
+def record_teacher(
+    trainer:DistillTrainer,
+    teacher, # Fine-tuned
+)->None:
+    "The teacher's scores on the validation examples, which are the same in all runs of a study"
+    with phase('evaluating the teacher'):
+        found = teacher_predictions(teacher.to(trainer.args.device), trainer.eval_dataset, trainer.efficiency.cache)
+        trainer.record_means(with_means(score_predictions(found, trainer.train_languages)), 'teacher')
+
 def fit(
     trainer:DistillTrainer,
     folder:Path,       # Where its checkpoints are saved
@@ -143,7 +154,7 @@ def fit(
     if checkpoint is None:
         trainer.history.rewind(-1)
         start = trainer.evaluate()
-        if teacher is not None: trainer.record_scores(teacher.to(trainer.args.device), 'teacher')
+        if teacher is not None: record_teacher(trainer, teacher)
     trainer.keep_start(start)
     with phase('training', drawn=False, told=False): trainer.train(resume_from_checkpoint=checkpoint)
 

@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['search_layers', 'layer_stack', 'layers_name', 'layers_of', 'encoder_of', 'position_tables', 'max_positions',
-           'parameter_table', 'weights_hash', 'model_labels', 'gives_several', 'set_labels', 'output_layer',
-           'label_difference', 'align_labels']
+           'parameter_table', 'weights_state', 'weights_hash', 'model_labels', 'gives_several', 'set_labels',
+           'output_layer', 'label_difference', 'align_labels']
 
 # %% ../../nbs/api/models/01_encoders.ipynb #8459cc8e
 import hashlib, warnings
+from weakref import WeakKeyDictionary
 import pandas as pd, torch
 from torch import nn
 from ..core import InputError
@@ -93,18 +94,31 @@ def parameter_table(
     return pd.DataFrame(rows).set_index('model')
 
 # %% ../../nbs/api/models/01_encoders.ipynb #9ff0c419
+_hashed = WeakKeyDictionary() # Model -> its `weights_state` when it was hashed, and the hash
+
+def weights_state(
+    tensors, # Names and tensors
+)->list|None: # None: torch does not tell
+    "What changes with any weight: where a tensor lies, how often it was written to, and some of its numbers"
+    def some(v): return v.flatten()[::max(1, v.numel()//64)].cpu().contiguous().view(torch.uint8).numpy().tobytes()
+    try: return [(k, v.data_ptr(), v._version, tuple(v.shape), v.dtype, some(v)) for k,v in tensors]
+    except RuntimeError: return None            # made in inference mode
+
 def weights_hash(
     model,     # Any module
     n:int=16,  # Hexadecimal digits kept
 )->str:
     "The first `n` digits of the SHA-256 of the names, shapes and bytes of a model's weights"
     from privkd_nb.phases import phase          # not at the top: this page lies under many others
-    h, tensors = hashlib.sha256(), sorted(model.state_dict().items())
+    h, tensors = hashlib.sha256(), [(k, v.detach()) for k,v in sorted(model.state_dict().items())]
+    state, had = weights_state(tensors), _hashed.get(model, (None, ''))
+    if state is not None and had[0] == state: return had[1][:n]
     with phase('hashing the weights', sum(v.nbytes for _,v in tensors), 'B') as p:
         for k,v in tensors:
             h.update(f'{k}{tuple(v.shape)}{v.dtype}'.encode())
-            h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+            h.update(v.cpu().contiguous().flatten().view(torch.uint8).numpy())
             p.update(v.nbytes)
+    _hashed[model] = state, h.hexdigest()
     return h.hexdigest()[:n]
 
 # %% ../../nbs/api/models/01_encoders.ipynb #b7b93f4b

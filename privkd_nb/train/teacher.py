@@ -32,7 +32,7 @@ def example_keys(
 
 # %% ../../nbs/api/train/01_teacher.ipynb #e97a808c
 IGNORED_CONFIG = ('_name_or_path', 'name_or_path', 'architectures', 'transformers_version', 'dtype', 'torch_dtype',
-                  'id2label', 'label2id', 'problem_type', 'use_cache')
+                  'id2label', 'label2id', 'problem_type', 'thresholds', 'use_cache')
 
 def teacher_key(
     model,             # The teacher

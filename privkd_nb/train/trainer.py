@@ -197,6 +197,14 @@ def record_scores(self:DistillTrainer, model, split='validation', data=None): # 
     data = self.eval_dataset if data is None else data
     with phase(f"evaluating the {'teacher' if split == 'teacher' else 'student'}"):
         means = with_means(evaluate_by_language(model, data, self.train_languages))
+    return self.record_means(means, split)
+
+@patch
+def record_means(self:DistillTrainer,
+    means,     # From `with_means`
+    split:str, # 'validation', or 'teacher'
+):
+    "Write scores into the history"
     for (group, language),row in means.iterrows():
         values = {k: float(v) for k,v in row.items() if k not in ('seen', 'n') and v == v}    # no F1 without entities
         self.history.add(self.state.global_step, values, split, language, group)
