@@ -106,7 +106,9 @@ FAULTS = [Fault(*row) for row in (
      'store::test_a_flipped_bit_anywhere_is_detected'),
     # ---- copying, heads, depth ----
     ('layers copied from the same position', 'init/student', 'layers[int(i)]', 'int(i)',
-     'initialization::test_half_a_copy_is_the_teacher_without_the_other_layers[sequence-stride_odd-xlmr]'),
+     'initialization::test_what_the_table_of_encoders_claims_holds[xlmr-half_copy]'),
+    ('a normalized last layer is compared with an inner one', 'train/trainer', 'n, inner=inner)', 'n)',
+     'efficiency::test_a_last_layer_is_compared_with_an_inner_one_before_the_final_norm[off]'),
     ("the base's head is copied", 'init/student', "or p != 'head']", 'or True]', 'faults::test_a_bases_head_is_not_copied_even_if_it_fits'),
     ("a head's bias not reordered with its labels", 'models/encoders', 'out.bias.copy_(out.bias[rows])', 'pass',
      'faults::test_a_head_is_reordered_with_its_bias'),
