@@ -90,13 +90,15 @@ def unpadded_rotary(
     b:int, t:int,             # Shape of the padded batch
 ):
     "Within the block, `model` computes a batch without padding; hidden states are (1,n,d) from the first layer on"
-    base, layers, kernel = encoder_of(model), layers_of(model), model.config._attn_implementation
-    child = layers_name(model).rpartition('.')[2]
+    base, layers, kernel, row = encoder_of(model), layers_of(model), model.config._attn_implementation, architecture_of(model)
+    child, pooler = layers_name(model).rpartition('.')[2], getattr(base, row.pooler, None) if row.pooler else None
+    def whole(x): return unflatten_tokens(x, token_index, b, t)
     def pick(module, args, out): return tuple(x[:, token_index % t] for x in out)       # cosines and sines, (1,t,d) -> (1,n,d)
     def leave(module, args, out):
-        out['last_hidden_state'] = unflatten_tokens(out.last_hidden_state, token_index, b, t)
+        out['last_hidden_state'] = whole(out.last_hidden_state)
         return out
-    hooks = [base.get_submodule(architecture_of(model).rotary).register_forward_hook(pick), base.register_forward_hook(leave)]
+    hooks = [base.get_submodule(row.rotary).register_forward_hook(pick), base.register_forward_hook(leave)]
+    if pooler is not None: hooks += [pooler.register_forward_pre_hook(lambda module, args: (whole(args[0]), *args[1:]))]   # reads first tokens
     setattr(base, child, torch.nn.ModuleList([_Entry(layers[0], token_index), *layers[1:]]))
     model.config._attn_implementation, _now.batch = KERNELS.get(kernel, kernel), _Batch(token_index, token_index.new_empty(b, t))
     try: yield
