@@ -13,7 +13,7 @@ import argparse, sys
 from datetime import datetime, timezone
 from pathlib import Path
 from .options import Command
-from .output import print_json, print_result, terminal_width
+from .output import BETWEEN, print_json, print_result, terminal_width
 from ..core import InputError, check_choice
 from ..jobs.config import RunConfig
 from ..markup import as_text, visible, written
@@ -166,7 +166,6 @@ def several_labels(row:dict)->str: # A row of `Classifier.predict`
 
 def prediction_line(row:dict)->str: # A row of `Classifier.predict`
     "A prediction for a terminal"
-    from privkd_nb.data.tasks import BETWEEN
     text = BETWEEN.join(visible(row[c]) for c in ('text', 'text_pair') if c in row)
     if 'label' in row: return f"{visible(row['label'], 40):20} {row['probability']:.3f}  {text}"
     if 'probabilities' in row: return f"{several_labels(row):26} {text}"

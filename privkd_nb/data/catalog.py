@@ -28,6 +28,7 @@ class TaskInfo:
     hub:str=''            # Repository on the hub
     texts:tuple=()        # Its columns of the two texts, where a label is for two
     aligned:bool=False    # Whether its rows are translations of each other, line by line
+    lr:float=0.           # A peak learning rate that suits it; 0: by the model's size
     cite:str=''           # Papers to cite
 
 # %% ../../nbs/api/data/02_catalog.ipynb #b8d8cbe2
@@ -43,7 +44,7 @@ UNER_TAGS = ['O', 'B-PER', 'I-PER', 'B-ORG', 'I-ORG', 'B-LOC', 'I-LOC']
 CATALOG = {t.name: t for t in [
     TaskInfo('playground', 'sequence', PLAYGROUND_LANGUAGES, 'accuracy', 'intent', cite='Written for this project'),
     TaskInfo('playground-pairs', 'sequence', PLAYGROUND_LANGUAGES, 'accuracy', 'same intent', names=['different', 'same'],
-             cite='Written for this project'),
+             lr=2.5e-4, cite='Written for this project'),
     TaskInfo('playground-labels', 'multilabel', PLAYGROUND_LANGUAGES, 'micro_f1', 'what is mentioned', cite='Written for this project'),
     TaskInfo('massive', 'sequence', MASSIVE_LANGUAGES, 'accuracy', 'intent', hub='AmazonScience/massive',
              cite='FitzGerald et al. 2022, MASSIVE; Bastianelli et al. 2020, SLURP'),

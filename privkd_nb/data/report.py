@@ -17,7 +17,7 @@ from .encoding import Encoded, encode
 from .labels import entities_without_b, lookalikes
 from .languages import language_code, same_language
 from .playground import SPLITS
-from .tasks import Task
+from .tasks import Task, shown_text
 from ..markup import as_markdown, md_text, visible
 
 # %% ../../nbs/api/data/13_report.ipynb #6b4beddc
@@ -104,6 +104,7 @@ SERIOUS = .01 # Share of rows from which a finding is a warning
 def cut_warnings(
     cut:pd.DataFrame, # From `cut_table`
     max_length:int,
+    pairs:bool=False, # Whether a label is for two texts
 )->list[str]:
     "Texts that are cut"
     by = cut.groupby('language').sum()
@@ -111,7 +112,7 @@ def cut_warnings(
     if not len(by) or share.max() < SERIOUS: return []
     l = share.idxmax()
     return [f"{by.cut.sum():,} of {by.texts.sum():,} texts are cut at max_length={max_length}, most of them in {visible(l)} "
-            f"({by.cut[l]:,} of {by.texts[l]:,}); raise max_length to keep them whole"]
+            f"({by.cut[l]:,} of {by.texts[l]:,}){'; of a pair the longer text is cut' if pairs else ''}; raise max_length to keep them whole"]
 
 # %% ../../nbs/api/data/13_report.ipynb #61ba54db
 def text_warnings(
@@ -126,8 +127,8 @@ def text_warnings(
     if also: res.append(f"{' and '.join(also)} stand in the training rows, too; their score measures memory")
     if len(twice) and len(twice) >= SERIOUS*len(task.train):
         row = task.train.iloc[twice[0]]
-        text = visible(row['text'] if 'text' in row else ' '.join(row['tokens']), 40)
-        res.append(f"training texts with two labels: {len(twice):,} (the first is {text!r} in {visible(row['language'])})")
+        text = visible(shown_text(task.train.iloc[twice[:1]]).iloc[0], 40)
+        res.append(f"training texts with two {'sets of ' if task.kind == 'multilabel' else ''}labels: {len(twice):,} (the first is {text!r} in {visible(row['language'])})")
     return res
 
 # %% ../../nbs/api/data/13_report.ipynb #b6100969
@@ -223,6 +224,6 @@ def data_report(
     shared |= {f'{s} in train': n for s,n in task.leaks.items()}                # of the whole split: the teacher reads all of it
     twice = texts_with_two_labels(keys['train'], task.train)
     without_b = sum(entities_without_b(getattr(task, s)['ner_tags']) for s in SPLITS) if task.kind == 'token' else 0
-    found = [*task.notes, *(cut_warnings(cut, max_length) if encoded else []), *text_warnings(task, shared, twice),
+    found = [*task.notes, *(cut_warnings(cut, max_length, 'text_pair' in task.train) if encoded else []), *text_warnings(task, shared, twice),
              *label_warnings(task, labels, without_b), *language_warnings(task, rows)]
     return DataReport(rows, labels, cut, shared, len(twice), missing_labels(task), without_b, found)

@@ -33,12 +33,12 @@ from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..evaluation.thresholds import own_thresholds
 from ..init.student import InitCard, init_student
 from .config import RunConfig
-from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, validation_subset
+from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, peak_lr, validation_subset
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
 from ..phases import phase, reporting_to, seconds_by_phase
 from ..record import PROGRESS, History, Run, StatusFile, describe_environment, lock_files
-from ..train.arguments import default_lr, training_args
+from ..train.arguments import training_args
 from ..train.callbacks import ProgressBar, StatusCallback
 from ..train.efficiency import Efficiency
 from ..train.teacher_scores import cached_influence, teacher_logits, teacher_predictions
@@ -177,7 +177,7 @@ def learning_rate(
     teacher,
 )->float:
     "The peak learning rate of a student: by its teacher's size, so that it is the same for all students"
-    return cfg.lr or default_lr(teacher)
+    return peak_lr(cfg, teacher)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #cb1d2f4b
 def efficiency_of(cfg:RunConfig)->Efficiency:

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['TINY', 'VALIDATION_SIZE', 'with_teachers_labels', 'load_data', 'validation_subset', 'token_limit', 'encode_rows',
-           'check_lengths', 'base_path', 'last_checkpoint', 'record_teacher', 'fit', 'fine_tune', 'teacher_key',
-           'fine_tune_with_all', 'teacher_path', 'check_tokenizer', 'Models', 'load_source', 'load_models']
+           'check_lengths', 'base_path', 'last_checkpoint', 'record_teacher', 'fit', 'peak_lr', 'fine_tune',
+           'teacher_key', 'fine_tune_with_all', 'teacher_path', 'check_tokenizer', 'Models', 'load_source',
+           'load_models']
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #3f49e7b2
 import shutil, tempfile
@@ -16,7 +17,7 @@ import pandas as pd
 from filelock import FileLock
 from ..checkpoints import whole_checkpoint
 from ..core import InputError, accepts_former_names, as_list, build_once, cache_dir, content_key, is_whole, replacing_folder, seed_for, write_checksums
-from ..data.catalog import BUILT_IN
+from ..data.catalog import BUILT_IN, CATALOG
 from ..data.encoding import Encoded, encode
 from ..data.subsets import few_rows
 from ..data.tasks import Task, load_task
@@ -158,6 +159,15 @@ def fit(
     trainer.keep_start(start)
     with phase('training', drawn=False, told=False): trainer.train(resume_from_checkpoint=checkpoint)
 
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #b24fd74b
+def peak_lr(
+    cfg:RunConfig,
+    model, # The teacher, or the model that becomes it
+)->float:
+    "The peak learning rate: as given, as suits a built-in task, or by the model's size"
+    own = CATALOG[cfg.dataset].lr if cfg.dataset in BUILT_IN else 0
+    return cfg.lr or own or default_lr(model)
+
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #a9bf84d0
 def fine_tune(
     cfg:RunConfig,
@@ -171,7 +181,7 @@ def fine_tune(
     check_reading(tok, model, sample_texts(task.train, task.validation, task.test), base)
     train, val = (encode_rows(cfg, task, d, tok, model) for d in (task.train, validation_subset(task)))
     check_lengths(model, cfg.max_length, train, val)
-    args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, cfg.lr or default_lr(model),
+    args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, peak_lr(cfg, model),
                          cfg.batch_size, seed=0, metric=task.metric, evals=2)
     if is_main(): task.announce('fine-tuning the teacher')
     with phase('fine-tuning the teacher', drawn=False) as p:
