@@ -1,4 +1,4 @@
-import importlib.util, os
+import gc, importlib.util, os
 from pathlib import Path
 
 import pytest
@@ -17,6 +17,13 @@ def pytest_collection_modifyitems(items):
     "Begin with the files that take long, so that two workers end at about the same time"
     rank = {f'test_{name}': i for i,name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
+
+
+def pytest_collection_finish():
+    "Take what was imported out of every later garbage collection, of which each training asks for several: half the time of these tests"
+    import privkd_nb.jobs.distil, privkd_nb.models.tiny
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
