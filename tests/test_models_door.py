@@ -387,7 +387,7 @@ def test_a_student_says_that_a_text_has_one_label(source, tmp_path):
 
 SMALL = dict(hidden_size=32, d_model=32, d_kv=8, d_ff=64, num_heads=4, num_layers=4, num_hidden_layers=4, num_attention_heads=4, intermediate_size=64,
              vocab_size=120, max_position_embeddings=66, embedding_size=32, num_key_value_heads=4, head_dim=8, pad_token_id=1, bos_token_id=0, eos_token_id=2)
-OTHERS = ['electra', 'roberta-prelayernorm', 'rembert', 'mpnet', 'eurobert', 'nomic_bert', 'megatron-bert', 'xlm-roberta-xl', 'roformer', 'camembert', 'mt5', 't5', 'umt5']
+OTHERS = ['electra', 'roberta-prelayernorm', 'mpnet', 'nomic_bert', 'megatron-bert', 'roformer', 'camembert', 'mt5', 't5', 'umt5']
 RULES = ['stride_odd', 'first', 'last', '0,2', '2,3']
 
 

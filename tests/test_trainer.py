@@ -33,7 +33,7 @@ def pair(arch, kind, n=2):
 
 
 @pytest.mark.parametrize('kind', ['sequence', 'token'])
-@pytest.mark.parametrize('arch', ['xlmr', 'bert', 'distilbert', 'deberta'])
+@pytest.mark.parametrize('arch', ['xlmr', 'bert', 'distilbert', 'deberta', 'modernbert', 'eurobert', 'xlmr-xl', 'rembert'])
 class TestTerms:
     def test_padding_changes_no_loss_and_no_gradient(self, arch, kind):
         student, teacher, layers = pair(arch, kind)
