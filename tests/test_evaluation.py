@@ -1,10 +1,14 @@
 "Scores against independent counts."
 import random
+from dataclasses import replace
 
 import numpy as np, pandas as pd, pytest, torch
 
 from privkd_nb.data.encoding import Collate, encode, model_inputs
+from privkd_nb.data.tasks import Task, load_task
 from privkd_nb.evaluation.scores import decoded, entity_scores, metric_rows, predict, text_scores, with_means
+from privkd_nb.jobs.config import RunConfig
+from privkd_nb.jobs.fine_tune import scored_examples, scored_texts, validation_subset
 from privkd_nb.models.tiny import ARCHITECTURES, tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
 
@@ -90,3 +94,37 @@ def test_a_budget_of_tokens_bounds_every_forward_pass(tokenizer):
     predict(model, data, max_tokens=40, unpad=False)
     assert max(sizes) <= 40 and sizes[0] >= sizes[-1] and len(sizes) > 3
     assert predict(model, data.take([]))['predicted'].tolist() == []                      # nothing to score
+
+
+@pytest.fixture(scope='module')
+def many():
+    "Texts in three languages, of which one is trained on: 300 validation texts each"
+    def rows(n, langs): return pd.DataFrame([dict(id=f'{l}{i}', text=f'text {i} '+'x '*(i % 7), label='ab'[i % 2], language=l) for l in langs for i in range(n)])
+    return Task('own', 'sequence', ['a', 'b'], 'accuracy', rows(100, ['de']), rows(300, ['de', 'en', 'sw']), rows(4, ['de', 'en', 'sw']), ['de'], ['de', 'en', 'sw'])
+
+
+def test_evaluation_costs_a_tenth_of_training_at_most(many, tokenizer):
+    validation = encode(validation_subset(many), tokenizer, many.labels)
+    def n(size, **kw): return scored_texts(RunConfig(**kw), replace(many, train_size=size), validation)
+    for size, epochs in ((2000, 10), (8000, 3), (40_000, 1)):                        # in forward passes over texts
+        assert 6*3*n(size, epochs=epochs) <= .1*3*epochs*size < 6*3*(n(size, epochs=epochs)+2) or n(size, epochs=epochs) == 200
+    assert n(100, epochs=1) == 167 and n(10**6, epochs=1) == 200                     # 500 in all at least, 200 a language at most
+    assert n(2000, epochs=1, patience=2) == n(2000, epochs=1, tiny=True) == 200      # scores decide; a trial has few texts
+    hundred = [f'l{i}' for i in range(100)]
+    wide = encode(pd.concat([many.test.assign(language=l, id=l) for l in hundred]), tokenizer, many.labels)
+    assert scored_texts(RunConfig(epochs=1), many, wide) == 10
+
+
+def test_the_same_validation_texts_are_scored_whatever_the_seed(many, tokenizer):
+    validation = encode(validation_subset(many), tokenizer, many.labels)
+    def chosen(seed, **kw):
+        task = replace(many, train=many.train.sample(100-seed, random_state=seed), train_size=100, said=[])
+        return scored_examples(RunConfig(seed=seed, epochs=1, **kw), task, validation).names, task.said
+    (a, said), (b, _), (c, _), (d, quiet) = chosen(0), chosen(1, init='scratch'), chosen(2, losses='ce'), chosen(0, patience=1)
+    assert list(a) == list(b) == list(c) and set(a) < set(d) == set(validation.names) and [str(x)[:2] for x in a].count('sw') == 167
+    assert said == ['167 validation texts a language are scored during training (501 of 600), so that it takes little of the time'] and not quiet
+
+
+def test_the_size_of_a_fraction_does_not_depend_on_the_seed():
+    tasks = [load_task(languages='en,sw,zh', fraction=.13, seed=s) for s in range(6)]
+    assert len({t.train_size for t in tasks}) == 1 and all(abs(len(t.train)-t.train_size) < 20 for t in tasks)

@@ -40,9 +40,10 @@ class Task:
     notes:list[str] = field(default_factory=list) # What was changed in the data, in words
     leaks:dict=field(default_factory=dict)   # Split -> how many of its texts stand in the whole training split
     content:dict=field(default_factory=dict) # What the data was when it was read, as in a run's identity
-    said:list[str]=field(default_factory=list) # How the user's files were read, in words
+    said:list[str]=field(default_factory=list) # How the user's files were read, and what is done with the texts, in words
     divided:bool=False                       # Whether the test set was chosen here, from the user's texts
     rest:dict=field(default_factory=dict)    # What the texts are that are not trained on -> how many
+    train_size:int=0                         # Training texts that the fraction comes to, the same for every seed
 
 # %% ../../nbs/api/data/09_tasks.ipynb #a24068a9
 @patch
@@ -257,6 +258,7 @@ def load_task(
     if not about['labels']: raise InputError(f"no text of {name} has a label; a classifier needs some.")
     whole, data['train'] = data['train'], take_fraction(data['train'], fraction, seed).reset_index(drop=True)
     about['rest'] = {f'left out by fraction={fraction:g}': len(whole)-len(data['train']), **other_languages(raw, about)}
+    about['train_size'] = round(len(whole)*fraction)
     if limit:
         few = {s: few_rows(d, limit, seed if s == 'train' else 0).reset_index(drop=True) for s,d in data.items()}
         about['rest']['left out of a quick trial'], data = sum(len(data[s])-len(few[s]) for s in SPLITS), few

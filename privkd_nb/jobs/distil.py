@@ -33,7 +33,8 @@ from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..evaluation.thresholds import own_thresholds
 from ..init.student import InitCard, init_student
 from .config import RunConfig
-from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, peak_lr, validation_subset
+from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, peak_lr
+from .fine_tune import scored_examples, validation_subset
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
 from ..phases import phase, reporting_to, seconds_by_phase
@@ -147,7 +148,7 @@ def prepare_student(
 class Examples(NamedTuple):
     "The encoded examples of a run"
     train:Encoded
-    validation:Encoded # The subset that is scored during training
+    validation:Encoded # At most 200 a language; those that are scored during training are among them
     test:Encoded
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #79bc868f
@@ -190,12 +191,12 @@ def describe_data(
     cfg:RunConfig,
     task:Task,
     data:Examples, # From `encode_task`
-)->dict: # train, validation, test, report
+)->dict: # train, validation, test, evaluated (during training), report
     "What the record says of the data; what is serious is a warning, too"
     report = data_report(task, max_length=cfg.max_length, encoded=data._asdict())
     if is_main(): report.warn()
     sizes = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}
-    return dict(**sizes, report=report.record())
+    return dict(**sizes, evaluated=len(scored_examples(cfg, task, data.validation)), report=report.record())
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #cf121100
 def write_setup(
@@ -301,8 +302,8 @@ def make_trainer(
     trainer = DistillTrainer(
         student, models.teacher, cfg.losses, card.layers, class_weights=cfg.class_weights,
         train_languages=task.train_languages, efficiency=efficiency_of(cfg),
-        args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train, eval_dataset=data.validation,
-        processing_class=models.tokenizer, **trainer_kw)
+        args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train,
+        eval_dataset=scored_examples(cfg, task, data.validation), processing_class=models.tokenizer, **trainer_kw)
     if cfg.patience: trainer.add_callback(EarlyStoppingCallback(cfg.patience))
     return trainer
 
@@ -320,8 +321,8 @@ def write_scores(
 )->None:
     "Write history, predictions and scores by language of student and teacher"
     teacher.to(trainer.args.device)
-    cache, validation = trainer.efficiency.cache, trainer.eval_dataset
-    with own_thresholds(trainer.model, teacher, validation, trainer.train_languages, teacher_logits(teacher, validation, cache)) as thresholds:
+    cache, val = trainer.efficiency.cache, trainer.eval_dataset
+    with own_thresholds(trainer.model, teacher, val, trainer.train_languages, teacher_logits(teacher, val, cache)) as thresholds:
         with phase('scoring the student'): preds = dict(student=predict(trainer.model, test))
         with phase('scoring the teacher'): preds['teacher'] = teacher_predictions(teacher, test, cache)
     if thresholds: write_json(run.path/'environment.json', run.environment | dict(thresholds=thresholds))
