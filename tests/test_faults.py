@@ -27,6 +27,7 @@ from privkd_nb.train import trainer as training
 from privkd_nb.train.arguments import default_lr, training_args
 from privkd_nb.train.efficiency import Efficiency
 from privkd_nb.train.teacher import Teacher
+from privkd_nb.train.teacher_scores import teacher_predictions
 from privkd_nb.train.trainer import DistillTrainer
 
 LABELS, N, BATCH, EPOCHS, LR = ['O', 'B-LOC', 'I-LOC', 'B-PER', 'I-PER'], 20, 8, 7, 2e-3
@@ -290,6 +291,10 @@ def test_test_texts_and_unseen_languages_decide_nothing(setting, monkeypatch):
         read.append((list(data.names), list(languages)))
         return score(model, data, languages, **kw)
     monkeypatch.setattr(training, 'evaluate_by_language', watched)
+    def of_teacher(model, data, folder):
+        read.append((list(data.names), ['en']))
+        return teacher_predictions(model, data, folder)
+    monkeypatch.setattr('privkd_nb.jobs.fine_tune.teacher_predictions', of_teacher)
     run = distil(cfg := setting(scenario='en', patience=2, fraction=.5))
     assert len(read) >= 6                                                        # of the teacher's fine-tuning and of the student's training
     for names,languages in read: assert {n.split('-')[0] for n in names} == {'validation'} and languages == ['en']

@@ -323,8 +323,8 @@ def write_scores(
     teacher.to(trainer.args.device)
     cache, val = trainer.efficiency.cache, trainer.eval_dataset
     with own_thresholds(trainer.model, teacher, val, trainer.train_languages, teacher_logits(teacher, val, cache)) as thresholds:
-        with phase('scoring the student'): preds = dict(student=predict(trainer.model, test))
-        with phase('scoring the teacher'): preds['teacher'] = teacher_predictions(teacher, test, cache)
+        with phase('scoring the student'): student = predict(trainer.model, test)
+        with phase('scoring the teacher'): preds = dict(student=student, teacher=teacher_predictions(teacher, test, cache))
     if thresholds: write_json(run.path/'environment.json', run.environment | dict(thresholds=thresholds))
     scores = {role: score_predictions(p, trainer.train_languages) for role,p in preds.items()}
     rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]
