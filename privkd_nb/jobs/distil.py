@@ -6,8 +6,8 @@
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
            'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'inputs_of',
            'learning_rate', 'efficiency_of', 'describe_data', 'write_setup', 'remake_setup', 'is_settled',
-           'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer', 'kept_step', 'write_scores',
-           'write_results', 'stop_note', 'times_of', 'check_loaded', 'distil']
+           'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer', 'kept_step', 'both_thresholds',
+           'write_scores', 'write_results', 'stop_note', 'times_of', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import os, shutil, tempfile, time, warnings
@@ -30,7 +30,7 @@ from ..distributed import folder_to_write, from_main, is_main, wait_for_all
 from ..evaluation.latency import speed_rows
 from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
-from ..evaluation.thresholds import own_thresholds
+from ..evaluation.thresholds import choose_thresholds, set_thresholds
 from ..init.student import InitCard, init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, peak_lr
@@ -313,6 +313,16 @@ def kept_step(trainer:DistillTrainer)->int:
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
     return trainer.state.best_global_step if best else trainer.state.global_step
 
+def both_thresholds(
+    trainer:DistillTrainer, # Trained; its student's configuration is changed
+    teacher,
+)->dict[str,dict]: # Role -> label -> threshold; {} for other kinds of tasks
+    "The thresholds of student and teacher, where a text may have several labels"
+    data, seen = trainer.eval_dataset, trainer.train_languages
+    if data.kind != 'multilabel': return {}
+    of_teacher = choose_thresholds(teacher, data, seen, teacher_logits(teacher, data, trainer.efficiency.cache))
+    return dict(student=set_thresholds(trainer.model, data, seen), teacher=of_teacher)
+
 def write_scores(
     run:Run,
     trainer:DistillTrainer, # Trained
@@ -321,10 +331,10 @@ def write_scores(
 )->None:
     "Write history, predictions and scores by language of student and teacher"
     teacher.to(trainer.args.device)
-    cache, val = trainer.efficiency.cache, trainer.eval_dataset
-    with own_thresholds(trainer.model, teacher, val, trainer.train_languages, teacher_logits(teacher, val, cache)) as thresholds:
-        with phase('scoring the student'): student = predict(trainer.model, test)
-        with phase('scoring the teacher'): preds = dict(student=student, teacher=teacher_predictions(teacher, test, cache))
+    cache, thresholds = trainer.efficiency.cache, both_thresholds(trainer, teacher)
+    of_teacher = thresholds.get('teacher')
+    with phase('scoring the student'): student = predict(trainer.model, test)
+    with phase('scoring the teacher'): preds = dict(student=student, teacher=teacher_predictions(teacher, test, cache, of_teacher))
     if thresholds: write_json(run.path/'environment.json', run.environment | dict(thresholds=thresholds))
     scores = {role: score_predictions(p, trainer.train_languages) for role,p in preds.items()}
     rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]

@@ -35,10 +35,11 @@ def teacher_logits(
 
 def teacher_predictions(
     model, data:Encoded, folder:str|Path|None=None, # As in `teacher_logits`
+    thresholds:dict|None=None, # Of several labels a text, by label; None: the model's own
 )->pd.DataFrame: # As from `predict`
     "What a teacher predicts, computed once for all runs"
-    thresholds = label_thresholds(model) if data.kind == 'multilabel' else None
-    return decoded(teacher_logits(model, data, folder), data, model_labels(model), thresholds)
+    cut = label_thresholds(model, thresholds) if data.kind == 'multilabel' else None
+    return decoded(teacher_logits(model, data, folder), data, model_labels(model), cut)
 
 # %% ../../nbs/api/train/07_teacher_scores.ipynb #cdef3dc8
 def cached_influence(
