@@ -128,7 +128,7 @@ def test_usual_names_are_found_and_said_and_others_are_given(tmp_path, name):
 
 
 @pytest.mark.parametrize('rename, given, says', [
-    (dict(label='mood'), {}, r"mine.csv has no column 'label'; it has the columns text, mood, language; use label_column='mood'\."),
+    (dict(label='mood'), {}, r"mine.csv has no column 'label'; it has the columns text, mood, language; use label_column='mood'; or, if there are none, give a fine-tuned model as teacher"),
     (dict(label='mood'), dict(label_column='moood'), r"no column 'moood' \(label_column\); it has the columns text, mood, language\. Did you mean 'mood'\?"),
     (dict(language='intent'), {}, r"no column 'language'.*; use language='de' if all texts are German, or language_column='intent'"),
     (dict(), dict(language='de'), r"language='de' is for files without languages, but .*mine.csv has them in its column 'language'; leave it out"),
@@ -171,7 +171,7 @@ def test_empty_lines_are_no_rows(tmp_path):
     lines = (tmp_path/'a.csv').read_text().splitlines()
     (tmp_path/'a.csv').write_text('\n\n'.join(lines)+'\n;;\n\n')
     assert len(load_task(p).train) > 80
-    (tmp_path/'a.csv').write_text('\n'.join(lines)+'\nHm;;de\n')
+    (tmp_path/'a.csv').write_text('\n'.join(lines)+'\n;x;de\n')
     with pytest.raises(InputError, match=r'rows with an empty text, label or language; remove them \(1 of 121, the first is row 121\)'): load_task(p)
 
 

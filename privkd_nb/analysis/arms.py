@@ -39,7 +39,7 @@ def arm_names(
 )->list[str]:           # e.g. 'copy_ft · paper'
     "Name each run's arm: its initialization, its losses, and whatever else differs between the runs on one data set"
     rest, varies = {'init', 'losses', 'metric', 'teacher_run', 'texts', *SCENE}, {}
-    configs = [dict(recipe=1)|c for c in configs]                           # records of the first recipe do not say so
+    configs = [dict(recipe=1, unlabelled='', without_labels='')|c for c in configs]     # what a record leaves out
     def counts(c, k): return k not in rest and (c[k] != '' or k not in ('base', 'student'))     # '': this run reads none
     for c in configs:
         for k in c:

@@ -58,7 +58,9 @@ def example_differences(
     languages=None,      # Those to compare; None: all
 )->pd.DataFrame:         # group, language, score (A - B), low, high, n (examples), units (drawn: examples, or sets of translations)
     "A minus B on the same examples, with intervals over examples: accuracy, entity F1 for tagged tokens, micro-F1 for lists of labels"
-    def predicted(r, model='student'): return study.predictions(r).query(f"model == '{model}'").sort_values(['language', 'id'])
+    def predicted(r, model='student'):                                  # of texts with a label
+        p = study.predictions(r)
+        return p[(p.model == model) & p.gold.notna()].sort_values(['language', 'id'])
     def keys(p): return p[['language', 'id']].values.tolist()
     first = predicted(runs[0])
     if languages is not None and not set(languages) & set(first.language):
@@ -91,7 +93,7 @@ def disagreements(
     def predicted(run, model): return study.predictions(run).query(f"model == '{model}'").set_index(['id', 'language'])
     a, t = predicted(run_a, 'student'), predicted(run_a, 'teacher')
     several = has_several(a)
-    def show(v): return v if isinstance(v, str) else (', '.join(sorted(v)) or '(none)') if several else ' '.join(v)
+    def show(v): return v if v is None or isinstance(v, str) else (', '.join(sorted(v)) or '(none)') if several else ' '.join(v)
     b = t if run_b == 'teacher' else predicted(run_b, 'student')
     parts = dict(text=a.text, gold=a.gold.map(show), teacher=t.predicted.map(show), a=a.predicted.map(show), b=b.predicted.map(show))
     df = pd.DataFrame(parts).dropna().reset_index()

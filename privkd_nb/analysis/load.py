@@ -190,7 +190,7 @@ def read_parts(
     return add_groups(df.with_columns(run))
 
 # %% ../../nbs/api/analysis/02_load.ipynb #767fed4f
-RUNS = ['run', *ARM, 'step', 'split', 'group', 'language', 'seen', 'model', 'metric', 'value']
+RUNS = ['run', *ARM, 'step', 'split', 'group', 'language', 'seen', 'texts', 'model', 'metric', 'value']
 PACKED = 'study.json'   # The file by which a packed study is known
 
 def add_arms(
@@ -227,14 +227,16 @@ class Study:
         if self.packed: df = add_groups(pl.read_parquet(self.intact(f'{packed_name}.parquet')))
         else: df = add_arms(read_parts(self.path, list(self.configs), name), self.configs)
         df = df.select([c for c in RUNS if c in df.columns]).to_pandas()
-        return df.assign(seen=df.seen.astype('boolean')) if 'seen' in df else df
+        if 'seen' not in df: return df
+        texts = df.texts.astype('boolean') if 'texts' in df else df.seen.astype('boolean') & False
+        return df.assign(seen=df.seen.astype('boolean'), texts=texts.fillna(False))[[c for c in RUNS if c in df or c == 'texts']]
     @cached_property
     def scores(self)->pd.DataFrame:
         "Scores of student and teacher at the end of each run; columns `RUNS`"
         return self._table('metrics', 'scores')
     @cached_property
     def history(self)->pd.DataFrame:
-        "What was written during training; columns `RUNS` without `seen` and `model`"
+        "What was written during training; columns `RUNS` without `seen`, `texts` and `model`"
         return self._table('history', 'history')
     def __len__(self): return len(self.configs)
     def __repr__(self):

@@ -15,7 +15,7 @@ from .arms import losses_name
 from .load import PACKED, Study, sample_path, shown
 from ..core import InputError, read_json
 from ..finding import run_began, run_paths
-from ..record import SCORES, Run, alive
+from ..record import MEANS, SCORES, Run, alive
 from ..state import describe
 
 # %% ../../nbs/api/analysis/14_overview.ipynb #993957e5
@@ -34,7 +34,7 @@ def doing(run:Run)->str: # e.g. 'training 120 of 480, 36 s left'
     except (OSError, InputError, TypeError, ValueError, KeyError): return ''
 
 # %% ../../nbs/api/analysis/14_overview.ipynb #92b06c00
-COLUMNS = ['number', 'run', 'init', 'losses', 'dataset', 'scenario', 'fraction', 'seed', 'differs', 'metric', 'score', 'seen', 'unseen',
+COLUMNS = ['number', 'run', 'init', 'losses', 'dataset', 'scenario', 'fraction', 'seed', 'differs', 'metric', 'score', 'seen', 'texts', 'unseen',
            'layers', 'parameters', 'began', 'state', 'doing', 'path'] # Of `list_runs`
 
 def of_config(config:dict)->dict:
@@ -46,12 +46,12 @@ def of_config(config:dict)->dict:
 def mean_scores(
     metrics:pd.DataFrame, # Of a run
     metric:str|None,      # Its main one; None: the first that there is
-)->dict: # metric, score, seen, unseen
+)->dict: # metric, score, seen, texts, unseen
     "The student's mean test scores"
     m = metrics[(metrics.split == 'test') & (metrics.model == 'student') & (metrics.group != 'language')]
     metric = metric or next((k for k in SCORES if k in set(m.metric)), None)
     values = m[m.metric == metric].set_index('group').value.to_dict()
-    return dict(metric=metric, score=values.get('all'), seen=values.get('seen'), unseen=values.get('unseen'))
+    return dict(metric=metric, score=values.get('all'), **{g: values.get(g) for g in MEANS})
 
 def size_row(card:dict)->dict: # layers, parameters
     "The size of a student, from its init card"

@@ -11,7 +11,7 @@ import numpy as np, pandas as pd
 from ..core import InputError, check_choice
 from ..record import SCORES
 from .arms import CELL, Cell, find_arm
-from .compare import as_row, choose, common_languages, groups_of, mean_interval, score_arrays, seen_languages
+from .compare import as_columns, as_row, choose, common_languages, groups_of, mean_interval, score_arrays, trained_languages
 from .load import Study
 from .stats import holm, language_mean, t_interval
 
@@ -39,20 +39,21 @@ def paired_scores(
 def rows_over_seeds(
     x:pd.DataFrame,  # Scores of A: rows: seeds, columns: languages
     y:pd.DataFrame,  # Of B
-    seen:dict,       # Language -> trained on?
+    trained:dict,    # Language -> 'seen', 'texts' or 'unseen'
     level:float=.95, # Of the intervals
-)->pd.DataFrame:     # group, language, seen, a, b, score (A - B), low, high, seeds, p
+)->pd.DataFrame:     # group, language, seen, texts, a, b, score (A - B), low, high, seeds, p
     "A minus B in each language and group of languages, with an interval over seeds"
     d = x-y
     iv = t_interval(d.values, language_mean, level)
-    rows = pd.DataFrame(dict(group='language', language=list(d), seen=[seen[l] for l in d], a=x.mean().values, b=y.mean().values,
+    how = {k: [as_columns(trained[l])[k] for l in d] for k in ('seen', 'texts')}
+    rows = pd.DataFrame(dict(group='language', language=list(d), **how, a=x.mean().values, b=y.mean().values,
                              score=iv.point, low=iv.low, high=iv.high, seeds=len(d), p=iv.p))
     def mean_row(group, langs):
         made = mean_interval(d[langs], level=level)
         means = dict(a=x[langs].values.mean(), b=y[langs].values.mean())
-        return dict(group=group, language='', seen=None) | means | as_row(made) | dict(p=float(made.p))
-    means = [mean_row(g, langs) for g,langs in groups_of({l: seen[l] for l in d}).items()]
-    return pd.concat([rows.astype({'seen': object}), pd.DataFrame(means)], ignore_index=True)
+        return dict(group=group, language='', **as_columns(None)) | means | as_row(made) | dict(p=float(made.p))
+    means = [mean_row(g, langs) for g,langs in groups_of({l: trained[l] for l in d}).items()]
+    return pd.concat([rows.astype({'seen': object, 'texts': object}), pd.DataFrame(means)], ignore_index=True)
 
 # %% ../../nbs/api/analysis/09_pairs.ipynb #bc9ff430
 def intervals_over_texts(
@@ -111,7 +112,7 @@ def language_differences(
     languages=None,       # Those to compare; None: all that both have
     level:float=.95,      # Of the intervals
     **where,              # dataset, scenario and fraction, where the study has several; perhaps seed
-)->pd.DataFrame:          # group, language, seen, a, b, score (A - B), low, high, seeds, p, p_holm, clear, clear_holm
+)->pd.DataFrame:          # group, language, seen, texts, a, b, score (A - B), low, high, seeds, p, p_holm, clear, clear_holm
     "A minus B in each language, then on average over all, over seen and over unseen languages"
     check_choice('over', over, ['seeds', 'texts'])
     scores = choose(study.scores, **where)
@@ -128,9 +129,8 @@ def language_differences(
     rest = [l for l in x if l not in langs and np.isfinite((x-y)[l]).all()]
     cell = Cell(a, *cells.iloc[0][CELL[1:]].tolist())
     kept = list(common_languages((x-y)[langs], cell))
-    trained = seen_languages(scores[scores.arm == a])[cell]
-    seen = {l: trained[l] for l in kept}
-    rows = rows_over_seeds(x[kept], y[kept], seen, level)
+    trained = trained_languages(scores[scores.arm == a])[cell]
+    rows = rows_over_seeds(x[kept], y[kept], {l: trained[l] for l in kept}, level)
     if over == 'texts':
         where = {k: v for k,v in cell._asdict().items() if k != 'arm'}
         rows = with_text_intervals(rows, intervals_over_texts(study, a, b, metric, x.index.tolist(), level, kept, **where))

@@ -22,7 +22,7 @@ from ..figures.difference import difference_figure
 from ..figures.style import score_name
 from ..jobs.arm_runs import arm_configs, data_file, run_arms
 from ..markup import Table, as_html, as_markdown, html_text, md_text, visible
-from ..record import Run
+from ..record import Run, language_groups
 
 # %% ../../nbs/api/apps/08_compare.ipynb #537c4413
 class Comparison:
@@ -65,13 +65,13 @@ def in_order(
     return new
 
 @patch
-def by_language(self:Comparison)->pd.DataFrame: # arm, language, seen, score, low, high, seeds
+def by_language(self:Comparison)->pd.DataFrame: # arm, language, seen, texts, score, low, high, seeds
     "Each arm's mean over the seeds in each language"
     frame = in_order(language_scores(self.scores, self.metric, self.level), self.arms)
     return frame.drop(columns=SCENE[:-1])
 
 @patch
-def means(self:Comparison)->pd.DataFrame: # arm, languages ('all', 'seen', 'unseen'), score, low, high, seeds, n (languages)
+def means(self:Comparison)->pd.DataFrame: # arm, languages ('all', 'seen', 'texts', 'unseen'), score, low, high, seeds, n (languages)
     "Each arm's mean over languages"
     frame = choose(overall(self.scores, self.metric, self.level), statistic='mean')
     return in_order(frame, self.arms).drop(columns=[*SCENE[:-1], 'statistic'])
@@ -91,7 +91,7 @@ def differences(self:Comparison,
     return frame[['arm', *frames[0]]] if group is None else choose(frame, group=group)[['arm', *frames[0]]].reset_index(drop=True)
 
 # %% ../../nbs/api/apps/08_compare.ipynb #34429f9b
-WHICH = dict(all='all', seen='trained on', unseen='not trained on')
+WHICH = dict(all='all', seen='trained on', texts='trained on without labels', unseen='not trained on')
 
 def with_interval(
     score:float, low:float, high:float,
@@ -109,10 +109,10 @@ def table(self:Comparison)->pd.DataFrame: # By languages and arm: the score, the
     means, minus, teacher = self.means(), f'minus {self.baseline}', teacher_scores(self.scores, self.metric)
     differences = self.differences(group=None) if len(self.arms) > 1 else pd.DataFrame(columns=['group', 'arm'])
     other = {(r.group, r.arm): with_interval(r.score, r.low, r.high, '+') for r in differences.itertuples() if r.group != 'language'}
-    seen = self.by_language().drop_duplicates('language').set_index('language').seen.astype(bool)
+    trained = language_groups(self.by_language())
     rows = {}
     for group,d in means.groupby('languages', sort=False):
-        langs = seen.index[dict(all=seen | True, seen=seen, unseen=~seen)[group]]
+        langs = [l for l,t in trained.items() if group in ('all', t)]
         name = f'{WHICH[group]} ({len(langs)})'
         for r in d.itertuples(): rows[name, r.arm] = (with_interval(r.score, r.low, r.high), other.get((group, r.arm), 'baseline' if len(self.arms) > 1 else ''), str(r.seeds))
         if len(t := teacher.reindex(langs).dropna()): rows[name, 'teacher'] = (with_interval(t.mean(), None, None), '', '')

@@ -13,7 +13,7 @@ from ..analysis.families import language_info, language_names
 from ..core import InputError, check_choice
 from ..figures.difference import PAIR_ORDERS
 from ..figures.style import score_name
-from ..record import SCORES
+from ..record import SCORES, language_groups
 from .choice import FOR_VIEW, NOT_IN, ONLY, SIDEBAR, VIEWS, Choice
 from .choices import Choices, item
 
@@ -130,12 +130,12 @@ def _nearest(self:Controls, there): # The arm that differs from A in the fewest 
 @patch
 def languages_of(self:Controls,
     **task, # dataset, scenario, fraction
-)->dict[str,bool]: # Language -> trained on?
+)->dict[str,str]: # Language -> 'seen', 'texts' or 'unseen'; of several runs the first of these
     "The languages that the runs of a task were tested on"
     def compute():
-        k = ['language', 'seen', 'group', 'model', *task]
-        d = choose(self.study.scores[k], **task, group='language', model='student')[['language', 'seen']].drop_duplicates()
-        return d.astype({'language': str}).groupby('language').seen.any().to_dict()
+        k = ['language', 'seen', 'texts', 'group', 'model', *task]
+        d = choose(self.study.scores[k], **task, group='language', model='student')[['language', 'seen', 'texts']].drop_duplicates()
+        return language_groups(d.astype({'language': str}).groupby('language', as_index=False)[['seen', 'texts']].any())
     return self.views._cached(('languages of', *task.values()), compute)
 
 @patch
@@ -144,7 +144,7 @@ def _offer_languages(self:Controls):
     names = language_names(seen)
     langs = sorted(seen, key=lambda l: names[l])
     def one(l): return item(l, names[l], l if names[l] != l else '', family=language_info(l).family, script=language_info(l).script,
-                            seen='trained on' if seen[l] else 'not trained on')
+                            seen=dict(seen='trained on', texts='trained on without labels', unseen='not trained on')[seen[l]])
     self.languages.offer([one(l) for l in langs], why=_why_not('languages', view))
     loss = view == 'training' and self.curve.value != 'score'
     def full(l): return names[l] if names[l] == l or names[l].endswith(')') else f'{names[l]} ({l})'

@@ -12,6 +12,7 @@ from fastcore.basics import patch
 import ipywidgets as W, pandas as pd, plotly.graph_objects as go
 from ..core import InputError, check_choice, replacing
 from ..figures.save import save_figure
+from ..figures.style import MARKS
 from ..markup import html_text, plot_text
 from .choices import Files, item
 from .choice import FOR_VIEW, SIDEBAR, VIEWS, Choice
@@ -133,7 +134,7 @@ def clicked(self:Explorer,
     view = self.view.value
     at = point.get('customdata') if view in ('scores', 'difference') else [point.get('y')] if view == 'gap' else None
     place = str(at[0]).split(': ')[-1] if view == 'gap' and at else at and str(at[0])
-    names = {plot_text(v)+more: v for more in (' (unseen)', '') for v in self.controls.languages_of(**self.controls.task)}
+    names = {plot_text(v)+more: v for more in (*MARKS.values(), '') for v in self.controls.languages_of(**self.controls.task)}
     lang = names.get(place) or names.get(str(at[0]) if at else None)
     if lang is None: return
     self.language.value = lang

@@ -175,7 +175,7 @@ class RunFeed:
         path:Path, # The run's folder
     ):
         self.path, self.curves, self.recent = path, Curves(), []     # recent: progress in the last minute, for the pace
-        self.about = dict(metric=None, seen=None)                     # score and training languages, once recorded
+        self.about = dict(metric=None, seen=None, texts=())           # score and training languages, once recorded
         self._tail, self._complete = HistoryTail(path/'history.jsonl'), False
 
     def read(self)->bool: # True: new points are not enough
@@ -186,7 +186,7 @@ class RunFeed:
         if self.about['seen'] is not None: return False
         try: e = read_json(self.path/'environment.json', dict)
         except (OSError, InputError): return False
-        before, self.about = self.about, dict(metric=e.get('metric'), seen=e.get('train_languages'))
+        before, self.about = self.about, dict(metric=e.get('metric'), seen=e.get('train_languages'), texts=e.get('text_languages', ()))
         return before != self.about
 
     def _read_history(self):

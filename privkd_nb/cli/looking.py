@@ -37,7 +37,7 @@ def size_text(n)->str: # Parameters
 
 # %% ../../nbs/api/cli/09_looking.ipynb #bdeeb069
 LISTED = dict(number='', run='run', init='init', losses='losses', dataset='data', scenario='scenario', fraction='fraction', seed='seed', differs='differs',
-              score='score', seen='seen', unseen='unseen', parameters='size', began='when', state='state') # Column -> its title
+              score='score', seen='seen', texts='text only', unseen='unseen', parameters='size', began='when', state='state') # Column -> its title
 SHARED = ('init', 'losses', 'dataset', 'scenario', 'fraction') # Said once, if they do not differ
 
 def shared_values(t)->dict:
@@ -59,7 +59,7 @@ def fitting(
     formats:dict,
 )->tuple[str,list[str]]: # The table, and the columns that were left out
     "A table that fits into the terminal, without its last columns if it must be"
-    left_out, spare = [], [c for c in ('when', 'unseen', 'seen', 'size', 'scenario') if c in t]
+    left_out, spare = [], [c for c in ('when', 'unseen', 'text only', 'seen', 'size', 'scenario') if c in t]
     def wide(): return max(len(l) for l in as_text(t, formats).splitlines())
     while width and wide() > width and spare:
         left_out.append(c := spare.pop(0))
@@ -87,7 +87,7 @@ def list_command(given:dict)->None:
     if not len(t): raise InputError(f'{visible(folder)} holds no run; make one with `privkd run`, or name another folder.')
     shared = shared_values(t)
     title = [f"{len(t)} run{'s'*(len(t) > 1)} in {folder}", *(f'{LISTED[k]} {written(v)}' for k,v in shared.items())]
-    scores = dict.fromkeys(('score', 'seen', 'unseen'), '{:.3f}')
+    scores = dict.fromkeys(('score', 'seen', 'text only', 'unseen'), '{:.3f}')
     text, left_out = fitting(listed(t, shared), terminal_width(), scores)
     print(f"{visible(' · '.join(title), 0)}\n\n{text}")
     for r in t[t.state == 'running'].itertuples(): print(f'\nrun {r.number} is {visible(r.doing or "running", 0)}')

@@ -84,10 +84,10 @@ def arms_table(
         study = Study(study.path, {r: c for r,c in study.configs.items() if r in names}, {}, study.packed)
         t = overall(study.scores, study.metric).query("statistic == 'mean'")
     every = t[t.languages == 'all'].set_index(cell := ['arm', 'dataset', 'scenario', 'fraction'])
-    groups = {g: t[t.languages == g].set_index(cell).score for g in ('seen', 'unseen') if g in set(t.languages)}
+    groups = {g: t[t.languages == g].set_index(cell).score for g in ('seen', 'texts', 'unseen') if g in set(t.languages)}
     rows = every[['seeds', 'score']].assign(interval=[interval_text(*r) for r in zip(every.low, every.high, every.seeds)], **groups).reset_index()
     same = [k for k in cell[1:] if rows[k].nunique() == 1]
-    return rows.drop(columns=same).rename(columns=dict(interval='95 % interval', score=study.metric))
+    return rows.drop(columns=same).rename(columns=dict(interval='95 % interval', score=study.metric, texts='text only'))
 
 def print_study(runs:list)->None: # Finished
     "What a study has found, and what to type next"

@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['MASSIVE_LANGUAGES', 'TSM_LANGUAGES', 'UNER_LANGUAGES', 'XNLI_LANGUAGES', 'PAWSX_LANGUAGES', 'UNER_TAGS', 'CATALOG',
-           'BUILT_IN', 'SCENARIOS', 'SPLIT_NAMES', 'DATA_FILES', 'OTHER_FILES', 'BATCHING', 'TaskInfo', 'is_english',
-           'scenario_languages', 'check_languages', 'training_languages', 'split_of', 'own_files', 'Reading']
+           'BUILT_IN', 'SCENARIOS', 'SPLIT_NAMES', 'DATA_FILES', 'UNLABELLED', 'OTHER_FILES', 'BATCHING', 'TaskInfo',
+           'is_english', 'scenario_languages', 'check_languages', 'training_languages', 'split_of', 'is_unlabelled',
+           'unlabelled_name', 'own_files', 'Reading']
 
 # %% ../../nbs/api/data/02_catalog.ipynb #bb66b25d
 from dataclasses import dataclass, field
@@ -116,8 +117,25 @@ def split_of(
     name = str(name).strip().lower()
     return next((s for s in SPLITS if name in SPLIT_NAMES[s]), None)
 
-# %% ../../nbs/api/data/02_catalog.ipynb #097382c1
+# %% ../../nbs/api/data/02_catalog.ipynb #75c02cc0
 DATA_FILES = ['.parquet', '.csv', '.tsv', '.jsonl']
+UNLABELLED = ['unlabelled', 'unlabeled'] # How files, and rows of a column `split`, without labels are named
+
+def is_unlabelled(
+    split:str, # From `own_files`, or the value of a column `split`
+)->bool:
+    "Whether a split is of texts without labels"
+    return str(split).strip().lower().split('.')[0] in UNLABELLED
+
+def unlabelled_name(
+    path:Path, # A file
+)->str:        # 'unlabelled', 'unlabelled.sw', or '': it is another file
+    "The split of a file that is named as one without labels"
+    name = path.name[:-len(path.suffix)] if path.suffix else path.name
+    language = name.partition('.')[2]
+    return ('unlabelled'+f'.{language}'*bool(language)) if is_unlabelled(name) and path.suffix.lower() in [*DATA_FILES, '.txt'] else ''
+
+# %% ../../nbs/api/data/02_catalog.ipynb #097382c1
 OTHER_FILES = '''.txt .json .ndjson .xls .xlsx .ods .arrow .feather .orc .conll .conllu .bio .gz .zip .bz2 .xz .zst .7z'''.split() # An error if they are named like a split
 
 def own_files(
@@ -132,15 +150,16 @@ def own_files(
     if path.is_file(): return {'': check_ending(path)}
     for p in sorted(path.iterdir()):
         end = p.suffix.lower()
-        s = split_of(p.stem if end in DATA_FILES else p.name.split('.')[0])
+        s = unlabelled_name(p) or split_of(p.stem if end in DATA_FILES else p.name.split('.')[0])
         if p.name.startswith('.') or not p.is_file() or end not in DATA_FILES and not (s and end in OTHER_FILES): continue
-        check_ending(p)
+        if not (end == '.txt' and unlabelled_name(p)): check_ending(p)
         if s is None:
-            raise InputError(f"{p} belongs to no split; name it train, validation (or valid, val, dev) or test, "
+            raise InputError(f"{p} belongs to no split; name it train, validation (or valid, val, dev), test or unlabelled, "
                              f"or move it to another folder.")
         if s in found: raise InputError(f"{path} has two files for {s}, {found[s].name} and {p.name}; keep one of them.")
         found[s] = p
-    if 'train' not in found: raise InputError(f"{path} has no train rows; expected {', '.join('train'+e for e in DATA_FILES)}.")
+    if 'train' not in found and not any(map(is_unlabelled, found)):
+        raise InputError(f"{path} has no train rows; expected {', '.join('train'+e for e in DATA_FILES)}.")
     return found
 
 # %% ../../nbs/api/data/02_catalog.ipynb #25253642

@@ -33,6 +33,7 @@ def text_keys(
     tables:dict[str,pd.DataFrame], # Split -> table with 'text' or 'tokens', and 'language'
 )->dict[str,np.ndarray]:           # Split -> one number a row
     "A number for each language and text, the same one wherever it stands"
+    if not any(map(len, tables.values())): return {s: np.zeros(0, np.int64) for s in tables}
     def text(d): return d['tokens'].map('\n'.join) if 'tokens' in d else d['text']+'\x1f'+d['text_pair'] if 'text_pair' in d else d['text']
     def codes(c): return numbered(pd.concat([c(d) for d in tables.values() if len(d)], ignore_index=True))[0].astype(np.int64)
     languages = codes(lambda d: d['language'])
@@ -86,7 +87,7 @@ def missing_labels(
     codes, names = numbered(task.train['language'])
     per_row = 1 if task.kind == 'sequence' else task.train['ner_tags' if task.kind == 'token' else 'labels'].map(len).to_numpy()
     at = np.repeat(codes, per_row)*len(task.labels)+label_codes(task.train, task.labels)
-    lacking = (np.bincount(at, minlength=len(names)*len(task.labels)).reshape(len(names), -1) == 0).sum(1)
+    lacking = (np.bincount(at, minlength=len(names)*len(task.labels)).reshape(len(names), len(task.labels)) == 0).sum(1)
     return {l: int(n) for l,n in zip(names, lacking) if n}
 
 # %% ../../nbs/api/data/13_report.ipynb #b447e5ba
@@ -163,7 +164,7 @@ def language_warnings(
     res = []
     for s in ('validation', 'test'):
         langs = task.eval_languages if s == 'test' else [l for l in task.eval_languages if task.seen(l)]
-        none = [l for l in langs if not rows[s].get(l, 0)]
+        none = [l for l in langs if not rows[s].get(l, 0) and not ('held_out' in rows and rows.held_out.get(l, 0))]
         if none: res.append(f"{_few(none)} {'has' if len(none) == 1 else 'have'} no {s} rows")
     if task.kind == 'token':
         found = task.test['ner_tags'].map(lambda ts: any(t != 'O' for t in ts)).groupby(task.test['language']).any()
@@ -192,7 +193,7 @@ class DataReport:
 def record(self:DataReport)->dict:
     "What a run's record keeps: counts, as JSON"
     cut = {} if self.cut is None else {l: d.droplevel(0).cut[lambda n: n > 0].to_dict() for l,d in self.cut.groupby('language')}
-    return dict(rows=self.rows[SPLITS].T.to_dict(), labels=self.labels.T.to_dict(), cut={l: n for l,n in cut.items() if n},
+    return dict(rows=self.rows.drop(columns='seen').T.to_dict(), labels=self.labels.T.to_dict(), cut={l: n for l,n in cut.items() if n},
                 shared=self.shared, two_labels=self.two_labels, missing_labels=self.missing, entities_without_b=self.without_b, warnings=self.warnings)
 
 @patch
@@ -218,7 +219,8 @@ def data_report(
     encoded:dict[str,Encoded]|None=None, # Split -> its encoded examples, where they are at hand
 )->DataReport:
     "Count what is in a task's data, and say what is serious"
-    if encoded is None and tokenizer is not None: encoded = {s: encode(getattr(task, s), tokenizer, task.labels, max_length) for s in SPLITS}
+    if encoded is None and tokenizer is not None:
+        encoded = {s: encode(task.rows(s), tokenizer, task.labels, max_length, task.kind) for s in SPLITS}
     keys = text_keys({s: getattr(task, s) for s in SPLITS})
     rows, labels, shared, cut = task.table(), label_table(task), shared_rows(keys), cut_table(encoded) if encoded else None
     shared |= {f'{s} in train': n for s,n in task.leaks.items()}                # of the whole split: the teacher reads all of it

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BLANK', 'FIELDS', 'TSM_FOLDERS', 'UNER_TREEBANKS', 'PAIR_SIZES', 'normalize_text', 'check_values', 'is_text',
-           'check_texts', 'check_rows', 'check_words', 'check_lists', 'tidy', 'folder_of', 'pair_columns',
-           'read_folder', 'hub_parts', 'hub_frame', 'cached_split', 'download_part', 'read_hub', 'playground_task',
-           'read_split']
+           'check_texts', 'check_rows', 'check_words', 'check_lists', 'without_label', 'tidy', 'folder_of',
+           'pair_columns', 'read_folder', 'hub_parts', 'hub_frame', 'cached_split', 'download_part', 'read_hub',
+           'playground_task', 'read_split']
 
 # %% ../../nbs/api/data/06_sources.ipynb #48a74ca5
 import unicodedata
@@ -95,24 +95,26 @@ def check_rows(
     df:pd.DataFrame, # A table; the index counts the file's rows from 0
     kind:str,        # Of `FIELDS`
     where:str='The data', # Name of the data in an error
+    labels:bool=True, # Whether it has labels
 )->None:
     "Raise an `InputError` for a missing column, an empty cell, or words and tags that are not lists of the same length"
     x, y = FIELDS[kind]
-    for c in (x, y, 'language'):
+    if not labels: df = df.drop(columns=y, errors='ignore')
+    for c in (x, *[y]*labels, 'language'):
         if c not in df: raise InputError(f"{where} has no column {c!r} (it has {', '.join(map(str, df.attrs.get('columns', df.columns)))}); "
                                          f"a {kind} task needs {x}, {y} and language.")
     texts = [x, 'text_pair'] if 'text_pair' in df else [x]
     single = {'token': ('language', 'id'), 'multilabel': (*texts, 'language', 'id')}.get(kind, (*texts, 'label', 'language', 'id'))
     for c in single:
         if c in df: check_values(df[c], where)
-    no_label = _unlabelled(df[y]) if kind == 'multilabel' else _blank(df[y])
+    no_label = False if not labels else _unlabelled(df[y]) if kind == 'multilabel' else _blank(df[y])
     empty = np.flatnonzero(no_label | np.any([_blank(df[c]) for c in (*texts, 'language')], axis=0))
-    if len(empty): raise InputError(f"{where} has rows with an empty {', '.join(texts)}, {y} or language; "
+    if len(empty): raise InputError(f"{where} has rows with an empty {', '.join(texts)}{f', {y}' if labels else ''} or language; "
                                     f"remove them ({len(empty)} of {len(df)}, the first is row {_row(df, empty[0])}).")
     for c in (*texts, y, 'language', 'id'):
         if c in df: check_texts(df[c], where)
-    if kind == 'token': check_words(df, where)
-    if kind == 'multilabel': check_lists(df, where)
+    if kind == 'token': check_words(df if labels else df.assign(ner_tags=df[x]), where)
+    if kind == 'multilabel' and labels: check_lists(df, where)
 
 # %% ../../nbs/api/data/06_sources.ipynb #cf4eab61
 def check_words(
@@ -143,16 +145,27 @@ def check_lists(
         for i in np.flatnonzero(names.isna() & names.index.isin(df.index[df['labels'].map(len) > 0]))[:1]:
             raise InputError(f"{where}, row {_row(names, i)}: labels has an empty name; remove it, or write [] if no label applies.")
 
+# %% ../../nbs/api/data/06_sources.ipynb #b5990e80
+def without_label(
+    values:pd.Series, # Labels, or lists of tags, as they stand in a file
+    kind:str,         # Of `FIELDS`
+)->np.ndarray:        # (n,)
+    "Whether each row has no label"
+    if kind == 'multilabel': return _unlabelled(values).to_numpy(bool)          # an empty list says that none applies
+    if kind == 'sequence': return _blank(values).to_numpy(bool)
+    return np.array([all(map(_is_blank, v)) if is_list(v) else _is_blank(v) for v in values], bool)
+
 # %% ../../nbs/api/data/06_sources.ipynb #d86a24fd
 def tidy(
     df:pd.DataFrame,  # Texts and labels, by the kind; 'language'; perhaps 'id'. The index counts the file's rows from 0
     kind:str,         # 'sequence', 'multilabel' or 'token'
     names:list|None=None, # Names of integer labels
     where:str='',     # Name of the data in an error
+    labels:bool=True, # False: texts without labels
 )->pd.DataFrame:      # 'id', texts, labels, 'language'
     "Check a table and convert it to the common format, with label names instead of numbers"
     where = where or 'The data'
-    check_rows(df, kind, where)
+    check_rows(df, kind, where, labels)
     @lru_cache(maxsize=None, typed=True)
     def name(v):
         if names is None or isinstance(v, str) and not isinstance(v, Number): return label_name(v)
@@ -160,14 +173,14 @@ def tidy(
         raise InputError(f"{where} has the label {v}, but labels go from 0 to {len(names)-1} ({', '.join(names)}); correct the label.")
     def each(f, c): return pd.Series([f(v) for v in df[c].tolist()])
     numbers = df['id'] if 'id' in df else pd.Series(range(len(df)))
-    ids = numbers.astype(str) if pd.api.types.is_integer_dtype(numbers) else each(label_name, 'id')
+    ids = numbers.astype(str) if 'id' not in df or pd.api.types.is_integer_dtype(numbers) else each(label_name, 'id')
     def lists(f, c): return each(lambda ts: [f(t) for t in ts], c)
-    if kind == 'token': columns = dict(tokens=lists(normalize_text, 'tokens'), ner_tags=lists(name, 'ner_tags'))
+    if kind == 'token': columns = dict(tokens=lists(normalize_text, 'tokens'), **(dict(ner_tags=lists(name, 'ner_tags')) if labels else {}))
     else: columns = {c: each(normalize_text, c) for c in ('text', 'text_pair') if c in df}
-    if kind == 'sequence': columns['label'] = each(name, 'label')
-    if kind == 'multilabel': columns['labels'] = lists(name, 'labels').map(sorted)
+    if kind == 'sequence' and labels: columns['label'] = each(name, 'label')
+    if kind == 'multilabel' and labels: columns['labels'] = lists(name, 'labels').map(sorted)
     for i,names_ in enumerate(columns.get('labels', ())): check_label_list(names_, f'{where}, row {_row(df, i)}')
-    if kind == 'token': check_tags(columns['ner_tags'].set_axis(df.index), where)
+    if kind == 'token' and labels: check_tags(columns['ner_tags'].set_axis(df.index), where)
     columns = dict(id=ids) | columns | dict(language=each(lru_cache(maxsize=None, typed=True)(label_name), 'language'))
     return pd.DataFrame({k: v.values for k,v in columns.items()})
 

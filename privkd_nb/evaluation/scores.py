@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['TOKENS', 'DECODERS', 'SCORERS', 'word_tags', 'logits_by_batch', 'decode_texts', 'decode_words', 'label_thresholds',
            'decode_labels', 'gold_names', 'decoded', 'predict', 'label_probabilities', 'text_scores', 'entity_scores',
-           'set_scores', 'predicted_kind', 'score_predictions', 'evaluate_by_language', 'with_means', 'metric_rows']
+           'set_scores', 'agreement', 'predicted_kind', 'score_predictions', 'evaluate_by_language', 'with_means',
+           'metric_rows']
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #56028ba0
 from collections import Counter
@@ -18,7 +19,7 @@ from ..data.batching import by_length
 from ..data.encoding import IGNORE, Encoded
 from ..models.encoders import model_labels
 from ..phases import counted
-from ..record import METRICS
+from ..record import MEANS, METRICS, language_groups
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #e53c31a2
 def word_tags(
@@ -84,11 +85,10 @@ def decode_words(
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #d1973919
 def label_thresholds(
-    model,      # That gives several labels a text
-    given=None, # Label -> threshold; None: as in the model's configuration
+    model, # That gives several labels a text
 )->torch.Tensor: # (c,)
     "The probability from which on each label is predicted"
-    given = given or getattr(model.config, 'thresholds', None) or {}
+    given = getattr(model.config, 'thresholds', None) or {}
     return torch.tensor([float(given.get(l, .5)) for l in model_labels(model)])
 
 def decode_labels(
@@ -187,6 +187,16 @@ def set_scores(
     return dict(micro_f1=f1(both.total(), right.total()+guessed.total()), macro_f1=float(np.mean(each)) if each else np.nan,
                 exact_match=float(np.mean([g == p for g,p in pairs])))
 
+# %% ../../nbs/api/evaluation/00_scores.ipynb #f7861901
+def agreement(
+    predicted, reference, # Predictions of student and teacher, one an example; lists of tags, or label names
+    words:bool=False,     # Whether they are lists of tags
+)->float:
+    "The share of texts, or of words, for which both predict the same"
+    pairs = [p for a,b in zip(predicted, reference) for p in zip(a, b)] if words else list(zip(predicted, reference))
+    def value(v): return tuple(v) if isinstance(v, (list, np.ndarray)) else v
+    return float(np.mean([value(a) == value(b) for a,b in pairs])) if pairs else np.nan
+
 # %% ../../nbs/api/evaluation/00_scores.ipynb #ab36c525
 SCORERS = dict(sequence=text_scores, token=entity_scores, multilabel=set_scores) # By kind of task
 
@@ -195,17 +205,26 @@ def predicted_kind(
 )->str:                       # One of `KINDS`
     "The kind of task that was predicted"
     if 'kind' in predictions and (predictions.kind == 'multilabel').any(): return 'multilabel'
-    return 'token' if any(isinstance(g, (list, np.ndarray)) for g in predictions.gold[:1]) else 'sequence'
+    return 'token' if any(isinstance(p, (list, np.ndarray)) for p in predictions.predicted[:1]) else 'sequence'
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #2a42049a
 def score_predictions(
     predictions:pd.DataFrame, # From `predict`
-    train_languages,          # Those trained on: the seen ones
-)->pd.DataFrame:              # Index: language; columns: seen, n, and the scores
+    train_languages,          # Those trained on with labels: the seen ones
+    text_languages=(),        # Those trained on without a single label
+    reference=None,           # The teacher's predictions of the same rows, for texts without labels
+)->pd.DataFrame:              # Index: language; columns: seen, (texts), n, and the scores
     "Scores of each language"
-    f = SCORERS[predicted_kind(predictions)]
-    parts = predictions.groupby('language', sort=True)
-    rows = [dict(language=l, seen=l in train_languages, n=len(d), **f(d.gold, d.predicted)) for l,d in parts]
+    known = predictions.gold.notna()
+    kind = predicted_kind(predictions)
+    f = SCORERS[kind]
+    def scores(d):
+        given, bare = d[known[d.index]], d[~known[d.index]]
+        found = f(given.gold, given.predicted) if len(given) else {}
+        if reference is None or not len(bare): return found
+        return found | dict(agreement=agreement(bare.predicted, reference.predicted[bare.index], kind == 'token'))
+    def trained(l): return dict(seen=l in train_languages) | (dict(texts=l in text_languages) if text_languages else {})
+    rows = [dict(language=l, **trained(l), n=len(d), **scores(d)) for l,d in predictions.groupby('language', sort=True)]
     return pd.DataFrame(rows).set_index('language')
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #479df8e4
@@ -213,21 +232,25 @@ def score_predictions(
 def evaluate_by_language(
     model,              # With a classification head
     data:Encoded,       # From `encode`
-    train_languages=(), # Those trained on: the seen ones
+    train_languages=(), # Those trained on with labels: the seen ones
+    text_languages=(),  # Those trained on without a single label
+    reference=None,     # As in `score_predictions`
     **kw,               # Of `logits_by_batch`
-)->pd.DataFrame:        # Index: language; columns: seen, n, and the scores
+)->pd.DataFrame:        # Index: language; columns: seen, (texts), n, and the scores
     "Predict and score `data` by language"
-    return score_predictions(predict(model, data, **kw), train_languages)
+    return score_predictions(predict(model, data, **kw), train_languages, text_languages, reference)
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #80561b6e
 def with_means(
     scores:pd.DataFrame, # From `evaluate_by_language`
-)->pd.DataFrame:         # Index: group and language. Group 'all', and 'seen' and 'unseen' where both occur, are the means
+)->pd.DataFrame:         # Index: group and language. Group 'all', and 'seen', 'texts' and 'unseen' where several occur, are the means
     "Add means over languages, each language counting once"
-    def mean(d): return d.drop(columns=['seen', 'n']).mean().to_frame('').T.assign(n=d.n.sum(), seen=None)[scores.columns]
-    groups = {'all': scores}
-    if scores.seen.nunique() == 2: groups |= {'seen': scores[scores.seen], 'unseen': scores[~scores.seen]}
-    parts = {'language': scores.astype({'seen': object})} | {g: mean(d) for g,d in groups.items()}
+    how, none = [c for c in ('seen', 'texts') if c in scores], dict(seen=None, texts=None)
+    def mean(d): return d.drop(columns=[*how, 'n']).mean().to_frame('').T.assign(n=d.n.sum(), **none)[scores.columns]
+    trained = scores.index.map(language_groups(scores.reset_index()))
+    groups = {g: scores[trained == g] for g in MEANS if (trained == g).any()}
+    means = dict(all=scores) | (groups if len(groups) > 1 else {})
+    parts = dict(language=scores.astype(dict.fromkeys(how, object))) | {g: mean(d) for g,d in means.items()}
     return pd.concat(parts, names=['group', 'language'])
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #3d07a0e3
@@ -238,5 +261,9 @@ def metric_rows(
     step:int,            # Optimizer steps done
 )->pd.DataFrame:         # Columns as in the record's `metrics`
     "Scores in long form, with their means"
-    long = with_means(scores).reset_index().melt(id_vars=['group', 'language', 'seen'], var_name='metric', value_name='value')
-    return long.assign(step=step, split=split, model=model)[METRICS].astype({'value': float})
+    how, t = [c for c in ('seen', 'texts') if c in scores], with_means(scores)
+    long = t.assign(bare=t.agreement.notna() if 'agreement' in t else False).reset_index().melt(
+        id_vars=['group', 'language', *how, 'bare'], var_name='metric', value_name='value').astype({'value': float})
+    long = long[long.value.notna() | ~(long.bare | (long.metric == 'agreement'))] # an F1 may be missing
+    columns = [c for k in METRICS for c in ([k, *how[1:]] if k == 'seen' else [k])]
+    return long.assign(step=step, split=split, model=model)[columns].reset_index(drop=True)

@@ -10,6 +10,7 @@ import pandas as pd, plotly.graph_objects as go
 from ..analysis.families import LANGUAGE_ORDERS, language_info
 from ..core import check_choice
 from ..markup import plot_text
+from ..record import MEANS, language_groups
 from .comparisons import interval_bars, language_ticks
 from .style import axis, empty_figure, headed, marker, score_name
 
@@ -26,7 +27,8 @@ def ordered_pairs(
     f = frame[frame.group == 'language'].sort_values('score', ascending=False, kind='stable')
     if by in ('a', 'b'): return f.sort_values(by, ascending=False, kind='stable')
     if by in LANGUAGE_ORDERS: return f.iloc[sorted(range(len(f)), key=lambda i: LANGUAGE_ORDERS[by](f.language.iloc[i]))]
-    return f.sort_values('seen', ascending=False, kind='stable') if by == 'seen' else f
+    trained = language_groups(f)
+    return f.sort_values('language', key=lambda s: s.map(lambda l: MEANS.index(trained[l])), kind='stable') if by == 'seen' else f
 
 # %% ../../nbs/api/figures/06_difference.ipynb #4141f820
 AHEAD, BEHIND, OPEN = '#0072B2', '#D55E00', '#7A8594'
@@ -71,7 +73,7 @@ def difference_figure(
     mean = float(frame[frame.group == 'all'].score.iloc[0])
     title = f"{score_name(k['metric'], start=True)}: A − B by language, sorted by {PAIR_ORDERS[by]}"
     note = f"A: {k['a']}, B: {k['b']}; {pair_note(frame)}"
-    ticks = language_ticks(f.language.tolist(), by, f.language[f.seen == False].tolist())
+    ticks = language_ticks(f.language.tolist(), by, language_groups(f))
     return headed(go.Figure(traces), title, note, 70+24*n, panels=True, hovermode='closest', margin=dict(b=15), showlegend=True,
         shapes=_zero_and_mean(mean, n), xaxis=axis('← B is better · A is better →', 2, side='top', zeroline=False, tickformat='.2~f'),
         yaxis=dict(tickvals=f.y.tolist(), ticktext=ticks, range=[-.6, n-.4], zeroline=False))

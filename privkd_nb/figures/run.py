@@ -13,9 +13,9 @@ from typing import NamedTuple
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from ..analysis.curves import Curves, downsample
-from .style import COLORS, axis, figure_layout, marker, order_terms, plot_names, score_name, term_color, term_name, titled
+from .style import COLORS, MARKS, axis, figure_layout, marker, order_terms, plot_names, score_name, term_color, term_name, titled
 from ..markup import plot_text, visible
-from ..record import SCORES
+from ..record import MEANS, SCORES, group_of, language_groups
 from ..state import describe
 
 # %% ../../nbs/api/figures/01_run.ipynb #5dd0c915
@@ -64,12 +64,14 @@ def language_scores(
     metrics:pd.DataFrame,  # A run's metrics
     metric:str='accuracy', # Which score
     split:str='test',
-)->pd.DataFrame:           # language, seen, student, teacher (if it was evaluated), name
+)->pd.DataFrame:           # language, student, teacher (if it was evaluated), seen, group, name
     "The scores of student and teacher side by side, unseen languages first, the best student last"
     m = metrics[(metrics.metric==metric) & (metrics.split==split) & (metrics.group=='language')]
-    wide = m.pivot_table(index=['language', 'seen'], columns='model', values='value').reset_index()
-    wide = wide.sort_values(['seen', 'student']).reset_index(drop=True)
-    return wide.assign(name=[l if s else f'{l} (unseen)' for l,s in zip(wide.language, wide.seen)])
+    wide, trained = m.pivot_table(index='language', columns='model', values='value').reset_index(), language_groups(m)
+    group = wide.language.map(trained)
+    wide = wide.assign(seen=group == 'seen', group=group, rank=-group.map(MEANS.index))
+    wide = wide.sort_values(['rank', 'student']).reset_index(drop=True)
+    return wide.assign(name=[l+MARKS.get(g, '') for l,g in zip(wide.language, wide.group)]).drop(columns='rank')
 
 # %% ../../nbs/api/figures/01_run.ipynb #72a16db4
 def languages_figure(
@@ -88,8 +90,8 @@ def languages_figure(
             fig.add_trace(go.Scatter(x=[r.student, r.teacher], y=[name]*2, mode='lines', line=line, showlegend=False, hoverinfo='skip'))
         fig.add_trace(dots('teacher', symbol='line-ns', outline=3))
     fig.add_trace(dots('student'))
-    unseen = int((~wide.seen.astype(bool)).sum())
-    if 0 < unseen < len(wide): fig.add_hline(unseen-.5, line=dict(color='#bbbbbb', dash='dot'))
+    for i in range(1, len(wide)):
+        if wide.group[i] != wide.group[i-1]: fig.add_hline(i-.5, line=dict(color='#bbbbbb', dash='dot'))
     title = titled(f'{split.capitalize()} {score_name(metric)} by language')
     return figure_layout(fig, height=170+26*len(wide), hovermode='closest', title=title,
         xaxis=dict(rangemode='tozero', range=[0, 1], **axis(score_name(metric))), yaxis=dict(type='category', automargin=True))
@@ -146,20 +148,21 @@ def _line(key, x, y, terms): # One line of `line_keys` as a trace
     else: look = line(color, 1, name=f'{name}, single steps', opacity=.28, hoverinfo='skip')
     return go.Scatter(x=x.astype('i4'), y=np.where(np.isfinite(y), y, np.nan).astype('f4'), mode='lines', showlegend=False, **look)
 
-def _score_rows(got, goal, seen): # Language -> y; the unseen ones below, with a gap
-    unseen = {l for l in {*got, *goal} if seen is not None and l not in seen}
-    order = sorted({*got, *goal}, key=lambda l: (l not in unseen, got.get(l, goal.get(l))))
-    return {l: i+(.9 if unseen and l not in unseen else 0) for i,l in enumerate(order)}, unseen
+def _score_rows(got, goal, seen, texts=()): # Language -> y; those without labels below, with a gap, and below them the unseen ones
+    group = {l: group_of(seen is None or l in seen, l in texts) for l in {*got, *goal}}
+    there = [g for g in MEANS[::-1] if g in group.values()]
+    order = sorted(group, key=lambda l: (there.index(group[l]), got.get(l, goal.get(l))))
+    return {l: i+.9*there.index(group[l]) for i,l in enumerate(order)}, group
 
 # %% ../../nbs/api/figures/01_run.ipynb #ed2efdd9
-def _score_traces(got, start, goal, rows, unseen): # A bar for the student, marks for where it began and for the teacher
+def _score_traces(got, start, goal, rows, group): # A bar for the student, marks for where it began and for the teacher
     names = [*map(plot_text, rows)]
     def trace(kind, who, scores, **look):
         where = dict(x=[scores.get(l) for l in rows], y=list(rows.values()), customdata=names, showlegend=False)
         return kind(**where, hovertemplate=f'{who}, %{{customdata}} %{{x:.3f}}<extra></extra>', **look)
     def mark(color, symbol, size, outline): return dict(mode='markers', cliponaxis=False, marker=marker(color, symbol, size, outline=outline))
     size = 13 if len(rows) <= FEW else 10
-    shade = dict(color=COLORS['student'], opacity=[.45 if l in unseen else .9 for l in rows])
+    shade = dict(color=COLORS['student'], opacity=[dict(seen=.9, texts=.68, unseen=.45)[group[l]] for l in rows])
     return [trace(go.Bar, 'student', got, orientation='h', width=.72, marker=shade),
             trace(go.Scatter, 'untrained student', start, **mark(COLORS['copy_base'], 'diamond', size*.6, 0)),
             trace(go.Scatter, 'teacher', goal, **mark(COLORS['teacher'], 'line-ns', size, 2.5))]
@@ -232,17 +235,18 @@ def _scored_when(step, steps): # e.g. 'after step 120 of 216'
     if not step: return 'before training'
     return f'after step {step:,}'+(f' of {steps:,}' if steps and isinstance(steps, int) else '')
 
-def _score_panel(fig, c, metric, seen, steps): # Adds bars and marks; the panel, the x axis
+def _score_panel(fig, c, metric, seen, steps, texts=()): # Adds bars and marks; the panel, the x axis
     got, start, goal = (c.latest(s, metric) for s in ('validation', 'untrained', 'teacher'))
     if not c.evaluated: start = {}                  # the bars are the untrained student's
-    rows, unseen = _score_rows(got, goal, seen)
-    fig.add_traces([t.update(xaxis='x2', yaxis='y3') for t in _score_traces(got, start, goal, rows, unseen)])
+    rows, group = _score_rows(got, goal, seen, texts)
+    fig.add_traces([t.update(xaxis='x2', yaxis='y3') for t in _score_traces(got, start, goal, rows, group)])
     about = [('▮', COLORS['student'], 'student', 'validation'), ('◆', COLORS['copy_base'], 'untrained', 'untrained'), ('┃', COLORS['teacher'], 'teacher', 'teacher')]
     means = [(sign, color, f'{name}, mean {mean:.3f}') for sign,color,name,split in about
              if (mean := c.mean(split, metric)) is not None and (split != 'untrained' or start)]
     when = _scored_when(c.evaluated, steps) if got else 'comes later'
     head = [f'<b>{plot_text(score_name(metric))}</b> on validation, {when}', *key_lines(means)]
-    if unseen and len(unseen) < len(rows): head.append('at the bottom, apart: never trained on')
+    apart = [dict(texts='trained on without labels', unseen='never trained on')[g] for g in MEANS[1:] if g in group.values()]
+    if apart and len(set(group.values())) > 1: head.append(f"at the bottom, apart: {', then '.join(apart)}")
     names = plot_names(rows, 24)
     look = dict(MESH, tickvals=list(rows.values()), ticktext=names, showgrid=False, range=[-.7, max([*rows.values(), 1])+.7], automargin=True,
                 tickfont=dict(size=12 if len(rows) <= FEW else 10))
@@ -266,10 +270,11 @@ def scores_figure(
     metric:str|None=None,        # Which score; None: the first there is
     seen:list[str]|None=None,    # The languages trained on; None: all
     steps:int|None=None,         # Of the training, in all
+    texts:list[str]=(),          # The languages trained on without labels
 )->go.Figure:
     "The latest validation scores of a run, by language"
     fig, c = go.Figure(), history if isinstance(history, Curves) else Curves(history)
-    panel, x, left = _score_panel(fig, c, metric or _first_metric(c), seen, steps)
+    panel, x, left = _score_panel(fig, c, metric or _first_metric(c), seen, steps, texts)
     return place(fig, [panel], left, xaxis2=x, hovermode='closest')
 
 # %% ../../nbs/api/figures/01_run.ipynb #a33c613a
@@ -281,10 +286,11 @@ def monitor_figure(
     title:str='',                # Before the state
     points:int=600,              # Points a line, at most
     working:bool|None=None,      # As for `describe`
+    texts:list[str]=(),          # The languages trained on without labels
 )->go.Figure:
     "Losses, learning rate and scores of a run, as far as it has come"
     fig, c = go.Figure(), history if isinstance(history, Curves) else Curves(history)
     panels, x = _loss_panels(fig, c, points)
-    scores, x2, left = _score_panel(fig, c, metric or _first_metric(c), seen, (progress or {}).get('steps'))
+    scores, x2, left = _score_panel(fig, c, metric or _first_metric(c), seen, (progress or {}).get('steps'), texts)
     words = [title, '' if progress is None else describe(progress, working=working)]
     return place(fig, [*panels, scores], max(60, left), ': '.join(w for w in words if w), xaxis=x, xaxis2=x2, hovermode='x unified')

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, check_languages, own_files, training_languages
-from ..core import InputError, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import
+from ..core import InputError, as_list, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import
+from ..data.languages import find_language
 from ..init.depth import resolve_layers
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses, term_label
@@ -63,6 +64,8 @@ class DataConfig:
     eval_languages:str = _p('', 'languages to score; empty: the same')
     scenario:str = _p('all', "languages to train on: all, en (English only) or cl (every second one: the paper's cross-lingual setting)")
     fraction:float = _p(0., "share of the training data the student sees; 0: a tenth, and all of your own files")
+    unlabelled:int = _p(-1, 'texts without labels a language that the student learns from its teacher, at most; -1: all')
+    without_labels:str = _p('', "languages whose training labels are left unused, such as sw,th; with rest: of the texts that fraction leaves out, too")
     text_column:str = _p('', "your files' column of texts (or words); empty: found by its name")
     text_pair_column:str = _p('', "your files' column of second texts, where a label is for two; empty: found by its name")
     label_column:str = _p('', "your files' column of labels (or tags); empty: found by its name")
@@ -186,6 +189,8 @@ def check_data(self:RunConfig)->None:
         langs = check_languages(info, self.languages)
         check_languages(info, self.eval_languages, 'eval_languages')
         for s in (self.scenario, self.teacher_scenario or self.scenario): training_languages(info, s, langs)
+        bare = [l for l in as_list(self.without_labels) or () if l not in ('rest', 'all')]
+        for l in bare: find_language('without_labels', l, langs)
     elif Path(self.dataset).exists(): own_files(self.dataset)
     else:
         raise InputError(f"dataset={self.dataset!r} is neither a known task ({', '.join(CATALOG)}) nor a file or folder that exists."
@@ -205,6 +210,7 @@ def check_numbers(self:RunConfig)->None:
         if not 0 < v <= 1: raise InputError(f"{name}={v} is not above 0 and at most 1; 0.1 means a tenth of the training data.")
     for name,v in given('epochs', 'teacher_epochs', 'batch_size'):
         if v < 1: raise InputError(f"{name}={v} must be at least 1.")
+    if self.unlabelled < -1: raise InputError(f"unlabelled={self.unlabelled} is no number of texts; give 0 for none, or -1 for all.")
     if self.max_length < 3: raise InputError(f"max_length={self.max_length} leaves no room for a text between its special tokens; give at least 3.")
     for name,v in given('layers', 'lr', 'patience', 'seed', 'max_tokens', 'budget'):
         if v < 0: raise InputError(f"{name}={v} must not be negative.")
@@ -276,7 +282,7 @@ def of(cls:RunConfig,
 SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'embedding_rows', 'unpadding', 'memory', 'compile',
                 'cache', 'budget') # Where a run is recorded and how it is computed
 NAMED_AS = dict(max_tokens='pieces') # Former names that records keep
-LATER = ('class_weights', 'batching', 'max_tokens', 'labels', *OWN) # Parameters that earlier runs did not have: part of an identity unless they are the default
+LATER = ('class_weights', 'batching', 'max_tokens', 'labels', 'unlabelled', 'without_labels', *OWN) # In an identity unless they are the default
 
 @patch
 def data_name(self:RunConfig)->str:
@@ -307,7 +313,9 @@ def pin(self:RunConfig)->None:
 @patch
 def check_files(self:RunConfig)->None:
     "Read the user's own files, so that what is wrong with them is said before models are loaded"
-    if self.dataset not in CATALOG: own_data.read_own(self.dataset, Reading(**self.own()))
+    if self.dataset in CATALOG: return
+    own = own_data.read_own(self.dataset, Reading(**self.own()))
+    if self.teacher == 'auto' and not len(own.data['train']): raise InputError(own_data.needs_teacher(self.dataset, own.lacking))
 
 # %% ../../nbs/api/jobs/00_config.ipynb #74e1585b
 RECIPE = 2 # Raised when equal parameters begin to give other numbers

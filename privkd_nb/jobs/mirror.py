@@ -23,12 +23,12 @@ from ..record import DONE, HISTORY, Run
 # %% ../../nbs/api/jobs/10_mirror.ipynb #0bae6f93
 def number_name(
     split:str,    # 'train', 'validation', 'teacher' or 'test'
-    group:str,    # 'language', or 'all', 'seen' or 'unseen' for a mean
+    group:str,    # 'language', or 'all', 'seen', 'texts' or 'unseen' for a mean
     language:str,
     metric:str,
 )->str:
     "The name of a number in a tracker"
-    last = dict(all='', seen='/mean_seen', unseen='/mean_unseen').get(group, f'/{safe_name(language)}')
+    last = dict(all='', seen='/mean_seen', texts='/mean_text_only', unseen='/mean_unseen').get(group, f'/{safe_name(language)}')
     return f'{safe_name(split)}/{safe_name(metric)}{last}'
 
 # %% ../../nbs/api/jobs/10_mirror.ipynb #0e08fde1

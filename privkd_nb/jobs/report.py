@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['first_metric', 'language_table', 'initial_score', 'size_of', 'plural', 'paired_scores', 'guess_score',
-           'teacher_warning', 'summary', 'result_text']
+           'teacher_warning', 'agreement_text', 'trained_text', 'groups_text', 'summary', 'result_text']
 
 # %% ../../nbs/api/jobs/03_report.ipynb #680c6422
 from textwrap import fill
 import pandas as pd
 from ..init.student import InitCard
+from ..losses.terms import TERMS
 from ..markup import as_text, md_code, md_text, visible
 from ..record import GROUPS, SCORES, Run
 
@@ -22,7 +23,7 @@ def first_metric(run:Run)->str:
 def language_table(
     run:Run,
     metric:str|None=None, # Default: the task's main metric
-)->pd.DataFrame:          # Index: language; columns: seen, n, teacher, student, difference
+)->pd.DataFrame:          # Index: language; columns: seen, n, teacher, student, difference; of agreement seen, n and student
     "Teacher, student and the difference, by language and on average"
     metric = metric or first_metric(run)
     m = run.metrics.query("split == 'test'")
@@ -30,9 +31,11 @@ def language_table(
     wide = m[m.metric == metric].pivot(index=row, columns='model', values='value')[['teacher', 'student']]
     student = m[m.model == 'student'].set_index(row)
     n, seen = student[student.metric == 'n'].value.astype(int), student[student.metric == metric].seen
+    if 'texts' in m: seen = seen.astype(object).mask(student[student.metric == metric].texts.fillna(False).astype(bool), 'text only')
     t = wide.assign(seen=seen, n=n, difference=wide.student-wide.teacher).rename_axis(columns=None)
     parts = {g: t.xs(g).rename(index=lambda l, g=g: l if g == 'language' else GROUPS[g]) for g in GROUPS if g in t.index.levels[0]}
-    return pd.concat(parts.values())[['seen', 'n', 'teacher', 'student', 'difference']].rename_axis('language')
+    columns = ['seen', 'n', *['teacher']*(metric != 'agreement'), 'student', *['difference']*(metric != 'agreement')]
+    return pd.concat(parts.values())[columns].rename_axis('language')
 
 # %% ../../nbs/api/jobs/03_report.ipynb #1c10d9d5
 def initial_score(run:Run)->float|None: # None: the run was not scored at step 0
@@ -65,6 +68,7 @@ def guess_score(
     gold:pd.DataFrame, # language, gold: of a run's test examples
 )->float:
     "The mean over languages of the accuracy of always giving the most frequent label; 0 for tags"
+    gold = gold[gold.gold.notna()]
     if not len(gold) or not isinstance(gold.gold.iloc[0], str): return 0.
     return float((gold.gold == gold.gold.mode()[0]).groupby(gold.language, observed=True).mean().mean())
 
@@ -77,6 +81,38 @@ def teacher_warning(
     own = " Are labels in the order of the teacher's outputs?" if run.config.get('labels') else ''
     return f"The teacher ({score:.3f}) is no better than always giving the most frequent test label ({guess:.3f}), so it has nothing to teach.{own}"
 
+# %% ../../nbs/api/jobs/03_report.ipynb #d843d4ad
+def agreement_text(
+    run:Run,
+)->str: # '' if every test text has a label
+    "How often the student predicts what its teacher does, where nobody knows the label"
+    m = run.metrics.query("split == 'test' and model == 'student' and group == 'language'")
+    a = m[m.metric == 'agreement'].set_index('language').value
+    if not len(a): return ''
+    n = m[m.metric == 'n'].set_index('language').value[a.index]
+    names = ', '.join(visible(l) for l in a.index[:8])+(', …' if len(a) > 8 else '')
+    return (f"In {names} no test text has a label: it predicts what the teacher predicts for {a.mean():.1%} "
+            f"of {plural(int(n.sum()), 'text')} that were held out, which says nothing of how often both are right.")
+
+def trained_text(
+    run:Run,
+)->str: # e.g. '460 examples and 200 texts without labels'
+    "What a student was trained on"
+    data = run.environment['data']
+    bare = plural(data['unlabelled'], 'text')+' without labels' if data.get('unlabelled') else ''
+    return ' and '.join(s for s in (f"{data['train']:,} examples" if data['train'] or not bare else '', bare) if s)
+
+# %% ../../nbs/api/jobs/03_report.ipynb #416a9173
+def groups_text(
+    means:pd.Series, # Mean score by group of languages
+)->str: # '' if there is but one group
+    "The means over languages that were trained on in different ways"
+    if 'texts' not in means.index and 'unseen' in means.index:
+        return f"In languages that it was not trained on, it reaches {means['unseen']:.3f}, in the others {means['seen']:.3f}."
+    how = dict(seen='with labels', texts='without labels', unseen='not trained on')
+    found = [f"{means[g]:.3f} in languages {'' if g == 'unseen' else 'trained on '}{v}" for g,v in how.items() if g in means.index]
+    return f"It reaches {', '.join(found[:-1])} and {found[-1]}." if len(found) > 1 else ''
+
 # %% ../../nbs/api/jobs/03_report.ipynb #faaefd0f
 def summary(
     run:Run,
@@ -87,19 +123,20 @@ def summary(
     c, e, models = run.config, run.environment, InitCard.load(run.path/'init_card.json').models
     score, before = SCORES[first_metric(run)], initial_score(run)
     means, languages = paired_scores(run, 'group'), paired_scores(run, 'language')
-    mean, gaps, lost = means.loc['all'], languages.student-languages.teacher, teacher_warning(run)
+    mean, gaps, lost, bare = means.loc['all'], languages.student-languages.teacher, teacher_warning(run), first_metric(run) == 'agreement'
+    terms = [k for k in c['losses'] if e['data']['train'] or not getattr(TERMS.get(k), 'gold', False)]
+    reaches = f"reaches a mean test {score} of {strong(format(mean.student, '.3f'))} over {plural(gaps.notna().sum(), 'language')}"
     parts = [
         f"A student of {size_of(models['student'])} (the teacher has {size_of(models['teacher'])}), initialized with {code(c['init'])} "
-        f"and trained on {e['data']['train']:,} examples with {' + '.join(map(text, c['losses']))}, reaches a mean test {score} of "
-        f"{strong(format(mean.student, '.3f'))} over {plural(gaps.notna().sum(), 'language')}; the teacher reaches {mean.teacher:.3f}"
-        f"{'' if lost or c['tiny'] else f', so the student keeps {mean.student/mean.teacher:.0%} of it'}."]
+        f"and trained on {trained_text(run)} with {' + '.join(map(text, terms))}, {reaches}"+('.' if bare else
+        f"; the teacher reaches {mean.teacher:.3f}{'' if lost or c['tiny'] else f', so the student keeps {mean.student/mean.teacher:.0%} of it'}.")]
     if lost: parts.append(strong(lost))
     if before is not None: parts.append(f"Before any training it scored {before:.3f} on the validation examples.")
-    if gaps.min() < 0: parts.append(f"The largest gap is in {text(gaps.idxmin())} ({gaps.min():+.3f}).")
+    if bare: pass
+    elif gaps.min() < 0: parts.append(f"The largest gap is in {text(gaps.idxmin())} ({gaps.min():+.3f}).")
     elif gaps.notna().any() and not lost and not c['tiny']: parts.append('It is behind the teacher in no language.')
-    if 'unseen' in means.index:
-        unseen, seen = means.student['unseen'], means.student['seen']
-        parts.append(f"In languages that it was not trained on, it reaches {unseen:.3f}, in the others {seen:.3f}.")
+    if groups := groups_text(means.student.dropna()): parts.append(groups)
+    parts += [agreement_text(run)]*bool(agreement_text(run))
     seed = 'This is one seed: run others before believing a small difference.'
     return ' '.join([*parts, 'This is a tiny run, which shows that all works: its scores mean nothing.' if c['tiny'] else seed])
 
@@ -110,5 +147,5 @@ def result_text(
 )->str:
     "A finished run for a terminal: scores by language, means last, and the summary"
     formats = dict(teacher='{:.3f}', student='{:.3f}', difference='{:+.3f}')
-    t = language_table(run)[['teacher', 'student', 'difference', 'seen', 'n']]
+    t = language_table(run)[lambda t: [c for c in ('teacher', 'student', 'difference', 'seen', 'n') if c in t]]
     return as_text(t, formats, width, 40)+'\n\n'+fill(summary(run, plain=True), min(width or 100, 100))

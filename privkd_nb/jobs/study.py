@@ -241,7 +241,7 @@ def check_inputs(
         return found[key] if isinstance(found[key], InputError) else None
     def steps(c):
         own = c.teacher != 'auto' and c.dataset not in CATALOG
-        yield once(lambda: own or c.check_files(), own, *(getattr(c, k) for k in ('dataset', *OWN)))
+        yield once(lambda: own or c.check_files(), own, c.teacher == 'auto', *(getattr(c, k) for k in ('dataset', *OWN)))
         for m in set(c.models_used().values())-{'', 'auto', 'playground'}: yield once(lambda: stated_labels(m), m)
         key = [getattr(c, k) for k in ('dataset', *OWN, 'labels', 'teacher', 'languages')]
         if own: yield once(lambda: taught_labels(stated_labels(c.teacher), load_data(c).labels, as_list(c.labels)), 'labels', *key)

@@ -20,7 +20,7 @@ from ..data.batching import StepLoader, StepSampler
 from ..data.encoding import Collate, batch_counts, model_inputs
 from ..data.weights import class_weights as label_weights
 from ..distributed import world
-from ..evaluation.scores import evaluate_by_language, with_means
+from ..evaluation.scores import evaluate_by_language, predict, with_means
 from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
 from ..models.encoders import model_labels
 from ..phases import phase
@@ -74,6 +74,7 @@ class DistillTrainer(Trainer):
         n = student.config.num_hidden_layers
         inner = bool(layers and teacher) and ends_with_norm(student) and layers[-1]+1 < teacher.config.num_hidden_layers
         self.needed = required_outputs(self.losses, range(n), attention_on, n, inner=inner)
+        self.references = {}                    # The teacher's predictions by data set, see `reference`
         self.efficient, self.best_name = EfficientTraining(self), ''       # the best checkpoint's, when training resumes
         self.add_recorder()
         self.teacher_outputs = self.make_teacher() if self.teacher is not None else None
@@ -191,12 +192,25 @@ def get_batch_samples(self:DistillTrainer, epoch_iterator, num_batches, device):
     return samples, n
 
 # %% ../../nbs/api/train/06_trainer.ipynb #476c8c6d
+@patch(as_prop=True)
+def text_languages(self:DistillTrainer)->list[str]:
+    "The languages that are trained on without a single label"
+    d = self.train_dataset
+    return sorted(set(d.languages)-set(d.languages[d.labelled]))
+
+@patch
+def reference(self:DistillTrainer, data): # A frame from `predict`; None: it is not needed, or there is no teacher
+    "The teacher's predictions of texts, some of which have no label"
+    if self.teacher is None or data.labelled.all(): return None
+    if id(data) not in self.references: self.references[id(data)] = predict(self.teacher, data)
+    return self.references[id(data)]
+
 @patch
 def record_scores(self:DistillTrainer, model, split='validation', data=None): # A frame, indexed by group and language
     "A model's scores by language and their means, written into the history under the name of `split`"
     data = self.eval_dataset if data is None else data
     with phase(f"evaluating the {'teacher' if split == 'teacher' else 'student'}"):
-        means = with_means(evaluate_by_language(model, data, self.train_languages))
+        means = with_means(evaluate_by_language(model, data, self.train_languages, self.text_languages, self.reference(data)))
     return self.record_means(means, split)
 
 @patch
@@ -206,7 +220,7 @@ def record_means(self:DistillTrainer,
 ):
     "Write scores into the history"
     for (group, language),row in means.iterrows():
-        values = {k: float(v) for k,v in row.items() if k not in ('seen', 'n') and v == v}    # no F1 without entities
+        values = {k: float(v) for k,v in row.items() if k not in ('seen', 'texts', 'n') and v == v}    # no F1 without entities
         self.history.add(self.state.global_step, values, split, language, group)
     return means
 
@@ -215,7 +229,7 @@ def evaluate(self:DistillTrainer, eval_dataset=None, ignore_keys=None, metric_ke
     "Scores by language into the history; their mean over seen languages for choosing checkpoints"
     self.recorder.write()
     means = self.record_scores(self.model, 'validation', eval_dataset)
-    chosen = means.loc['seen' if 'seen' in means.index.levels[0] else 'all'].iloc[0].drop(['seen', 'n'])
+    chosen = means.loc['seen' if 'seen' in means.index.levels[0] else 'all'].iloc[0].drop(['seen', 'texts', 'n'], errors='ignore')
     metrics = {f'{metric_key_prefix}_{k}': float(v) if v == v else 0. for k,v in chosen.items()}
     self.log(metrics)
     self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
