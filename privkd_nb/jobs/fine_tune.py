@@ -186,7 +186,7 @@ def record_teacher(
     "The teacher's scores on the validation examples, which are the same in all runs of a study"
     with phase('evaluating the teacher'):
         found = teacher_predictions(teacher.to(trainer.args.device), trainer.eval_dataset, trainer.efficiency.cache)
-        trainer.record_means(with_means(score_predictions(found, trainer.train_languages)), 'teacher')
+        trainer.record_means(with_means(score_predictions(found, trainer.train_languages, trainer.text_languages, found)), 'teacher')
 
 def fit(
     trainer:DistillTrainer,
