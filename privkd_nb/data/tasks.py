@@ -41,9 +41,10 @@ class Task:
     notes:list[str] = field(default_factory=list) # What was changed in the data, in words
     leaks:dict=field(default_factory=dict)   # Split -> how many of its texts stand in the whole training split
     content:dict=field(default_factory=dict) # What the data was when it was read, as in a run's identity
-    said:list[str]=field(default_factory=list) # How the user's files were read, in words
+    said:list[str]=field(default_factory=list) # How the user's files were read, and what is done with the texts, in words
     divided:bool=False                       # Whether the test set was chosen here, from the user's texts
     rest:dict=field(default_factory=dict)    # What the texts are that are not trained on -> how many
+    train_size:int=0                         # Training texts that the fraction comes to, the same for every seed
     unlabelled:pd.DataFrame=field(default_factory=pd.DataFrame) # Training texts without labels: 'id', 'text' or 'tokens', 'language'
     held:dict=field(default_factory=dict)    # 'test' and 'validation' -> texts without labels, to compare students with their teacher
 
@@ -360,6 +361,7 @@ def load_task(
     bare = [raw['unlabelled'], *[more.drop(columns=FIELDS[about['kind']][1])]*use]
     data['train'], data['unlabelled'] = data['train'].reset_index(drop=True), pd.concat(bare, ignore_index=True)
     if len(data['unlabelled']): data['unlabelled'] = set_texts_apart(data['unlabelled'], data, about, own.get('test', Reading.test))
+    about['train_size'] = round(len(whole)*fraction)
     if limit:
         few = {s: few_rows(d, limit, seed if s == 'train' else 0).reset_index(drop=True) if len(d) else d for s,d in data.items()}
         about['rest']['left out of a quick trial'], data = sum(len(data[s])-len(few[s]) for s in data), few

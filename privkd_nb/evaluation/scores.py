@@ -85,10 +85,11 @@ def decode_words(
 
 # %% ../../nbs/api/evaluation/00_scores.ipynb #d1973919
 def label_thresholds(
-    model, # That gives several labels a text
+    model,      # That gives several labels a text
+    given=None, # Label -> threshold; None: as in the model's configuration
 )->torch.Tensor: # (c,)
     "The probability from which on each label is predicted"
-    given = getattr(model.config, 'thresholds', None) or {}
+    given = given or getattr(model.config, 'thresholds', None) or {}
     return torch.tensor([float(given.get(l, .5)) for l in model_labels(model)])
 
 def decode_labels(

@@ -6,8 +6,8 @@
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
            'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'inputs_of',
            'learning_rate', 'efficiency_of', 'describe_data', 'write_setup', 'remake_setup', 'is_settled',
-           'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer', 'kept_step', 'write_scores',
-           'write_results', 'stop_note', 'times_of', 'check_loaded', 'distil']
+           'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer', 'kept_step', 'both_thresholds',
+           'write_scores', 'write_results', 'stop_note', 'times_of', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import os, shutil, tempfile, time, warnings
@@ -30,10 +30,11 @@ from ..distributed import folder_to_write, from_main, is_main, wait_for_all
 from ..evaluation.latency import speed_rows
 from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
-from ..evaluation.thresholds import own_thresholds
+from ..evaluation.thresholds import choose_thresholds, set_thresholds
 from ..init.student import InitCard, init_student
 from .config import RunConfig
-from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, losses_for, peak_lr, validation_subset
+from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, losses_for, peak_lr
+from .fine_tune import scored_examples, validation_subset
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
 from ..phases import phase, reporting_to, seconds_by_phase
@@ -147,7 +148,7 @@ def prepare_student(
 class Examples(NamedTuple):
     "The encoded examples of a run"
     train:Encoded
-    validation:Encoded # The subset that is scored during training
+    validation:Encoded # At most 200 a language; those that are scored during training are among them
     test:Encoded
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #79bc868f
@@ -190,13 +191,14 @@ def describe_data(
     cfg:RunConfig,
     task:Task,
     data:Examples, # From `encode_task`
-)->dict: # train, validation, test, report; unlabelled and held_out, where there are some
+)->dict: # train, validation, test, evaluated (during training), report; unlabelled and held_out, where there are some
     "What the record says of the data; what is serious is a warning, too"
     report = data_report(task, max_length=cfg.max_length, encoded=data._asdict())
     if is_main(): report.warn()
     sizes = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}
     bare = dict(unlabelled=len(task.unlabelled), held_out={s: len(d) for s,d in task.held.items()})
-    return dict(**sizes, **{k: v for k,v in bare.items() if v}, report=report.record())
+    evaluated = len(scored_examples(cfg, task, data.validation))
+    return dict(**sizes, evaluated=evaluated, **{k: v for k,v in bare.items() if v}, report=report.record())
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #cf121100
 def write_setup(
@@ -303,8 +305,8 @@ def make_trainer(
     trainer = DistillTrainer(
         student, models.teacher, losses_for(cfg.losses, task), card.layers, class_weights=cfg.class_weights,
         train_languages=task.train_languages, efficiency=efficiency_of(cfg),
-        args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train, eval_dataset=data.validation,
-        processing_class=models.tokenizer, **trainer_kw)
+        args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train,
+        eval_dataset=scored_examples(cfg, task, data.validation), processing_class=models.tokenizer, **trainer_kw)
     if cfg.patience: trainer.add_callback(EarlyStoppingCallback(cfg.patience))
     return trainer
 
@@ -314,6 +316,16 @@ def kept_step(trainer:DistillTrainer)->int:
     best = trainer.args.load_best_model_at_end and trainer.state.best_model_checkpoint
     return trainer.state.best_global_step if best else trainer.state.global_step
 
+def both_thresholds(
+    trainer:DistillTrainer, # Trained; its student's configuration is changed
+    teacher,
+)->dict[str,dict]: # Role -> label -> threshold; {} for other kinds of tasks
+    "The thresholds of student and teacher, where a text may have several labels"
+    data, seen = trainer.eval_dataset, trainer.train_languages
+    if data.kind != 'multilabel': return {}
+    of_teacher = choose_thresholds(teacher, data, seen, teacher_logits(teacher, data, trainer.efficiency.cache))
+    return dict(student=set_thresholds(trainer.model, data, seen), teacher=of_teacher)
+
 def write_scores(
     run:Run,
     trainer:DistillTrainer, # Trained
@@ -322,10 +334,10 @@ def write_scores(
 )->None:
     "Write history, predictions and scores by language of student and teacher"
     teacher.to(trainer.args.device)
-    cache, validation = trainer.efficiency.cache, trainer.eval_dataset
-    with own_thresholds(trainer.model, teacher, validation, trainer.train_languages, teacher_logits(teacher, validation, cache)) as thresholds:
-        with phase('scoring the student'): preds = dict(student=predict(trainer.model, test))
-        with phase('scoring the teacher'): preds['teacher'] = teacher_predictions(teacher, test, cache)
+    cache, thresholds = trainer.efficiency.cache, both_thresholds(trainer, teacher)
+    of_teacher = thresholds.get('teacher')
+    with phase('scoring the student'): student = predict(trainer.model, test)
+    with phase('scoring the teacher'): preds = dict(student=student, teacher=teacher_predictions(teacher, test, cache, of_teacher))
     if thresholds: write_json(run.path/'environment.json', run.environment | dict(thresholds=thresholds))
     scores = {role: score_predictions(p, trainer.train_languages, trainer.text_languages, preds['teacher']) for role,p in preds.items()}
     rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]
