@@ -165,7 +165,7 @@ MARKUP = re.compile(r'</?[a-zA-Z]|\*\*|`|\]\(')
 ALLOWED = { # What may stand in markup without going through a writer, because it is markup made by one, or text of the package's own
     'apps.explorer': {'left_out', 'training', 'examples', 'self.answer.html', 'now'},
     'apps.explorer_views': {'lang', 'text', 'gold', 'models', 'CSS', 'head', 'rows', 'more', 'limit', 'note', 'self._difference_note(c, a, b)', 'table'},
-    'apps.monitor': {'at', 'bar', 'label', "''.join(map(row, self.runs.paths))"},
+    'apps.monitor': {'at', 'bar', 'done', 'label', 'look', "''.join(map(row, self.runs.paths))"},
     'figures.save': {'fig.to_html'},                                         # plotly's own, whose texts are `plot_text`; `<` is escaped in its JSON
     'figures.pages': {'get_plotlyjs()', "ALL.replace('FIT', FIT)"}, 'stored': {'data', 'inside', 'sentence'},      # plotly.js; JSON in an attribute, and a sentence of our own
     'data.tasks': {'self.metric'}, 'jobs.report': {"size_of(models['student'])", "size_of(models['teacher'])", 'score'},

@@ -409,9 +409,9 @@ def _follow_work(self:Monitor): # To the run that is under way, unless one was c
 @patch
 def _show_status(self:Monitor, words):
     p, label = self.news.progress, html_text(self.runs.labels[self.shown])
-    def drawn(unit, *at):
-        value, most = map(html_attr, at)
-        return f'<progress aria-label="{html_attr(unit)} done" style="width:9em;vertical-align:middle" value="{value}" max="{most}"></progress>&ensp;'
+    def drawn(unit, value, most):
+        done, look = f'value="{html_attr(value)}" max="{html_attr(most)}"', 'style="width:9em;vertical-align:middle"'
+        return f'<progress aria-label="{html_attr(unit)} done" {look} {done}></progress>&ensp;'
     bar = drawn(*found) if (found := bar_of(p)) else ''
     self._set(self.state, f'<div style="line-height:1.5;overflow-wrap:anywhere">{bar}<b>{label}</b>&ensp;{html_text(words, 2000)}</div>')
     self.controls.update(self.news, (self.shown/STOP).exists(), self._startable)
