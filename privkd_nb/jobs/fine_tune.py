@@ -111,7 +111,7 @@ def load_data(
     content = cfg.data_content()                # before it is read: what changes while it is read is noticed later
     task = load_task(cfg.dataset, **cfg.own(), data_dir=cfg.data_dir or None, languages=TINY['languages'] if few else cfg.languages,
                      scenario=scenario, eval_languages=cfg.eval_languages or None, fraction=fraction, seed=seed,
-                     limit=TINY['rows'] if cfg.tiny else None, unlabelled=cfg.unlabelled if role == 'student' else 0,
+                     limit=TINY['rows'] if cfg.tiny else None, unlabelled=cfg.unlabelled,
                      without_labels=cfg.without_labels, labels=teachers_labels(cfg))
     task.content = content
     if role == 'teacher': return labelled_only(task)
