@@ -1,13 +1,13 @@
 "Tests of initialization, for each architecture: what `init.proofs` checks, and what is no property of an architecture."
-import re
+import dataclasses, re
 from pathlib import Path
 
 import pytest, torch
 
-from privkd_nb.core import InputError
+from privkd_nb.core import InputError, content_key
 from privkd_nb.init.proofs import PROOFS, prove
 from privkd_nb.init.spec import InitSpec
-from privkd_nb.init.student import init_student
+from privkd_nb.init.student import InitCard, init_student
 from privkd_nb.models.architectures import ARCHITECTURES, FUSED_MAPS, VALUE_MAPS, architecture_of, part_of
 from privkd_nb.models.encoders import layer_stack, search_layers, weights_hash
 from privkd_nb.models.tiny import tiny_model
@@ -120,3 +120,44 @@ def test_what_checkpoints_set_otherwise_holds_too(arch, settings, monkeypatch):
     row = ARCHITECTURES[arch]
     monkeypatch.setitem(ARCHITECTURES, arch, replace(row, settings=row.settings | settings))
     for what in ('row', 'full_copy', *(['unpadding'] if 'conv_kernel_size' not in settings else [])): assert prove(arch, what) == {what: NOT_DEFINED.get((arch, what), 'holds')}
+
+
+def a_base(folder, arch='modernbert', **config):
+    "A folder with a tiny base model of six layers, and the playground's tokenizer"
+    from privkd_nb.models.loading import load_tokenizer
+    from privkd_nb.models.playground_base import TINY_BASE, playground_base
+    tok = load_tokenizer(str(playground_base(TINY_BASE)))
+    tiny_model(arch, 6, **dict(vocab_size=len(tok)) | config).save_pretrained(folder)
+    tok.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_run_of_defaults_ends_well_whatever_the_first_layer_lacks(tmp_path, capsys):
+    from privkd_nb.jobs.config import RunConfig
+    from privkd_nb.jobs.distil import distil
+    cfg = RunConfig(base=a_base(tmp_path/'base'), tiny=True, languages='de,en', out_dir=str(tmp_path/'runs'))
+    run = distil(cfg)
+    card = InitCard.load(run.path/'init_card.json')
+    assert (cfg.depth, run.config['depth'], card.depth, card.layers) == ('auto', 'endpoints', 'endpoints', [0, 3, 5])
+    assert 'layer 0 lacks attn_norm.weight' in card.note and card.note in capsys.readouterr().out
+    assert content_key(dataclasses.replace(cfg, depth='endpoints').identity()) == run.path.name         # as whoever names it
+
+
+def test_a_depth_that_cannot_be_copied_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    from privkd_nb.jobs.config import RunConfig
+    from privkd_nb.models import content
+    (tmp_path/'config.json').write_text('{"model_type": "modernbert", "num_hidden_layers": 22}')
+    for bad in (dict(depth='stride_odd'), dict(depth='last', init='copy_base'), dict(depth='1,5')):
+        with pytest.raises(InputError, match='which has attn_norm.weight, into layer 0, .* use depth=auto, stride, endpoints'): RunConfig(base=str(tmp_path), **bad)
+    for fine in (dict(depth='stride_odd', init='scratch'), dict(depth='last', parts='embeddings,head'), dict(depth='stride_odd', layers=22), dict(layers=1), dict(depth='0,5')):
+        RunConfig(base=str(tmp_path), **fine)
+    hub = RunConfig(base='some/model', depth='last')                                        # is not on this machine yet …
+    assert RunConfig(base='some/model').identity()['depth'] == 'stride_odd'
+    monkeypatch.setattr(content, 'hub_file', lambda *_: tmp_path/'config.json')             # … and now its configuration is
+    with pytest.raises(InputError, match='into layer 0'): hub.pin()
+    assert RunConfig(base='some/model').identity()['depth'] == 'endpoints'
+
+
+def test_runs_of_the_default_depth_keep_their_names():
+    from privkd_nb.jobs.config import RunConfig
+    assert content_key(RunConfig().identity()) == '3c93b5d8465b'                            # of the run that the notebook shows

@@ -22,7 +22,7 @@ SOURCES = dict(
 class InitSpec:
     "How a student is initialized"
     source:str='copy_ft'            # 'scratch', 'copy_base', 'copy_ft' or 'pretrained'
-    depth:str|list='stride_odd'     # The layers to copy: see `resolve_layers`
+    depth:str|list='auto'           # The layers to copy: see `resolve_layers`
     n_layers:int|None=None          # Student layers; None: half of the teacher's, or as many as `depth` lists
     parts:str|tuple=tuple(PARTS)    # The parts to copy: any of 'embeddings', 'encoder', 'head'
     seed:int=0                      # Of the random weights

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['per_layer', 'student_config', 'fresh_model', 'source_name', 'only_owner', 'settings_of', 'check_settings',
-           'check_places', 'copy_weights', 'InitCard', 'make_card', 'init_student']
+           'check_places', 'copy_weights', 'InitCard', 'note_of', 'make_card', 'init_student']
 
 # %% ../../nbs/api/init/03_student.ipynb #bbd2a12f
 import copy
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 import pandas as pd, torch
 from fastcore.basics import patch
 from ..core import InputError, read_json, seed_for, write_json
-from .depth import DEPTH_RULES, resolve_layers
+from .depth import DEPTH_RULES, auto_rule, resolve_layers
 from .spec import SOURCES, InitSpec
 from ..markup import as_markdown, md_code, md_text, visible
 from ..models.encoders import layer_stack, model_labels, parameter_table, set_labels, weights_hash
@@ -167,6 +167,16 @@ class InitCard:
     models:dict              # 'teacher', 'student' -> layers, hidden size, parameters by part
     share_copied:float       # Share of the student's parameters
     scores:dict=field(default_factory=dict) # Scores of the source's layers, such as 'block_influence'
+    note:str=''              # What is unusual about the architecture
+
+# %% ../../nbs/api/init/03_student.ipynb #88643ee3
+def note_of(
+    row,          # An `Architecture`, or None
+    depth:str|list, # The depth rule
+)->str:           # '' for most
+    "What a card says of an architecture whose layers are not all alike"
+    odd = '; '.join(f"layer {i} lacks {', '.join(tensors)}" for i,tensors in (row.lacks if row else {}).items())
+    return odd and f'{odd}, as in every {row.model_type}, so a student copies it first (depth={depth})'
 
 # %% ../../nbs/api/init/03_student.ipynb #df557d74
 def make_card(
@@ -185,7 +195,8 @@ def make_card(
         architecture=type(student).__name__,
         tensors={k: [part_of(student, k), copied.get(k)] for k in student.state_dict()},
         source_hash=weights_hash(source) if source is not None else None,
-        models={k: {c: int(n) for c,n in v.items()} for k,v in models.items()}, share_copied=share)
+        models={k: {c: int(n) for c,n in v.items()} for k,v in models.items()}, share_copied=share,
+        note=note_of(architecture_of(teacher), spec.depth) if 'encoder' in spec.parts and copied else '')
 
 # %% ../../nbs/api/init/03_student.ipynb #d645a2d8
 @patch(as_prop=True)
@@ -233,11 +244,12 @@ def _repr_markdown_(self:InitCard):
     sizes = as_markdown(pd.DataFrame(self.models).T, '{:,.0f}')
     arrows = ' · '.join(f'{i} ← {md_text(l)}' for i,l in enumerate(self.layers))
     random_ = ', '.join(map(md_code, self.random[:6]))+(f' and {len(self.random)-6} more' if len(self.random) > 6 else '')
+    note = f'- {md_text(self.note)}\n' if self.note else ''
     source = f", from weights {md_code(self.source_hash)}" if self.source_hash else ''
     return (f"**Init card:** {md_code(self.source)} ({SOURCES[self.source]})\n\n"
             f"- student layer ← teacher layer ({md_text(self.depth)}): {arrows}\n"
             f"- {len(self.copied)} tensors copied, {self.share_copied:.0%} of the student's parameters{source}\n"
-            f"- random: {random_ or 'nothing'}\n\n{sizes}")
+            f"- random: {random_ or 'nothing'}\n{note}\n{sizes}")
 
 # %% ../../nbs/api/init/03_student.ipynb #b544d19b
 def init_student(
@@ -246,15 +258,16 @@ def init_student(
     base=None,      # The pretrained base model ('copy_base'), or the small checkpoint ('pretrained')
 )->tuple[torch.nn.Module,InitCard]:
     "Build a student and its init card"
-    n = teacher.config.num_hidden_layers
+    n, row = teacher.config.num_hidden_layers, architecture_of(teacher)
     if spec.source in ('pretrained', 'copy_base') and base is None:
         raise InputError(f"init={spec.source!r} needs {SOURCES[spec.source].removeprefix('copied from ')}: pass it as base.")
+    m = base.config.num_hidden_layers if spec.source == 'pretrained' else spec.n_layers
+    if spec.depth == 'auto': spec = replace(spec, depth=auto_rule(n, m, row.lacks if row else {}))
+    layers = resolve_layers(spec.depth, n, m)
     if spec.source == 'pretrained':
-        layers = resolve_layers(spec.depth, n, base.config.num_hidden_layers)
         student = copy.deepcopy(base).eval()
         set_labels(student, model_labels(base))
         return student, make_card(spec, teacher, student, layers, {k: k for k in base.state_dict() if part_of(base, k) != 'head'}, base)
-    layers = resolve_layers(spec.depth, n, spec.n_layers)
     student = fresh_model(type(teacher), student_config(teacher, layers, **(spec.config or {})), seed_for(spec.seed, 'student'))
     set_labels(student, model_labels(teacher))
     if spec.source == 'scratch': return student, make_card(spec, teacher, student, layers, {}, None)

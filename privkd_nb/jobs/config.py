@@ -15,10 +15,10 @@ from fastcore.basics import patch
 from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, check_languages, own_files, training_languages
 from ..core import InputError, as_list, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import
 from ..data.languages import find_language
-from ..init.depth import resolve_layers
+from ..init.depth import AUTO_RULES, auto_rule, check_fit, resolve_layers
 from ..init.spec import InitSpec
 from ..losses.terms import parse_losses, term_label
-from ..models.files import read_object
+from ..models.architectures import row_of
 from ..phases import hash_of
 content = lazy_import('privkd_nb.models.content')
 own_data, weights = lazy_import('privkd_nb.data.own'), lazy_import('privkd_nb.data.weights')
@@ -91,7 +91,8 @@ class RunConfig(DataConfig):
     student:str = _p('', "a small checkpoint, for init pretrained")
     parts:str = _p('embeddings,encoder,head', 'what is copied')
     layers:int = _p(0, "student layers; 0: half of the teacher's")
-    depth:str = _p('stride_odd', 'which teacher layers: stride, stride_odd, endpoints, first, last, symmetric, random:SEED, or a list')
+    depth:str = _p('auto', 'which teacher layers: auto (stride_odd, or endpoints for ModernBERT), stride, stride_odd, endpoints, first, last, '
+                           'symmetric, random:SEED, or a list')
     # ---- training ----------------------------------------------
     losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     class_weights:str = _p('', "what a label's mistakes count in ce, of teacher and student: balanced (rare ones more), or weights by label")
@@ -140,7 +141,7 @@ def field_groups()->dict[str,list]: # Name of a group -> fields
 @patch
 def init_spec(self:RunConfig)->InitSpec:
     "How the student is initialized"
-    return InitSpec(self.init, self.depth, self.layers or None, self.parts, self.seed)
+    return InitSpec(self.init, self.depth_rule(), self.layers or None, self.parts, self.seed)
 
 @patch
 def base_name(self:RunConfig)->str:
@@ -151,15 +152,31 @@ def base_name(self:RunConfig)->str:
 XLMR = 'FacebookAI/xlm-roberta-base'
 
 @patch
+def known_config(self:RunConfig)->dict: # {}: neither known nor on this machine
+    "The teacher's configuration, where that is known without loading it"
+    name = self.base_name() if self.teacher == 'auto' else self.teacher
+    known = {'playground': 4 if self.tiny else 6, XLMR: 12}
+    return dict(model_type='xlm-roberta', num_hidden_layers=known[name]) if name in known else content.config_of(name)
+
+@patch
 def known_depth(self:RunConfig)->int|None:
     "How many layers the teacher has, where that is known without loading it"
-    name = self.base_name() if self.teacher == 'auto' else self.teacher
-    if name == 'playground': return 4 if self.tiny else 6
-    if name == XLMR: return 12
-    path = Path(name)/'config.json'
-    d = read_object(path) if path.is_file() else {}
+    d = self.known_config()
     n = d.get('num_hidden_layers', d.get('n_layers'))
     return n if type(n) is int and 0 < n < 1000 else None           # of anything else, the check of its files speaks
+
+@patch
+def lacks(self:RunConfig)->dict: # As in `Architecture`
+    "What some layers of the teacher lack"
+    row = row_of(self.known_config().get('model_type'))
+    return row.lacks if row else {}
+
+@patch
+def depth_rule(self:RunConfig)->str:
+    "The rule by which layers are chosen, also for 'auto'"
+    if self.depth != 'auto': return self.depth
+    n = self.known_depth()
+    return auto_rule(n, self.layers, self.lacks()) if n else AUTO_RULES[0]
 
 # %% ../../nbs/api/jobs/00_config.ipynb #f5eae72a
 OWN = [f.name for f in fields(Reading)] # Of your own files
@@ -233,7 +250,9 @@ def check_init(self:RunConfig)->None:
         raise InputError(f"labels={self.labels!r} names the outputs of a teacher of yours; give it as teacher, or leave labels out.")
     if self.init == 'pretrained' and not self.student:
         raise InputError("init='pretrained' needs the small checkpoint: pass its name or folder as student.")
-    if n := self.known_depth(): resolve_layers(self.depth, n, self.layers or None)
+    if not (n := self.known_depth()): return
+    layers = resolve_layers(rule := self.depth_rule(), n, self.layers or None)
+    if self.init in ('copy_base', 'copy_ft') and 'encoder' in self.parts: check_fit(rule, layers, n, self.lacks())
 
 @patch
 def check(self:RunConfig)->None:
@@ -309,6 +328,7 @@ def models_used(self:RunConfig)->dict[str,str]: # Parameter -> 'auto', 'playgrou
 def pin(self:RunConfig)->None:
     "Have the commits of the hub's models on this machine, because they are part of the run's identity"
     for name in set(self.models_used().values())-{'', 'auto', 'playground'}: content.download_commit(name)
+    self.check_init()                                   # their configurations are here now
 
 @patch
 def check_files(self:RunConfig)->None:
@@ -335,6 +355,6 @@ def data_content(self:RunConfig)->dict[str,str]: # 'dataset', and 'data' for loc
 def identity(self:RunConfig)->dict:
     "The parameters that a run is named by: everything that affects its numbers"
     usual = {k for k in LATER if getattr(self, k) == RunConfig.__dataclass_fields__[k].default}
-    same = {NAMED_AS.get(k, k): v for k,v in asdict(self).items() if k not in {*SAME_NUMBERS, *usual}}
+    same = {NAMED_AS.get(k, k): v for k,v in (asdict(self) | dict(depth=self.depth_rule())).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
     return same | self.data_content() | dict(losses=losses) | self.models_content() | dict(recipe=RECIPE)

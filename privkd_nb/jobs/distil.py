@@ -138,10 +138,12 @@ def preparing(
 def prepare_student(
     cfg:RunConfig,
     models:Models,
+    task:Task|None=None, # Says what is unusual, when training begins
 )->tuple: # Student and its `InitCard`
     "Initialize the student"
     student, card = init_student(cfg.init_spec(), models.teacher, models.base)
     vars(student.config).pop('thresholds', None)                # its teacher's; its own are chosen when it is trained
+    if task and card.note and card.note not in task.said: task.said.append(card.note)
     return student, card
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d3ccb137
@@ -425,7 +427,7 @@ def distil(
             with preparing(status, f'loading the models{more}'): models = models or load_models(cfg, task)
             check_loaded(cfg, task, models)
             wait_for_all()
-            with preparing(status, 'building the student'): student, card = prepare_student(cfg, models)
+            with preparing(status, 'building the student'): student, card = prepare_student(cfg, models, task)
             with preparing(status, 'encoding the texts'): data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
             if is_main() and cfg.redo: clear_run(run); status.write('preparing')
             with preparing(status, 'describing data and models'):

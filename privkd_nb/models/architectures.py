@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARCHITECTURES', 'PARTS', 'WORD_TABLES', 'FUSED_MAPS', 'VALUE_MAPS', 'POSITION_TABLE', 'MARKS', 'SWITCHES',
-           'Architecture', 'under', 'architecture_of', 'guess_part', 'part_of']
+           'Architecture', 'under', 'row_of', 'architecture_of', 'guess_part', 'part_of']
 
 # %% ../../nbs/api/models/00_architectures.ipynb #ea6c119c
 from dataclasses import dataclass, field, replace
@@ -80,13 +80,19 @@ ARCHITECTURES['mmbert'] = replace(ARCHITECTURES['modernbert'], tokenizer="Gemma 
     settings=dict(global_attn_every_n_layers=3, local_attention=8, classifier_pooling='mean',
                   pad_token_id=0, bos_token_id=2, eos_token_id=1, cls_token_id=1, sep_token_id=1))
 
+# %% ../../nbs/api/models/00_architectures.ipynb #bf49e568
+def row_of(
+    kind, # `model_type` in a config.json
+)->Architecture|None: # The first one, if several rows share it
+    "The row of a type of model"
+    return next((a for a in ARCHITECTURES.values() if a.model_type == kind), None)
+
 # %% ../../nbs/api/models/00_architectures.ipynb #bfca151f
 def architecture_of(
     model, # A transformers encoder, with or without a head
 )->Architecture|None: # None: no row describes it
     "The row that describes a model"
-    kind = getattr(getattr(model, 'config', None), 'model_type', None)
-    row = next((a for a in ARCHITECTURES.values() if a.model_type == kind), None)
+    row = row_of(getattr(getattr(model, 'config', None), 'model_type', None))
     at = model.base_model if row else None
     for step in row.layers.split('.') if row else (): at = getattr(at, step, None)
     return row if at is not None else None
