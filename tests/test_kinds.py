@@ -62,7 +62,7 @@ def bert_tokenizer():
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
     words = ['[PAD]', '[CLS]', '[SEP]', '[UNK]', *'abcdefgh']
-    tok = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, '[UNK]'))
+    tok = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token='[UNK]'))
     tok.pre_tokenizer = pre_tokenizers.Whitespace()
     tok.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1', special_tokens=[('[CLS]', 1), ('[SEP]', 2)])
     return PreTrainedTokenizerFast(tokenizer_object=tok, pad_token='[PAD]', unk_token='[UNK]', model_input_names=['input_ids', 'token_type_ids', 'attention_mask'])
@@ -84,6 +84,45 @@ def test_token_types_tell_the_texts_apart_with_and_without_padding():
     assert len({*example_keys(pairs), *example_keys(Encoded([pairs.flat[:7]], [0], ['en'], ['0'], pad_id=0))}) == 3       # equal tokens, other types
     cut = encode(df, tok, ['x', 'y'], max_length=6)
     assert cut.cut.all() and cut.types.tolist() == [0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 1, 1]     # of the longer text, or the first of equal ones
+
+
+def test_token_types_are_for_models_that_know_several(tmp_path):
+    "XLM-R has one row of them, DistilBERT none: a second type would be an index beyond the table, or an unknown argument"
+    from privkd_nb.compute.forward import forward
+    from privkd_nb.jobs.fine_tune import check_lengths
+    from privkd_nb.models.loading import load_tokenizer
+    from privkd_nb.models.tiny import tiny_model
+    df = pd.DataFrame(dict(id=['0'], text=['a b'], text_pair=['c d'], label=['x'], language='en'))
+    typed = encode(df, bert_tokenizer(), ['x', 'y'])
+    batch = Collate(0)([typed[0]])
+    for arch, config in dict(xlmr=dict(type_vocab_size=1), distilbert={}, modernbert={}, bert={}).items():
+        model = tiny_model(arch, 2, pad_token_id=0, **config)
+        for part in (model, bert_tokenizer()): part.save_pretrained(tmp_path/arch)
+        with_types = encode(df, load_tokenizer(str(tmp_path/arch)), ['x', 'y']).types is not None
+        assert with_types == (arch == 'bert')
+        same = torch.equal(forward(model, batch).logits, forward(model, {k: v for k, v in batch.items() if k != 'token_type_ids'}).logits)
+        assert same != with_types
+    with pytest.raises(InputError, match='a pair has the token type 2, but BertForSequenceClassification knows 2 of them'):
+        check_lengths(model, 64, Encoded([[1, 4]], [0], ['en'], ['0'], pad_id=0, types=[[0, 2]]))
+
+
+def test_pairs_of_a_bert_are_read_with_their_types_from_the_teacher_to_a_pipeline(tmp_path):
+    from transformers import pipeline
+    from privkd_nb.jobs.distil import distil
+    from privkd_nb.models.loading import load_encoder, load_tokenizer
+    from privkd_nb.models.tiny import tiny_model
+    path = write(tmp_path/'mine', [dict(text=f"{a} {b}", text_pair=f"{c} a", label='xy'[i % 2], language='en') for i, (a, b, c) in enumerate((a, b, c) for a in 'abcd' for b in 'efg' for c in 'bcd')])
+    for part in (tiny_model('bert', 2, pad_token_id=0, initializer_range=1.), bert_tokenizer()): part.save_pretrained(tmp_path/'base')
+    run = distil(RunConfig(dataset=str(path), base=str(tmp_path/'base'), tiny=True, losses='ce,kl', out_dir=str(tmp_path/'runs')))
+    p = pd.read_parquet(run.path/'predictions.parquet').query("split == 'test'")
+    first, second = pd.read_parquet(run.path/'texts.parquet').set_index('id').text[p.id.iloc[0]].split(' ‖ ')
+    for role, folder in dict(student=str(run.path/'model'), teacher=run.environment['teacher']['name']).items():      # the teacher's come from its cache
+        model, enc = load_encoder(folder), load_tokenizer(folder)(first, second, return_tensors='pt')
+        with torch.no_grad(): typed, plain = model(**enc).logits.softmax(-1)[0], model(**{k: v for k, v in enc.items() if k != 'token_type_ids'}).logits.softmax(-1)[0]
+        assert (typed-plain).abs().max() > 1e-3
+        assert p[p.model == role].probability.iloc[0] == pytest.approx(typed.max().item(), abs=1e-5)
+        piped = pipeline('text-classification', folder, top_k=1)(dict(text=first, text_pair=second))
+        assert piped[0]['score'] == pytest.approx(typed.max().item(), abs=1e-5)
 
 
 @pytest.mark.parametrize('kind', ['sequence', 'token', 'multilabel'])

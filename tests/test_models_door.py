@@ -306,6 +306,17 @@ def test_tokenizers_of_today_read_words_as_their_text(kind, arch, tmp_path):
     assert table.unknown.max() == 0 and table.tokens_per_word['th'] > 5                 # bytes, not unknown
 
 
+def test_a_teacher_of_glued_words_is_not_taken_for_one_of_words_with_spaces(tmp_path, monkeypatch):
+    from privkd_nb.jobs import fine_tune
+    from privkd_nb.jobs.config import RunConfig
+    stand_in('modernbert').save_pretrained(saved(tmp_path/'t', 'modernbert', vocab_size=420))
+    def keys(): return [fine_tune.teacher_key(RunConfig(), SimpleNamespace(kind=k, fingerprint=lambda: 'x', train_languages=['en']), str(tmp_path/'t')) for k in ('token', 'sequence')]
+    now = keys()
+    monkeypatch.setattr(fine_tune, 'glues_words', lambda tok: False)
+    before = keys()
+    assert now[0] != before[0] and now[1] == before[1]
+
+
 @pytest.mark.parametrize('kind, arch', [('gemma', 'mmbert')])
 def test_a_student_is_padded_at_the_end_whatever_its_tokenizer_was_saved_with(kind, arch, tmp_path):
     "A head that reads the first token would read padding"

@@ -89,7 +89,7 @@ def forward(
          captured_values(plain, needed.values) as values, captured_unnormed(plain, UNNORMED in needed.hidden) as last, \
          unpad(plain, token_index, *batch['input_ids'].shape) if unpad else nullcontext():
         extra = dict(output_hidden_states=True) if needed.hidden else {}
-        out = model(**model_inputs(batch), **extra)
+        out = model(**model_inputs(batch, model=plain), **extra)
     def flat(x):
         x = x.flatten(0, 1)
         return x if len(x) == len(token_index) else x.index_select(0, token_index)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GOLD', 'IGNORE', 'CHUNK', 'DUMMY', 'MODEL_INPUTS', 'kind_of', 'first_subwords', 'Encoded', 'gold_numbers',
-           'token_lists', 'tokenized', 'encode', 'batch_counts', 'Collate', 'model_inputs', 'flatten_tokens',
-           'unflatten_tokens']
+           'token_lists', 'tokenized', 'encode', 'batch_counts', 'Collate', 'reads_types', 'model_inputs',
+           'flatten_tokens', 'unflatten_tokens']
 
 # %% ../../nbs/api/data/10_encoding.ipynb #459c99c4
 from itertools import chain
@@ -218,12 +218,20 @@ class Collate:
 # %% ../../nbs/api/data/10_encoding.ipynb #inputs02
 MODEL_INPUTS = 'input_ids', 'attention_mask', 'token_type_ids'
 
+def reads_types(
+    config, # Of a model
+)->bool:
+    "Whether a model knows more than one token type"
+    return (getattr(config, 'type_vocab_size', None) or 0) > 1
+
 def model_inputs(
     batch:dict,  # From `Collate`
     device=None, # To copy them to; None: where they are
+    model=None,  # That takes them, perhaps without token types; None: any
 )->dict[str,torch.Tensor]: # (b,t) each
     "What a model's forward pass takes of a batch"
     found = {k: batch[k] for k in MODEL_INPUTS if k in batch}
+    if model is not None and not reads_types(getattr(model, 'module', model).config): found.pop('token_type_ids', None)
     return found if device is None else {k: v.to(device) for k,v in found.items()}
 
 # %% ../../nbs/api/data/10_encoding.ipynb #3069b5df

@@ -47,7 +47,7 @@ def time_forward(
     while more(n := len(times)):
         batch = collate([data[int(i)] for i in np.take(chosen, range(n*batch_size, (n+1)*batch_size), mode='wrap')])
         start = now()
-        model(**model_inputs(batch, device))
+        model(**model_inputs(batch, device, model))
         times.append(now()-start)
     return np.array(times)
 

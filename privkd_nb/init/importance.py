@@ -25,7 +25,7 @@ def block_influence(
     for i in range(0, len(order), batch_size):
         batch = Collate(data.pad_id)([data[int(j)] for j in order[i:i+batch_size]])
         mask = batch['attention_mask'].to(device)
-        h = model(**model_inputs(batch, device), output_hidden_states=True).hidden_states
+        h = model(**model_inputs(batch, device, model), output_hidden_states=True).hidden_states
         cos = torch.stack([torch.cosine_similarity(a.float(), b.float(), dim=-1) for a,b in zip(h, h[1:])])
         total, n = total+((1-cos)*mask).sum((1, 2)), n+int(mask.sum())
     model.train(training)

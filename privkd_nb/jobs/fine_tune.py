@@ -20,7 +20,7 @@ from filelock import FileLock
 from ..checkpoints import whole_checkpoint
 from ..core import InputError, accepts_former_names, as_list, build_once, cache_dir, content_key, is_whole, replacing_folder, seed_for, write_checksums
 from ..data.catalog import BUILT_IN, CATALOG
-from ..data.encoding import Encoded, encode
+from ..data.encoding import Encoded, encode, reads_types
 from ..data.playground import SPLITS
 from ..data.subsets import few_rows
 from ..data.tasks import Task, load_task
@@ -32,7 +32,7 @@ from .config import RECIPE, RunConfig
 from ..models.content import content_of, download_commit
 from ..models.encoders import max_positions, weights_hash
 from ..models.languages import check_reading, check_rows, sample_texts
-from ..models.loading import load_encoder, load_tokenizer, save_tokenizer, stated_labels
+from ..models.loading import glues_words, load_encoder, load_tokenizer, save_tokenizer, stated_labels
 from ..models.outputs import align_outputs, output_names, taught_labels
 from ..models.playground_base import TINY_BASE, playground_base
 from ..phases import phase
@@ -187,6 +187,10 @@ def check_lengths(
     if (highest := max((int(d.flat.max()) for d in data if len(d.flat)), default=0)) >= rows:
         raise InputError(f"a text has the token id {highest}, but {type(model).__name__} has {rows} rows of embeddings; "
                          f"take the tokenizer that belongs to the model, or call resize_token_embeddings before fine-tuning.")
+    types, known = max((int(d.types.max(initial=0)) for d in data if d.types is not None), default=0), getattr(model.config, 'type_vocab_size', 0)
+    if reads_types(model.config) and types >= known:
+        raise InputError(f"a pair has the token type {types}, but {type(model).__name__} knows {known} of them (type_vocab_size); "
+                         f"take the tokenizer that belongs to the model.")
     longest = max((int(d.lengths.max()) for d in data if len(d)), default=0)
     if most and longest > most:
         raise InputError(f"max_length={max_length} allows a text of {longest} tokens, but {type(model).__name__} "
@@ -275,8 +279,9 @@ def teacher_key(
 )->str:
     "The name of a fine-tuned teacher in the cache"
     download_commit(base)
+    spaced = task.kind == 'token' and glues_words(load_tokenizer(base))      # teachers of before were trained on glued words
     return content_key([content_of(base), task.kind, task.fingerprint(), task.train_languages, cfg.teacher_epochs, cfg.lr,
-                        cfg.batch_size, cfg.max_length, cfg.tiny, RECIPE, *([cfg.class_weights] if cfg.class_weights else [])])
+                        cfg.batch_size, cfg.max_length, cfg.tiny, RECIPE, *([cfg.class_weights] if cfg.class_weights else []), *(['spaced words'] if spaced else [])])
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #3ba7f355
 def fine_tune_with_all(cfg:RunConfig, task:Task, base:str, path:Path, work:Path)->None:

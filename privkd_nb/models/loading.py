@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CURES', 'TOKENIZER_FILES', 'foreign_errors', 'local_files', 'check_before_loading', 'drawn_from', 'load_adapter',
            'set_kind', 'load_encoder', 'stated_labels', 'check_tokenizer_files', 'give_padding', 'glues_words',
-           'space_words', 'load_tokenizer', 'save_tokenizer']
+           'space_words', 'leave_out_types', 'load_tokenizer', 'save_tokenizer']
 
 # %% ../../nbs/api/models/06_loading.ipynb #a6bc853a
 from contextlib import contextmanager
@@ -15,7 +15,9 @@ from typing import Iterator
 import torch
 from ..core import InputError
 from ..hub import from_hub, hub_file, quietly
+from ..data.encoding import reads_types
 from .adapters import adapter_base, adapter_labels, merge_adapter
+from .architectures import row_of
 from .encoders import model_labels, set_labels
 from .files import check_file, check_model_files, is_adapter, read_config, read_object
 from .padding import check_padding
@@ -194,6 +196,18 @@ def space_words(
     if isinstance(p, ByteLevel): back.pre_tokenizer = ByteLevel(add_prefix_space=True, use_regex=p.use_regex, trim_offsets=p.trim_offsets)
     else: back.normalizer = Sequence([Prepend(' '), *([own] if own else [])])  # a later ByteLevel would split words with it
 
+# %% ../../nbs/api/models/06_loading.ipynb #96fc31aa
+def leave_out_types(
+    tok,      # A fast tokenizer; changed in place if its model knows a single token type
+    name:str, # The model's folder, or its name on the hub
+)->None:
+    "Have no token types made for a model that was pretrained with one, and has no row for a second"
+    path = folder/'config.json' if (folder := local_files(name)) else None
+    d = read_object(path) if path and path.exists() else {}
+    row = row_of(d.get('model_type'))
+    known = d.get('type_vocab_size', 2 if row is None or row.token_types else 0)
+    if not reads_types(SimpleNamespace(type_vocab_size=known)): tok.model_input_names = [k for k in tok.model_input_names if k != 'token_type_ids']
+
 # %% ../../nbs/api/models/06_loading.ipynb #9a5c2b94
 def load_tokenizer(
     name:str,         # A folder, or a model's name on the hub
@@ -220,6 +234,7 @@ def load_tokenizer(
                                  "also with a space before each; take a model whose tokenizer marks the beginning of a word, such as XLM-R's.")
         tok.padding_side = 'right'                  # as batches are padded in training; a head that reads the first token relies on it
         if tok.pad_token_id is None: give_padding(tok, AutoConfig.from_pretrained(source), name)
+        leave_out_types(tok, source)
     return tok
 
 # %% ../../nbs/api/models/06_loading.ipynb #0996f895

@@ -162,7 +162,7 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
 def prediction_step(self:DistillTrainer, model, inputs, prediction_loss_only, ignore_keys=None):
     "Logits and labels of one batch, without a loss"
     inputs = self._prepare_inputs(inputs)
-    with torch.inference_mode(): logits = model(**model_inputs(inputs)).logits
+    with torch.inference_mode(): logits = model(**model_inputs(inputs, model=model)).logits
     return None, None if prediction_loss_only else logits.float(), inputs['labels']
 
 # %% ../../nbs/api/train/06_trainer.ipynb #load0002
