@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PROOFS', 'KINDS', 'proof', 'cases', 'logits', 'row', 'full_copy', 'cut_teacher', 'copied_or_refused', 'half_copy',
            'parts', 'saved', 'steps', 'embedding_rows', 'both_ways', 'unpadding', 'attention', 'term_values',
-           'hidden_states', 'width', 'token_types', 'prove']
+           'hidden_states', 'width', 'token_types', 'several_labels', 'prove']
 
 # %% ../../nbs/api/init/04_proofs.ipynb #de2f4008
 import copy, tempfile
@@ -23,7 +23,7 @@ from .spec import InitSpec
 from .student import init_student
 from ..losses.terms import PAPER, TermInputs, distill_terms, required_outputs
 from ..models.architectures import ARCHITECTURES, PARTS, architecture_of, part_of, under
-from ..models.encoders import layer_stack
+from ..models.encoders import gives_several, layer_stack
 from ..models.loading import load_encoder
 from ..models.tiny import tiny_batch, tiny_model
 
@@ -247,14 +247,29 @@ def width(arch:str)->str: # Of `ARCHITECTURES`
 @proof
 @torch.no_grad()
 def token_types(arch:str)->str: # Of `ARCHITECTURES`
-    "Token types are read where the row says so"
-    model, batch = tiny_model(arch, 2), tiny_batch()
-    kw = {k: batch[k] for k in ('input_ids', 'attention_mask')}
+    "Token types are read where the row says so, and change nothing elsewhere"
+    typed, batch = ARCHITECTURES[arch].token_types, tiny_batch()
+    model = tiny_model(arch, 2, type_vocab_size=1+typed)
     types = (torch.arange(9) > 4).long().expand(3, -1)
-    if ARCHITECTURES[arch].token_types:
-        assert not torch.equal(model(**kw).logits, model(**kw, token_type_ids=types).logits)
-        return ''
-    return 'it has no types of tokens; the separator tells two texts apart'
+    plain, other = (forward(model, b).logits for b in (batch, batch | dict(token_type_ids=types)))
+    assert torch.equal(plain, other) != typed
+    return '' if typed else 'it has no types of tokens; the separator tells two texts apart'
+
+# %% ../../nbs/api/init/04_proofs.ipynb #01f1f068
+@proof
+@torch.no_grad()
+def several_labels(arch:str)->str: # Of `ARCHITECTURES`
+    "A student of the default depth has several labels a text like its teacher, also when it is loaded"
+    teacher, batch = tiny_model(arch, kind='multilabel'), tiny_batch()
+    student, _ = init_student(InitSpec(), teacher)
+    targets = nn.functional.one_hot(batch['labels'], 3).float()
+    with tempfile.TemporaryDirectory() as d:
+        with quietly(): student.save_pretrained(d)
+        again = load_encoder(d, 'multilabel')
+    assert gives_several(again) and torch.equal(logits(again, batch), logits(student, batch))
+    out = again(**batch | dict(labels=targets))
+    assert torch.allclose(out.loss, nn.functional.binary_cross_entropy_with_logits(out.logits, targets))
+    return ''
 
 # %% ../../nbs/api/init/04_proofs.ipynb #faadea6c
 def prove(
