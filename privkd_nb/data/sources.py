@@ -152,7 +152,7 @@ def without_label(
 )->np.ndarray:        # (n,)
     "Whether each row has no label"
     if kind == 'multilabel': return _unlabelled(values).to_numpy(bool)          # an empty list says that none applies
-    if kind == 'sequence': return _blank(values).to_numpy(bool)
+    if kind == 'sequence': return (_blank(values) & ~values.map(is_list)).to_numpy(bool)          # an empty list is no single label
     return np.array([all(map(_is_blank, v)) if is_list(v) else _is_blank(v) for v in values], bool)
 
 # %% ../../nbs/api/data/06_sources.ipynb #d86a24fd
