@@ -22,7 +22,7 @@ _WHERE = {
     'training_figure': 'figures.comparisons', 'fraction_figure': 'figures.comparisons', 'results_figure': 'figures.comparisons',
     'layermap_figure': 'figures.layermap', 'save_figure': 'figures.save', 'results_table': 'figures.save', 'to_latex': 'figures.save',
     # data
-    'load_task': 'data.tasks', 'Task': 'data.tasks', 'data_report': 'data.report', 'encode': 'data.encoding', 'playground_rows': 'data.playground',
+    'load_task': 'data.tasks', 'Task': 'data.tasks', 'data_report': 'data.report', 'encode': 'data.encoding', 'playground_rows': 'data.playground', 'same_label_pairs': 'data.playground',
     # models and losses
     'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'InitSpec': 'init.spec',
     'init_student': 'init.student', 'InitCard': 'init.student', 'resolve_layers': 'init.depth', 'parse_losses': 'losses.terms', 'term': 'losses.terms',

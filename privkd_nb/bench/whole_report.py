@@ -109,7 +109,7 @@ def against_whole_targets(
             ('final scoring, share of the first run', first['final scoring']/first['all'], TARGETS['scoring'], -1),
             ('final scoring, share of the study', study['final scoring']/study['all'], TARGETS['scoring'], -1)]
     if len(later):
-        what = 'a later run of the study, seconds of the processor until training'
+        what = 'a later run of the study, seconds to its training'
         rows.append((what, later.until_training_cpu.median(), TARGETS['start'], -1))
     t = pd.DataFrame(rows, columns=['measure', 'reached', 'target', 'sign'])
     met = ['' if not r.sign else 'yes' if r.sign*(r.reached-r.target) >= 0 else 'no' for r in t.itertuples()]

@@ -244,12 +244,12 @@ def _repr_markdown_(self:InitCard):
     sizes = as_markdown(pd.DataFrame(self.models).T, '{:,.0f}')
     arrows = ' · '.join(f'{i} ← {md_text(l)}' for i,l in enumerate(self.layers))
     random_ = ', '.join(map(md_code, self.random[:6]))+(f' and {len(self.random)-6} more' if len(self.random) > 6 else '')
-    note = f'- {md_text(self.note)}\n' if self.note else ''
     source = f", from weights {md_code(self.source_hash)}" if self.source_hash else ''
     return (f"**Init card:** {md_code(self.source)} ({SOURCES[self.source]})\n\n"
             f"- student layer ← teacher layer ({md_text(self.depth)}): {arrows}\n"
             f"- {len(self.copied)} tensors copied, {self.share_copied:.0%} of the student's parameters{source}\n"
-            f"- random: {random_ or 'nothing'}\n{note}\n{sizes}")
+            f"- random: {random_ or 'nothing'}\n"
+            +(f'- {md_text(self.note)}\n' if self.note else '')+f'\n{sizes}')
 
 # %% ../../nbs/api/init/03_student.ipynb #b544d19b
 def init_student(
