@@ -137,7 +137,7 @@ def test_the_student_trains_with_dropout_and_the_seed_decides_it(tmp_path):
 
 def test_the_checkpoint_is_chosen_by_seen_languages_each_counting_once(tmp_path, monkeypatch):
     scores = iter([dict(en=.1, fr=.1, de=.1), dict(en=.8, fr=.6, de=.2), dict(en=.1, fr=.7, de=.3), dict(en=.5, fr=.5, de=.9)])
-    def scored(model, data, languages=(), **kw):
+    def scored(model, data, languages=(), *more, **kw):
         at = pd.Index(['en', 'fr', 'de'], name='language')
         return pd.DataFrame(dict(seen=at.isin(languages), n=[1, 1000, 9], accuracy=list(next(scores).values())), index=at)
     monkeypatch.setattr(training, 'evaluate_by_language', scored)
@@ -287,9 +287,9 @@ def setting(tmp_path, monkeypatch):
 
 def test_test_texts_and_unseen_languages_decide_nothing(setting, monkeypatch):
     read, score = [], training.evaluate_by_language
-    def watched(model, data, languages=(), **kw):
+    def watched(model, data, languages=(), *more, **kw):
         read.append((list(data.names), list(languages)))
-        return score(model, data, languages, **kw)
+        return score(model, data, languages, *more, **kw)
     monkeypatch.setattr(training, 'evaluate_by_language', watched)
     def of_teacher(model, data, folder):
         read.append((list(data.names), ['en']))
@@ -369,7 +369,7 @@ def test_all_students_of_a_teacher_have_one_learning_rate(setting, tmp_path, mon
 
 def test_the_untrained_student_is_kept_if_training_only_harms(setting, monkeypatch):
     falling = iter([.9, .8, .7, .6, .5, .4, .3, .2, .1])
-    def scored(model, data, languages=(), **kw):
+    def scored(model, data, languages=(), *more, **kw):
         return pd.DataFrame(dict(seen=True, n=6, accuracy=next(falling)), index=pd.Index(['de', 'en'], name='language'))
     cfg = setting(patience=3, teacher_epochs=1)
     first = untrained(cfg, monkeypatch)                             # its teacher is fine-tuned with scores of its own
