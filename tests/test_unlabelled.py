@@ -103,6 +103,8 @@ def test_labels_missing_where_they_are_needed(tmp_path):
     with pytest.raises(InputError, match='or, if there are none, give a fine-tuned model as teacher'): load_task(save(tmp_path/'a.csv', [r | dict(label='') for r in ROWS]))
     with pytest.raises(InputError, match='rows with an empty text, label or language'):
         load_task(save(tmp_path/'b.csv', [r | dict(split='train' if i % 2 else 'test', label=r['label'] if i else '') for i, r in enumerate(ROWS)]))
+    pd.DataFrame(dict(tokens=[['in', 'Bern', f'{i}'] for i in range(20)], language='de')).to_json(words := tmp_path/'words.jsonl', orient='records', lines=True)
+    assert data_report(load_task(words, labels=['O', 'B-LOC'])).missing == {}                # words without a single tag are a task for a teacher
     with pytest.raises(InputError, match="without_labels='xx' is not a choice"): RunConfig(without_labels='xx')
     with pytest.raises(InputError, match='give 0 for none, or -1 for all'): RunConfig(unlabelled=-2)
     with pytest.raises(InputError, match='no labels to fine-tune a teacher'): load_data(RunConfig(without_labels='all'), 'teacher')

@@ -84,6 +84,7 @@ def missing_labels(
     task:Task,
 )->dict[str,int]: # Training language -> number of labels without a row; only where there are some
     "Training languages that lack labels"
+    if not len(task.train): return {}
     codes, names = numbered(task.train['language'])
     per_row = 1 if task.kind == 'sequence' else task.train['ner_tags' if task.kind == 'token' else 'labels'].map(len).to_numpy()
     at = np.repeat(codes, per_row)*len(task.labels)+label_codes(task.train, task.labels)
