@@ -156,3 +156,14 @@ def test_without_any_label_a_given_teacher_is_enough(tiny):
     assert 'ce' not in set(run.history.metric) and run.predictions.gold.isna().all()
     assert list(language_table(run)) == ['seen', 'n', 'student'] and 'says nothing of how often both are right' in summary(run)
     assert (run.path/'model'/'model.safetensors').exists() and Study.open(tiny/'bare').metric in ('agreement', 'accuracy')
+
+
+def test_a_given_teacher_tells_the_kind_of_texts_without_labels(tiny):
+    import json, shutil
+    shutil.copytree(tiny/'teacher', several := tiny/'several')
+    c = json.loads((several/'config.json').read_text())
+    (several/'config.json').write_text(json.dumps(c | dict(problem_type='multi_label_classification')))
+    path = str(save(tiny/'few.csv', load_task('playground', languages='en,sw').train[['text', 'language']].groupby('language').head(20)))
+    run = distil(RunConfig(tiny=True, dataset=path, teacher=str(several), losses='logits', out_dir=str(tiny/'kinds')))
+    assert json.loads((run.path/'model'/'config.json').read_text())['problem_type'] == 'multi_label_classification'
+    assert {*run.metrics.metric} == {'n', 'agreement'} and run.predictions.predicted.map(lambda p: isinstance(p, (list, np.ndarray))).all()

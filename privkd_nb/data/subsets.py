@@ -19,7 +19,7 @@ def row_hashes(
 )->np.ndarray:       # 64-bit numbers; equal rows get different ones
     "Random numbers that depend on what the rows say, not on where they stand"
     key = content_key([seed, *purpose], 16)
-    rows = pd.DataFrame({c: df[c].map('\x1f'.join) if c in ('tokens', 'ner_tags', 'labels') else df[c].astype(str)
+    rows = pd.DataFrame({c: df[c].map('\x1f'.join, na_action='ignore') if c in ('tokens', 'ner_tags', 'labels') else df[c].astype(str)
                          for c in ('language', 'text', 'label', 'tokens', 'ner_tags', 'text_pair', 'labels') if c in df})
     h = pd.util.hash_pandas_object(rows, index=False, hash_key=key).reset_index(drop=True)
     if not len(again := h[h.duplicated()]): return h.to_numpy()

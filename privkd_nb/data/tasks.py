@@ -307,7 +307,7 @@ def set_texts_apart(
     "Divide texts without labels into those that are trained on and those that are held out"
     scored, labelled = not_among(bare, [data['validation'], data['test']]), not_among(bare, [data['train']])
     for where,why in ((~scored, 'are validation or test texts'), (scored & ~labelled, 'are training texts with a label')):
-        if n := int(where.sum()): about['said'] = [*about.get('said', ()), f'{n:,} texts without a label {why}, too, and are left out']
+        if n := int(where.sum()): about['said'] = [*about.get('said', ()), f'texts without a label that {why}, too, are left out: {n:,}']
     about['rest']['given again with a label, or scored'] = int((~(scored & labelled)).sum())
     bare, about['held'] = bare[scored & labelled].reset_index(drop=True), {}
     for s in ('test', 'validation'):

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['TINY', 'VALIDATION_SIZE', 'EVALUATIONS', 'PASSES', 'SHARE', 'AT_LEAST', 'with_teachers_labels', 'teachers_labels',
-           'labelled_only', 'losses_for', 'check_terms', 'load_data', 'validation_subset', 'scored_texts',
-           'scored_examples', 'token_limit', 'encode_rows', 'check_lengths', 'base_path', 'last_checkpoint',
-           'record_teacher', 'fit', 'peak_lr', 'fine_tune', 'teacher_key', 'fine_tune_with_all', 'teacher_path',
-           'check_tokenizer', 'Models', 'load_source', 'load_models']
+           'as_teacher_reads', 'labelled_only', 'losses_for', 'check_terms', 'load_data', 'validation_subset',
+           'scored_texts', 'scored_examples', 'token_limit', 'encode_rows', 'check_lengths', 'base_path',
+           'last_checkpoint', 'record_teacher', 'fit', 'peak_lr', 'fine_tune', 'teacher_key', 'fine_tune_with_all',
+           'teacher_path', 'check_tokenizer', 'Models', 'load_source', 'load_models']
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #3f49e7b2
 import shutil, tempfile
@@ -29,6 +29,7 @@ from ..evaluation.scores import score_predictions, with_means
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
 from ..losses.terms import parse_losses, teacher_terms
 from .config import RECIPE, RunConfig
+from ..models.files import read_object
 from ..models.content import content_of, download_commit
 from ..models.encoders import max_positions, weights_hash
 from ..models.languages import check_reading, check_rows, sample_texts
@@ -62,6 +63,13 @@ def teachers_labels(cfg:RunConfig)->list[str]|None: # None: the teacher is fine-
     if cfg.teacher == 'auto': return None
     try: return output_names(stated_labels(cfg.teacher), [], as_list(cfg.labels) or [])
     except InputError: return None                                        # said in full when its weights are loaded
+
+def as_teacher_reads(cfg:RunConfig, task:Task)->Task:
+    "A task without any label, of the kind that its given teacher was fine-tuned for"
+    if cfg.teacher == 'auto' or task.kind != 'sequence' or any(len(getattr(task, s)) for s in SPLITS): return task
+    path = Path(cfg.teacher)/'config.json'
+    if not path.is_file() or read_object(path).get('problem_type') != 'multi_label_classification': return task
+    return replace(task, kind='multilabel', **{s: getattr(task, s).rename(columns=dict(label='labels')) for s in SPLITS})
 
 def labelled_only(task:Task)->Task:
     "A task without its texts without labels, for whoever is trained on labels"
@@ -115,6 +123,7 @@ def load_data(
                      without_labels=cfg.without_labels, labels=teachers_labels(cfg))
     task.content = content
     if role == 'teacher': return labelled_only(task)
+    task = as_teacher_reads(cfg, task)
     return check_terms(cfg, with_teachers_labels(cfg, task) if cfg.teacher != 'auto' else task)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #98b20594
