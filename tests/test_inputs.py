@@ -215,10 +215,16 @@ def test_unexpected_errors_keep_their_traceback(monkeypatch):
 
 
 def test_a_max_length_beyond_the_models_positions_raises(tmp_path):
-    from privkd_nb.jobs.distil import distil
+    from dataclasses import replace
+    from privkd_nb.data.report import DataWarning
+    from privkd_nb.jobs.distil import distil, encode_task
+    from privkd_nb.jobs.fine_tune import load_data, load_models
     folder = tmp_path/'long'
     folder.mkdir()
     for split in ('train', 'test'): pd.DataFrame(dict(text=['word '*700, 'short']*8, label=['a', 'b']*8, language='en')).to_csv(folder/f'{split}.csv', index=False)
+    cfg = RunConfig(dataset=str(folder), tiny=True, max_length=1000, fraction=1, out_dir=str(tmp_path/'runs'))
+    task = load_data(cfg)
+    models = load_models(cfg, task)
     with pytest.raises(InputError, match=r'max_length=1000 allows a text of \d+ tokens, but .* has positions for 64; use max_length=64 or less'):
-        distil(RunConfig(dataset=str(folder), tiny=True, max_length=1000, fraction=1, out_dir=str(tmp_path/'runs')))
-    assert distil(RunConfig(dataset=str(folder), tiny=True, max_length=64, fraction=1, out_dir=str(tmp_path/'runs'))).finished
+        encode_task(replace(cfg, tiny=False), task, models.tokenizer, (models.teacher,))
+    with pytest.warns(DataWarning, match='are cut at max_length=64'): assert distil(cfg, task, models).finished      # a tiny run truncates there

@@ -1,10 +1,13 @@
 "Phases: what is shown and written while a job works, and what is left when it ends."
-import threading, time
+import io, sys, threading, time, warnings
+from types import SimpleNamespace
 
 import pytest
 
 from privkd_nb.analysis.overview import list_runs
 from privkd_nb.cli.console import main
+from privkd_nb.data.report import DataReport
+from privkd_nb.data.tasks import load_task
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.jobs.distil import distil, run_lock
 from privkd_nb.phases import Open, Phase, counted, open_phases, passing_bars, phase, reporting_to, seconds_left
@@ -49,6 +52,43 @@ def test_the_inner_phase_is_written_and_the_outer_one_is_there_again(tmp_path, s
                 assert (found['name'], found['total'], found['unit']) == ('loading the models', 8, 'texts') and found['left'] >= 0
     lines = soon().replace('\r', '\n').split('\n')
     assert any('hashing' in l for l in lines) and any('2/8' in l for l in lines) and all(len(l) <= 100 for l in lines)
+
+
+def test_what_the_file_knows_already_does_not_hide_the_phase_around_it(tmp_path, soon):
+    with reporting_to(status := StatusFile(tmp_path)):
+        status.write('preparing')
+        with phase('fine-tuning the teacher', 8, 'steps', drawn=False) as p, phase('training', drawn=False, told=False):
+            for done in (1, 2):
+                p.update()
+                open_phases().show()
+                assert [Run(tmp_path).progress['phase'][k] for k in ('name', 'done')] == ['fine-tuning the teacher', done]
+                with phase('evaluating the teacher'): open_phases().show(); assert Run(tmp_path).progress['phase']['name'] == 'evaluating the teacher'
+                assert status.phase['name'] == 'fine-tuning the teacher'
+    assert status.phase is None
+
+
+@pytest.mark.parametrize('columns, most', [('60', 60), ('300', 100), ('0', 80)])
+def test_a_line_is_no_wider_than_the_terminal(soon, monkeypatch, columns, most):
+    monkeypatch.setenv('COLUMNS', columns)
+    with phase('evaluating the student', 4, 'texts') as p: time.sleep(.02); p.update()
+    assert max(map(len, soon().replace('\r', '\n').split('\n'))) == most
+
+
+def test_a_sentence_stands_on_a_line_of_its_own(soon, monkeypatch):
+    screen = io.StringIO()
+    for name in ('stdout', 'stderr'): monkeypatch.setattr(sys, name, screen)
+    task = load_task('playground', languages='en', limit=8)
+    with phase('describing data and models'):
+        open_phases().show()
+        task.announce()
+        with warnings.catch_warnings():
+            warnings.simplefilter('always')
+            monkeypatch.setattr(warnings, 'showwarning', lambda message, *args: print(message, file=sys.stderr))
+            DataReport.warn(SimpleNamespace(warnings=['most labels are missing']))
+    lines = screen.getvalue().split('\n')
+    for said in (task.trained_on(), 'most labels are missing'):
+        *before, shown = next(l for l in lines if said in l).split('\r')
+        assert shown == said and not ''.join(before[-1:]).strip(), before      # the phase's line was erased
 
 
 def test_only_rank_0_shows_and_writes(tmp_path, soon, monkeypatch):

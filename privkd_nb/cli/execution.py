@@ -6,7 +6,7 @@
 __all__ = ['notebook_path', 'kernel_settings', 'execute']
 
 # %% ../../nbs/api/cli/01_execution.ipynb #1482196c
-import os, sys
+import os, shutil, sys
 from pathlib import Path
 import privkd_nb
 from ..core import InputError
@@ -38,6 +38,9 @@ def execute(
 )->None:
     "Execute a notebook with papermill, with its output on this terminal"
     import papermill
+    from unittest.mock import patch
+    columns = str(shutil.get_terminal_size((80, 24)).columns)             # its kernel has no terminal to ask
     terminal = dict(progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
-    papermill.execute_notebook(str(notebook), str(to), given, kernel_name='python3', language='python', cwd=os.getcwd(),
-                               **terminal, **kernel_settings())
+    with patch.dict(os.environ, COLUMNS=columns):
+        papermill.execute_notebook(str(notebook), str(to), given, kernel_name='python3', language='python', cwd=os.getcwd(),
+                                   **terminal, **kernel_settings())

@@ -19,6 +19,7 @@ from .languages import language_code, same_language
 from .playground import SPLITS
 from .tasks import Task, shown_text
 from ..markup import as_markdown, md_text, visible
+from ..phases import beside_bars
 
 # %% ../../nbs/api/data/13_report.ipynb #6b4beddc
 def numbered(
@@ -200,7 +201,8 @@ def record(self:DataReport)->dict:
 @patch
 def warn(self:DataReport)->None:
     "Say what is serious, once"
-    for w in self.warnings: warnings.warn(w, DataWarning, stacklevel=3)
+    with beside_bars():
+        for w in self.warnings: warnings.warn(w, DataWarning, stacklevel=3)
 
 @patch
 def __repr__(self:DataReport): return '\n'.join(['data report:', *(f'- {w}' for w in self.warnings or ['nothing serious'])])

@@ -18,6 +18,7 @@ from .catalog import CATALOG, check_languages, scenario_languages, training_lang
 from ..core import InputError, content_key, as_list
 from .columns import Reading
 from .languages import find_language
+from ..phases import beside_bars
 from .own import needs_teacher, read_own
 from .playground import SPLITS
 from .sources import FIELDS, read_split
@@ -110,7 +111,8 @@ def announce(self:Task,
     "Print how the user's files were read, once, and what is trained on"
     trained = self.trained_on(what)
     lines = [visible(s, 0) for s in self.said if s not in _told]+[trained]*(trained not in (_series or ()))
-    if lines: print(*lines, sep='\n', flush=True)
+    if lines:
+        with beside_bars(): print(*lines, sep='\n')
     _told.update(self.said)
     if _series is not None: _series.add(trained)
 

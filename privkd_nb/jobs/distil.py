@@ -34,7 +34,7 @@ from ..evaluation.thresholds import choose_thresholds, set_thresholds
 from ..init.student import InitCard, init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, losses_for, peak_lr
-from .fine_tune import scored_examples, validation_subset
+from .fine_tune import scored_examples, token_limit, validation_subset
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
 from ..phases import phase, reporting_to, seconds_by_phase
@@ -193,9 +193,10 @@ def describe_data(
     cfg:RunConfig,
     task:Task,
     data:Examples, # From `encode_task`
+    *readers,      # Models that read them
 )->dict: # train, validation, test, evaluated (during training), report; unlabelled and held_out, where there are some
     "What the record says of the data; what is serious is a warning, too"
-    report = data_report(task, max_length=cfg.max_length, encoded=data._asdict())
+    report = data_report(task, max_length=token_limit(cfg, *readers), encoded=data._asdict())
     if is_main(): report.warn()
     sizes = {k: len(getattr(task, k)) for k in ('train', 'validation', 'test')}
     bare = dict(unlabelled=len(task.unlabelled), held_out={s: len(d) for s,d in task.held.items()})
@@ -214,7 +215,7 @@ def write_setup(
     "Write configuration, environment and init card"
     inputs = inputs or inputs_of(task, models, card)
     run.begin(cfg.identity(), describe_environment(
-        **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data)), train_languages=task.train_languages, inputs=inputs,
+        **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data, models.teacher, student)), train_languages=task.train_languages, inputs=inputs,
         **(dict(text_languages=task.text_languages) if task.text_languages else {}),
         metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
     source, decides = (models.base, models.base.base_model) if cfg.init == 'copy_base' else (models.teacher, None)   # not a base's new head
@@ -422,9 +423,9 @@ def distil(
         status, checkpoints = StatusFile(folder), run.path/'checkpoints'
         watcher = StatusCallback(status)
         with final_state(status), reporting_to(status) as spent:
-            with preparing(status, 'loading the data'): task = task or load_data(cfg)
-            more = '' if models or cfg.teacher != 'auto' else ', or training the teacher'
-            with preparing(status, f'loading the models{more}'): models = models or load_models(cfg, task)
+            status.write('preparing', 'loading data and models')
+            task = task or load_data(cfg)
+            models = models or load_models(cfg, task)
             check_loaded(cfg, task, models)
             wait_for_all()
             with preparing(status, 'building the student'): student, card = prepare_student(cfg, models, task)

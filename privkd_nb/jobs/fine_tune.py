@@ -107,6 +107,7 @@ def check_terms(
 TINY = dict(languages='de,en,sw', rows=40, epochs=1)
 
 @accepts_former_names(who='role')
+@phase('loading the data')
 def load_data(
     cfg:RunConfig,
     role:str='student', # 'student' or 'teacher': each has its own scenario and fraction; a teacher reads labelled texts alone
@@ -168,8 +169,8 @@ def token_limit(
     cfg:RunConfig,
     *models,    # That read the texts
 )->int:         # Tokens
-    "Where texts are truncated: at `max_length`; the built-in texts, which need no care, also where the positions of a model end"
-    most = [max_positions(m) or cfg.max_length for m in models if cfg.dataset in BUILT_IN]
+    "Where texts are truncated: at `max_length`; the built-in texts, and a tiny run's, which need no care, also where the positions of a model end"
+    most = [max_positions(m) or cfg.max_length for m in models if cfg.dataset in BUILT_IN or cfg.tiny]
     return min([cfg.max_length, *most])
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #02d5ad59
@@ -274,6 +275,7 @@ def fine_tune(
         trainer = DistillTrainer(model, losses='ce', class_weights=cfg.class_weights, history=History(work/'history.jsonl' if is_main() else None),
                                  train_languages=task.train_languages, args=args, train_dataset=train, eval_dataset=val,
                                  processing_class=tok, callbacks=[ProgressBar('fine-tuning the teacher (once)', p)])
+        trainer.role = 'teacher'
         fit(trainer, work)
     trainer.save_model(folder)
     if not is_main(): return
@@ -347,6 +349,7 @@ def load_source(
     return load_encoder(name, task.kind, task.labels, seed=seed_for(seed, 'student'))
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #ae355d7c
+@phase('loading the models')
 def load_models(
     cfg:RunConfig,
     task:Task, # From `load_data`

@@ -11,6 +11,7 @@ import warnings
 import pandas as pd
 from ..core import InputError
 from .encoders import position_tables
+from ..phases import beside_bars
 
 # %% ../../nbs/api/models/11_languages.ipynb #d68ba248
 PROBED = 50 # Texts a language
@@ -60,7 +61,8 @@ def check_languages(
     if len(bad := lost[lost > REFUSED]):
         raise InputError(f"the tokenizer of {name} does not know the writing of {len(bad)} of {len(table)} languages (unknown: {show(bad)}); "
                          f"use a model that does, or leave them out with languages=.")
-    if len(some := lost[lost > NOTICED]): warnings.warn(f"the tokenizer of {name} reads much of these languages as unknown: {show(some)}")
+    if len(some := lost[lost > NOTICED]):
+        with beside_bars(): warnings.warn(f"the tokenizer of {name} reads much of these languages as unknown: {show(some)}")
     return table
 
 # %% ../../nbs/api/models/11_languages.ipynb #1588c6e1
@@ -92,7 +94,8 @@ def check_special_ids(
     written = model.config.to_diff_dict()
     ids = {k: (written.get(k), getattr(tok, k, None)) for k in SPECIAL_IDS}
     differ = [f'{k} {a} and {b}' for k,(a,b) in ids.items() if isinstance(a, int) and isinstance(b, int) and a != b]
-    if differ: warnings.warn(f"config.json and tokenizer of {name} name different special tokens: {', '.join(differ)}")
+    if differ:
+        with beside_bars(): warnings.warn(f"config.json and tokenizer of {name} name different special tokens: {', '.join(differ)}")
 
 # %% ../../nbs/api/models/11_languages.ipynb #2929a0e5
 def check_reading(

@@ -43,6 +43,7 @@ def batch_totals(
 class DistillTrainer(Trainer):
     "Train a student on gold labels and on its teacher's logits, hidden states and attention"
     loss_is_scaled_for_ga = True        # `compute_loss` divides by the counts of the whole step
+    role = 'student'                    # What is trained, as a phase names it
     def __init__(self,
         student,                # The model to train
         teacher=None,           # The fine-tuned teacher; not needed if every term compares with gold labels
@@ -209,7 +210,7 @@ def reference(self:DistillTrainer, data): # A frame from `predict`; None: it is 
 def record_scores(self:DistillTrainer, model, split='validation', data=None): # A frame, indexed by group and language
     "A model's scores by language and their means, written into the history under the name of `split`"
     data = self.eval_dataset if data is None else data
-    with phase(f"evaluating the {'teacher' if split == 'teacher' else 'student'}"):
+    with phase(f"evaluating the {'teacher' if split == 'teacher' else self.role}"):
         means = with_means(evaluate_by_language(model, data, self.train_languages, self.text_languages, self.reference(data)))
     return self.record_means(means, split)
 
