@@ -13,7 +13,7 @@ from privkd_nb.jobs.config import RunConfig
 from privkd_nb.jobs.distil import distil
 from privkd_nb.jobs.fine_tune import load_data, load_models
 from privkd_nb.jobs.joint import distil_jointly
-from privkd_nb.jobs.report import language_table, summary
+from privkd_nb.jobs.report import agreement_table, language_table, result_text, summary
 from privkd_nb.models.loading import load_encoder
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.record import History
@@ -154,7 +154,8 @@ def test_without_any_label_a_given_teacher_is_enough(tiny):
     run = distil(RunConfig(tiny=True, **kw))
     assert {*run.metrics.metric} == {'n', 'agreement'} and {*run.history.query("split == 'validation'").metric} == {'agreement'}
     assert 'ce' not in set(run.history.metric) and run.predictions.gold.isna().all()
-    assert list(language_table(run)) == ['seen', 'n', 'student'] and 'says nothing of how often both are right' in summary(run)
+    assert list(language_table(run)) == ['seen', 'n', 'agreement'] and 'says nothing of how often both are right' in summary(run)
+    assert 'Before any training it agreed in' in summary(run) and 'where no test text' not in result_text(run)
     assert (run.path/'model'/'model.safetensors').exists() and Study.open(tiny/'bare').metric in ('agreement', 'accuracy')
 
 
@@ -167,3 +168,13 @@ def test_a_given_teacher_tells_the_kind_of_texts_without_labels(tiny):
     run = distil(RunConfig(tiny=True, dataset=path, teacher=str(several), losses='logits', out_dir=str(tiny/'kinds')))
     assert json.loads((run.path/'model'/'config.json').read_text())['problem_type'] == 'multi_label_classification'
     assert {*run.metrics.metric} == {'n', 'agreement'} and run.predictions.predicted.map(lambda p: isinstance(p, (list, np.ndarray))).all()
+
+
+def test_agreement_stands_beside_scores_and_is_not_counted_among_them(tiny):
+    rows = load_task('playground', languages='en,sw').train.groupby(['language', 'label']).head(8)
+    path = str(save(tiny/'some.csv', rows.assign(label=rows.label.mask(rows.language == 'sw'))[['text', 'label', 'language']]))
+    run = distil(RunConfig(tiny=True, dataset=path, out_dir=str(tiny/'some')))
+    scored, agreed = language_table(run), agreement_table(run)
+    assert list(agreed.index) == ['sw'] and 'sw' not in scored.index and scored.n['mean'] == scored.n['en'] < scored.n['en']+agreed.n['sw']
+    line = next(l for l in result_text(run).splitlines() if l.startswith('sw '))
+    assert line.split() == ['sw', f"{agreed.agreement['sw']:.3f}", str(agreed.n['sw'])]

@@ -107,10 +107,10 @@ LIST = Command(list_command, add_list_options, ('list', 'list my_runs --sort sco
 # %% ../../nbs/api/cli/09_looking.ipynb #c66c6e1d
 def result_dict(run)->dict: # A finished `Run`
     "A run's result, as scripts want it"
-    from privkd_nb.jobs.report import first_metric, language_table, summary
-    table = language_table(run).reset_index().to_dict('records')
+    from privkd_nb.jobs.report import agreement_table, first_metric, language_table, summary
+    table, bare = (t(run).reset_index().to_dict('records') for t in (language_table, agreement_table))
     paths = dict(path=run.path, model=run.path/'model', notebook=run.path/'run.ipynb' if (run.path/'run.ipynb').exists() else None)
-    return dict(run=run.path.name, config=run.config, metric=first_metric(run), languages=table, summary=summary(run, plain=True),
+    return dict(run=run.path.name, config=run.config, metric=first_metric(run), languages=table, **dict(agreement=bare) if bare else {}, summary=summary(run, plain=True),
                 **{k: v and str(v) for k,v in paths.items()})
 
 MAIN = ('dataset', 'init', 'losses', 'scenario', 'fraction', 'seed', 'teacher') # Shown even if they are as usual

@@ -247,7 +247,9 @@ def with_means(
 )->pd.DataFrame:         # Index: group and language. Group 'all', and 'seen', 'texts' and 'unseen' where several occur, are the means
     "Add means over languages, each language counting once"
     how, none = [c for c in ('seen', 'texts') if c in scores], dict(seen=None, texts=None)
-    def mean(d): return d.drop(columns=[*how, 'n']).mean().to_frame('').T.assign(n=d.n.sum(), **none)[scores.columns]
+    bare = scores.agreement.notna() if 'agreement' in scores else pd.Series(False, scores.index)
+    def texts(d): return d.n[~bare[d.index]].sum() if (~bare[d.index]).any() else d.n.sum() # those of the score, not those of the agreement
+    def mean(d): return d.drop(columns=[*how, 'n']).mean().to_frame('').T.assign(n=texts(d), **none)[scores.columns]
     trained = scores.index.map(language_groups(scores.reset_index()))
     groups = {g: scores[trained == g] for g in MEANS if (trained == g).any()}
     means = dict(all=scores) | (groups if len(groups) > 1 else {})
