@@ -215,7 +215,7 @@ def test_a_typing_error_gets_one_sentence(capsys, monkeypatch, tmp_path, words, 
 # ---- what is refused leaves nothing
 
 def refuse(monkeypatch):
-    def prepare(cfg, models): raise InputError('the base has other layers.')
+    def prepare(cfg, models, task=None): raise InputError('the base has other layers.')
     monkeypatch.setattr('privkd_nb.jobs.distil.prepare_student', prepare)
 
 
