@@ -100,6 +100,15 @@ def test_runs_that_look_alike_are_told_apart_by_what_differs(tmp_path, capsys):
     assert 'labels no,yes' in said(capsys, 'list', tmp_path)[0].splitlines()[5] and 'differs' not in said(capsys, 'list', 'sample')[0]
 
 
+def test_an_agreement_is_never_listed_as_a_score(capsys, monkeypatch):
+    from privkd_nb.analysis import overview
+    runs = pd.DataFrame([dict(number=1, run='ab', state='finished', agreement=.984), dict(number=2, run='cd', state='finished', score=.7), dict(number=3, run='ef', state='finished', agreement=.99)])
+    monkeypatch.setattr(overview, 'list_runs', lambda folder: runs.reindex(columns=overview.COLUMNS))
+    head, *lines = said(capsys, 'list', 'sample', '--sort', 'score')[0].splitlines()[2:]
+    assert head.split() == ['run', 'score', 'agreement'] and [l.split()[0] for l in lines] == ['2', '3', '1']
+    assert [len(l) for l in lines] == [len(head)-len('agreement')-2, len(head), len(head)]       # each in its column
+
+
 @pytest.mark.parametrize('low, high, text', [(-1.012, 2.695, '0.000 to 1.000'), (.59, .634, '0.590 to 0.634')])
 def test_shown_intervals_end_where_a_score_does(low, high, text):
     from privkd_nb.apps.compare import with_interval

@@ -3,6 +3,7 @@ import numpy as np, pandas as pd, pytest, torch
 
 from privkd_nb.analysis.compare import overall
 from privkd_nb.analysis.load import Study
+from privkd_nb.analysis.overview import list_runs
 from privkd_nb.core import InputError
 from privkd_nb.data.encoding import IGNORE, Collate, Encoded
 from privkd_nb.data.report import data_report
@@ -155,6 +156,8 @@ def test_without_any_label_a_given_teacher_is_enough(tiny):
     assert {*run.metrics.metric} == {'n', 'agreement'} and {*run.history.query("split == 'validation'").metric} == {'agreement'}
     assert 'ce' not in set(run.history.metric) and run.predictions.gold.isna().all()
     assert list(language_table(run)) == ['seen', 'n', 'agreement'] and 'says nothing of how often both are right' in summary(run)
+    row = list_runs(tiny/'bare').iloc[0]
+    assert row.agreement == language_table(run).agreement['mean'] and pd.isna(row.score)
     assert 'Before any training it agreed in' in summary(run) and 'where no test text' not in result_text(run)
     assert (run.path/'model'/'model.safetensors').exists() and Study.open(tiny/'bare').metric in ('agreement', 'accuracy')
 

@@ -35,7 +35,7 @@ def doing(run:Run)->str: # e.g. 'training 120 of 480, 36 s left'
 
 # %% ../../nbs/api/analysis/14_overview.ipynb #92b06c00
 COLUMNS = ['number', 'run', 'init', 'losses', 'dataset', 'scenario', 'fraction', 'seed', 'differs', 'metric', 'score', 'seen', 'texts', 'unseen',
-           'layers', 'parameters', 'began', 'state', 'doing', 'path'] # Of `list_runs`
+           'agreement', 'layers', 'parameters', 'began', 'state', 'doing', 'path'] # Of `list_runs`
 
 def of_config(config:dict)->dict:
     "The parameters that tell runs apart"
@@ -46,11 +46,12 @@ def of_config(config:dict)->dict:
 def mean_scores(
     metrics:pd.DataFrame, # Of a run
     metric:str|None,      # Its main one; None: the first that there is
-)->dict: # metric, score, seen, texts, unseen
-    "The student's mean test scores"
+)->dict: # metric, score, seen, texts, unseen; or metric and agreement, which is no score
+    "The student's mean test scores, or its agreement with the teacher where no test text has a label"
     m = metrics[(metrics.split == 'test') & (metrics.model == 'student') & (metrics.group != 'language')]
     metric = metric or next((k for k in SCORES if k in set(m.metric)), None)
     values = m[m.metric == metric].set_index('group').value.to_dict()
+    if metric == 'agreement': return dict(metric=metric, agreement=values.get('all'))
     return dict(metric=metric, score=values.get('all'), **{g: values.get(g) for g in MEANS})
 
 def size_row(card:dict)->dict: # layers, parameters

@@ -37,7 +37,8 @@ def size_text(n)->str: # Parameters
 
 # %% ../../nbs/api/cli/09_looking.ipynb #bdeeb069
 LISTED = dict(number='', run='run', init='init', losses='losses', dataset='data', scenario='scenario', fraction='fraction', seed='seed', differs='differs',
-              score='score', seen='seen', texts='text only', unseen='unseen', parameters='size', began='when', state='state') # Column -> its title
+              score='score', seen='seen', texts='text only', unseen='unseen', agreement='agreement',
+              parameters='size', began='when', state='state') # Column -> its title
 SHARED = ('init', 'losses', 'dataset', 'scenario', 'fraction') # Said once, if they do not differ
 
 def shared_values(t)->dict:
@@ -67,9 +68,9 @@ def fitting(
     return as_text(t, formats, width), left_out
 
 # %% ../../nbs/api/cli/09_looking.ipynb #f3e0086a
-BIG_FIRST = ('score', 'seen', 'unseen', 'began')  # Sorted from the top
+BIG_FIRST = ('score', 'seen', 'unseen', 'agreement', 'began')  # Sorted from the top
 SORTS = dict(number='number', run='run', init='init', losses='losses', data='dataset', scenario='scenario', fraction='fraction', seed='seed',
-             score='score', seen='seen', unseen='unseen', size='parameters', when='began', state='state') # Word -> column
+             score='score', seen='seen', unseen='unseen', agreement='agreement', size='parameters', when='began', state='state') # Word -> column
 
 def list_command(given:dict)->None:
     "`privkd list`: what each run of a folder is, with its score"
@@ -80,14 +81,14 @@ def list_command(given:dict)->None:
     t = list_runs(folder)
     if 'sort' in given:
         by = SORTS[check_choice('sort', given['sort'], SORTS)]
-        t = t.sort_values(by, ascending=by not in BIG_FIRST, kind='stable')
+        t = t.sort_values([by, 'agreement'] if by == 'score' else by, ascending=by not in BIG_FIRST, kind='stable') # below scores
     if given.get('reverse'): t = t[::-1]
     t = t.reset_index(drop=True)                              # or the table would show where each row was
     if given.get('json'): return print_json(t.to_dict('records'))
     if not len(t): raise InputError(f'{visible(folder)} holds no run; make one with `privkd run`, or name another folder.')
     shared = shared_values(t)
     title = [f"{len(t)} run{'s'*(len(t) > 1)} in {folder}", *(f'{LISTED[k]} {written(v)}' for k,v in shared.items())]
-    scores = dict.fromkeys(('score', 'seen', 'text only', 'unseen'), '{:.3f}')
+    scores = dict.fromkeys(('score', 'seen', 'text only', 'unseen', 'agreement'), '{:.3f}')
     text, left_out = fitting(listed(t, shared), terminal_width(), scores)
     print(f"{visible(' · '.join(title), 0)}\n\n{text}")
     for r in t[t.state == 'running'].itertuples(): print(f'\nrun {r.number} is {visible(r.doing or "running", 0)}')
