@@ -206,5 +206,5 @@ def needs_teacher(
     lacking:str, # As in `OwnData`
 )->str:
     "What to say of texts without labels, and without a teacher who knows some"
-    why = lacking.rstrip('.') or f'{name} has no training text with a label'
-    return f'{why}; or, if there are none, give a fine-tuned model as teacher, which knows the labels.'
+    why = f"{lacking.rstrip('.')}; or, if there are none," if lacking else f'{name} has no training text with a label; label some, or'
+    return f'{why} give a fine-tuned model as teacher, which knows the labels.'

@@ -327,7 +327,9 @@ def models_used(self:RunConfig)->dict[str,str]: # Parameter -> 'auto', 'playgrou
 @patch
 def pin(self:RunConfig)->None:
     "Have the commits of the hub's models on this machine, because they are part of the run's identity"
-    for name in set(self.models_used().values())-{'', 'auto', 'playground'}: content.download_commit(name)
+    names = set(self.models_used().values())-{'', 'auto', 'playground'}
+    if not all(Path(n).is_dir() or content.hub_commit(n) for n in names): self.check_files() # before a model is looked for
+    for n in names: content.download_commit(n)
     self.check_init()                                   # their configurations are here now
 
 @patch
