@@ -251,10 +251,10 @@ def test_a_refused_run_keeps_what_an_earlier_start_has_written(folder, tmp_path,
 
 def test_a_refused_notebook_leaves_nothing_and_a_wrong_folder_is_a_sentence(tmp_path, capsys):
     (tmp_path/'d').mkdir()
-    for split in ('train', 'test'): pd.DataFrame(dict(text=['word '*700, 'short']*8, label=['a', 'b']*8, language='en')).to_csv(tmp_path/'d'/f'{split}.csv', index=False)
+    for split in ('train', 'test'): pd.DataFrame(dict(text=['many words', 'short']*8, label=['a', 'b']*8, language='en')).to_csv(tmp_path/'d'/f'{split}.csv', index=False)
     before = made(tmp_path)
-    out, err, status = said(capsys, 'run', '--dataset', tmp_path/'d', '--tiny', '--max_length', 1000, '--fraction', 1, '--out_dir', tmp_path/'runs')
-    assert status == 2 and 'use max_length=64 or less' in err.splitlines()[-1] and made(tmp_path) == before
+    out, err, status = said(capsys, 'run', '--dataset', tmp_path/'d', '--tiny', '--layers', 9, '--fraction', 1, '--out_dir', tmp_path/'runs')
+    assert status == 2 and 'layers=9 is impossible: the teacher has 4 layers' in err.splitlines()[-1] and made(tmp_path) == before
     for command in ('run', 'distil', 'study'):
         out, err, status = said(capsys, command, '--tiny', '--out_dir', '/proc/privkd-x')
         assert status == 2 and 'cannot be written: there is no folder for it' in err and len(err.splitlines()) == 1, err
