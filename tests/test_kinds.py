@@ -181,6 +181,7 @@ def test_several_labels_from_the_playground_to_a_pipeline(study):
     assert found['sw'] == pytest.approx(m['micro_f1']-teacher['micro_f1'])
     text, model = of.text.iloc[0], Classifier(run)
     got = model.predict([text])
+    with pytest.raises(InputError, match='was trained on single texts; leave the second'): model.predict([text], [text])
     assert got.labels[0] == list(of.predicted.iloc[0])
     piped = {d['label']: d['score'] for d in pipeline('text-classification', str(run.path/'model'), top_k=None)([text])[0]}
     assert piped == pytest.approx(got.probabilities[0], abs=1e-5)

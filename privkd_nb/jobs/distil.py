@@ -367,7 +367,7 @@ def write_results(
     run.write('texts', rows.assign(text=shown_text(rows))[['id', 'language', 'text']])
     trainer.history.check_folder()
     with phase('saving the student'):
-        if 'text_pair' in task.test: trainer.model.config.text_pairs = True     # said by `Classifier`, should one text be given
+        if any('text_pair' in d for d in (task.test, task.unlabelled)): trainer.model.config.text_pairs = True # `Classifier` says so
         trainer.save_model(run.path/'model')
         save_tokenizer(models.tokenizer, run.path/'model')
 
