@@ -94,7 +94,7 @@ def test_empty_values_are_rejected_with_their_row_number(tmp_path, column, empty
             task = load_task(str(write(tmp_path, rows, name)))
             assert any('1 of 24 training texts in de have no label' in n for n in task.notes)         # its text stands there with a label, too
             continue
-        with pytest.raises(InputError, match=rf"{name} \({rows[at]['split']}\) has rows with an empty text, label or language; remove them \(1 of \d+, the first is row {at+1}\)"): load_task(str(write(tmp_path, rows, name)))
+        with pytest.raises(InputError, match=rf"{name} \({rows[at]['split']}\) has rows with an empty {column}; remove them \(1 of \d+, the first is row {at+1}\)"): load_task(str(write(tmp_path, rows, name)))
 
 
 @pytest.mark.parametrize('at', range(12))

@@ -172,7 +172,7 @@ def test_empty_lines_are_no_rows(tmp_path):
     (tmp_path/'a.csv').write_text('\n\n'.join(lines)+'\n;;\n\n')
     assert len(load_task(p).train) > 80
     (tmp_path/'a.csv').write_text('\n'.join(lines)+'\n;x;de\n')
-    with pytest.raises(InputError, match=r'rows with an empty text, label or language; remove them \(1 of 121, the first is row 121\)'): load_task(p)
+    with pytest.raises(InputError, match=r'rows with an empty text; remove them \(1 of 121, the first is row 121\)'): load_task(p)
 
 
 def test_quotes_in_a_file_with_tabs_may_be_text(tmp_path):

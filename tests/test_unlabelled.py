@@ -104,7 +104,7 @@ def test_labels_missing_where_they_are_needed(tmp_path):
     bare, says = save(tmp_path/'a.csv', [r | dict(label='') for r in ROWS]), 'a.csv has no training text with a label; label some, or give a fine-tuned model as teacher, which knows'
     with pytest.raises(InputError, match=says): load_task(bare)
     with pytest.raises(InputError, match=says): distil(RunConfig(dataset=str(bare), base='no/such-model', out_dir=str(tmp_path/'runs'))) # before the model is looked for
-    with pytest.raises(InputError, match='rows with an empty text, label or language'):
+    with pytest.raises(InputError, match='rows with an empty label; remove'):
         load_task(save(tmp_path/'b.csv', [r | dict(split='train' if i % 2 else 'test', label=r['label'] if i else '') for i, r in enumerate(ROWS)]))
     pd.DataFrame(dict(tokens=[['in', 'Bern', f'{i}'] for i in range(20)], language='de')).to_json(words := tmp_path/'words.jsonl', orient='records', lines=True)
     assert data_report(load_task(words, labels=['O', 'B-LOC'])).missing == {}                # words without a single tag are a task for a teacher

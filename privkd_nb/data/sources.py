@@ -107,9 +107,9 @@ def check_rows(
     single = {'token': ('language', 'id'), 'multilabel': (*texts, 'language', 'id')}.get(kind, (*texts, 'label', 'language', 'id'))
     for c in single:
         if c in df: check_values(df[c], where)
-    no_label = False if not labels else _unlabelled(df[y]) if kind == 'multilabel' else _blank(df[y])
-    empty = np.flatnonzero(no_label | np.any([_blank(df[c]) for c in (*texts, 'language')], axis=0))
-    if len(empty): raise InputError(f"{where} has rows with an empty {', '.join(texts)}{f', {y}' if labels else ''} or language; "
+    blank = {c: _unlabelled(df[c]) if c == 'labels' else _blank(df[c]) for c in (*texts, *[y]*labels, 'language')}
+    empty = np.flatnonzero(np.any([*blank.values()], axis=0))
+    if len(empty): raise InputError(f"{where} has rows with an empty {' or '.join(c for c,at in blank.items() if np.any(at))}; "
                                     f"remove them ({len(empty)} of {len(df)}, the first is row {_row(df, empty[0])}).")
     for c in (*texts, y, 'language', 'id'):
         if c in df: check_texts(df[c], where)
