@@ -96,6 +96,8 @@ def check_terms(
                          "use losses=logits, or others that compare with the teacher.")
     if lost := [k for k in terms if k not in kept]:
         task.said.append(f"{' and '.join(lost)}, which compares with labels, is left out of the loss: no training text has one")
+    if cfg.class_weights and not len(task.train):
+        raise InputError(f"class_weights={cfg.class_weights} weighs labels, and no training text has one; leave it out.")
     if cfg.patience and not task.train_languages and len(task.validation):
         raise InputError(f"patience={cfg.patience} chooses a checkpoint by validation texts of languages that are trained on with labels, "
                          "and there are none; leave patience at 0.")
