@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd, pyarrow.parquet as pq
-from ..core import InputError
+from ..core import FIELDS, InputError, kind_of
 from .catalog import UNLABELLED, is_unlabelled, own_files, split_of
 from .columns import NoLabelsError, Reading, wanted, with_columns
 from .files import COLUMNS, read_table, reading
 from .labels import LABEL_SEPARATORS, check_known, check_spelling, label_form, label_list
 from .playground import SPLITS
-from .sources import FIELDS, tidy, without_label
+from .sources import tidy, without_label
 from .subsets import hold_out_groups
 
 # %% ../../nbs/api/data/08_own.ipynb #61406423
@@ -193,7 +193,7 @@ def read_own(
         if s != 'validation' and not len(d) and not (s == 'train' and len(bare)):
             raise InputError(f"{path} has no {s} rows; expected {s}.csv or the like in a folder, or rows with split={s} in a file.")
     columns = {c for d in (*raw.values(), bare) for c in d}
-    kind = 'token' if 'tokens' in columns else 'multilabel' if 'labels' in columns else 'sequence'
+    kind = kind_of(columns)
     raw['train'], more, notes = set_apart(raw.get('train', bare.iloc[:0]), kind)
     found = [tidy(d, kind, where=f'{path} (unlabelled)', labels=False) for d in (bare, more) if len(d)]
     unlabelled = pd.concat(found, ignore_index=True) if found else pd.DataFrame()

@@ -15,16 +15,15 @@ from typing import Iterator
 import pandas as pd
 from fastcore.basics import patch
 from .catalog import CATALOG, check_languages, scenario_languages, training_languages
-from ..core import InputError, content_key, as_list
+from ..core import FIELDS, InputError, as_list, content_key
 from .columns import Reading
 from .languages import find_language
-from ..phases import beside_bars
 from .own import needs_teacher, read_own
 from .playground import SPLITS
-from .sources import FIELDS, read_split
+from .sources import read_split
 from .subsets import few_rows, hold_out, hold_out_groups, hold_out_texts, not_among, take_fraction, take_texts
 from ..markup import as_markdown, md_text, visible
-from ..phases import tracked
+from ..phases import beside_bars, tracked
 
 # %% ../../nbs/api/data/09_tasks.ipynb #bfe8288f
 @dataclass(repr=False)

@@ -9,8 +9,8 @@ __all__ = ['NUMBERS', 'FEW', 'hash_strings', 'texts_hash', 'tokenizer_hash', 'to
 import hashlib, json, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
-from ..core import InputError, build_once, content_key
-from .encoding import kind_of, tokenized
+from ..core import InputError, build_once, content_key, kind_of
+from .encoding import tokenized
 from ..phases import counted
 
 # %% ../../nbs/api/data/14_token_cache.ipynb #9e00bdbe
