@@ -38,8 +38,8 @@ def safer_formats(
 # %% ../nbs/api/12_exported.ipynb #e2bb289c
 MANIFEST, SEAL, CARD, WATERFALL, VOCABULARY = 'privkd.json', 'done.json', 'README.md', 'waterfall.parquet', 'vocabulary.parquet'
 VERSION = 1 # Of the manifest
-LANGUAGES = dict(kept='the languages that the student is exported for', seen='those trained on with labels', texts='those trained on with texts alone',
-                 unseen='those scored, but not trained on', left_out="the run's other languages")
+LANGUAGES = dict(kept='the languages that the student is exported for', seen='those trained on with labels',
+                 texts='those trained on with texts alone', unseen='those scored, but not trained on', left_out="the run's other languages")
 FIELDS = dict(
     run='the name of the run', run_hash='its hash', kind='sequence, token or multilabel', pairs='whether a label is for two texts',
     labels='in the order of the outputs', thresholds='by label, where a text may have several', metric='what scores are',
@@ -54,7 +54,9 @@ def write_manifest(
 )->Path:
     "Write what a program must know of an exported student"
     lacking, unknown = [k for k in NEEDED if k not in fields], [k for k in fields if k not in FIELDS]
-    if lacking or unknown: raise InputError(f"a manifest {'lacks '+lacking[0] if lacking else 'has no field '+unknown[0]}; its fields are {', '.join(FIELDS)}.")
+    if lacking or unknown:
+        what = f'lacks {lacking[0]}' if lacking else f'has no field {unknown[0]}'
+        raise InputError(f"a manifest {what}; its fields are {', '.join(FIELDS)}.")
     from privkd_nb import __version__
     for name in fields['formats']: check_choice('format', name, FORMATS)
     return write_json(Path(folder)/MANIFEST, dict(version=VERSION, made_by=f'privkd_nb {__version__}') | fields)
@@ -64,7 +66,8 @@ class Exported(NamedTuple):
     "An exported student"
     path:Path
     manifest:dict # See `FIELDS`
-    def __repr__(self): return f"Exported({self.path.name!r}, {', '.join(self.manifest['formats'])}, {len(self.labels)} labels, {len(self.languages)} languages)"
+    def __repr__(self):
+        return f"Exported({self.path.name!r}, {', '.join(self.formats)}, {len(self.labels)} labels, {len(self.languages)} languages)"
     @property
     def kind(self)->str: return self.manifest['kind']
     @property
@@ -95,7 +98,9 @@ def check_manifest(
         raise InputError(f"{path} was written by a later version ({str(found.get('made_by'))[:40]}); update privkd_nb.")
     texts = dict(kind=str, labels=list, max_length=int, inputs=list, formats=dict, languages=dict)
     wrong = [k for k in NEEDED if not isinstance(found.get(k), texts[k])]
-    if version != VERSION or wrong: raise InputError(f"{path} is not the manifest of an exported student ({wrong[0] if wrong else 'version'} is missing); export it again.")
+    if version != VERSION or wrong:
+        lacking = wrong[0] if wrong else 'version'
+        raise InputError(f"{path} is not the manifest of an exported student ({lacking} is missing); export it again.")
     outside = [v for v in found['formats'].values() if not isinstance(v, str) or v not in {f.file for f in FORMATS.values()}]
     if outside: raise InputError(f"{path} names {str(outside[0])[:60]!r}, which is no file of an exported student; export it again.")
     return found
@@ -110,8 +115,10 @@ def read_export(
     if not is_export(path):
         what = 'a model' if (path/'config.json').is_file() else 'other files' if any(path.iterdir()) else 'nothing'
         raise InputError(f"{str(folder)!r} is not an exported student, but holds {what}; `privkd export RUN` writes one.")
-    if not (path/SEAL).is_file(): raise InputError(f"{str(folder)!r} lacks {SEAL}: it was not exported to its end, or changed; export it again.")
-    if check and (faults := folder_faults(path/SEAL)): raise InputError(f"{str(folder)!r} is damaged ({as_words(faults)}); export it again.")
+    if not (path/SEAL).is_file():
+        raise InputError(f"{str(folder)!r} lacks {SEAL}: it was not exported to its end, or changed; export it again.")
+    if check and (faults := folder_faults(path/SEAL)):
+        raise InputError(f"{str(folder)!r} is damaged ({as_words(faults)}); export it again.")
     return Exported(path, check_manifest(read_json(path/MANIFEST, dict), path/MANIFEST))
 
 # %% ../nbs/api/12_exported.ipynb #b8c3fab7

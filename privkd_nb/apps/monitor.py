@@ -45,7 +45,8 @@ def watched_runs(
     "The folders of the runs to watch"
     if isinstance(what, (list, tuple)): return list(dict.fromkeys(p for w in what for p in watched_runs(w)))
     if not isinstance(what, (Run, str, Path)):
-        raise InputError(f"{what!r} cannot be watched; give a Run, the path or the name of a run, a RunConfig, a list of these, or a folder of runs.")
+        raise InputError(f"{what!r} cannot be watched; give a Run, the path or the name of a run, "
+                         "a RunConfig, a list of these, or a folder of runs.")
     path = what.path if isinstance(what, Run) else Path(what)
     if path.is_file(): raise InputError(f"{path} is a file; give the folder that contains it.")
     def is_run(p): return any((p/n).exists() for n in (PROGRESS, 'config.json', 'history.jsonl', DONE))
@@ -310,7 +311,8 @@ def job_of(
     from privkd_nb.jobs.config import RunConfig
     job = BackgroundRun(RunConfig(**request))
     if job.path.resolve() == path.resolve(): return job
-    raise InputError(f"{path} was started from another folder, or its data or models have changed: started from here it would be {job.path}.")
+    raise InputError(f"{path} was started from another folder, or its data or models have changed: "
+                     f"started from here it would be {job.path}.")
 
 # %% ../../nbs/api/apps/01_monitor.ipynb #d385bf9b
 HIDE = '''<style>
@@ -327,7 +329,8 @@ class Monitor:
     ):
         self.what = as_runs(what)
         self.runs, self.every = Runs(self.what), max(.25, every)
-        self._lock, self._stopping, self._settled, self._widget_gone, self._chosen = threading.RLock(), threading.Event(), None, False, False
+        self._lock, self._stopping = threading.RLock(), threading.Event()
+        self._settled, self._widget_gone, self._chosen = None, False, False
         self._displays, self._views, self._unseen_since, self._still_at, self._still, self._told = [], 0, None, 0., None, None
         self._make_widgets()
         self._show_run(self.runs.first)
@@ -343,7 +346,8 @@ class Monitor:
     def figure(self)->go.Figure:
         "The current figure, as a plain one with the state in its title"
         label = run_labels([self.shown])[self.shown]
-        with self._lock: return monitor_figure(self.feed.curves, self.news.progress, **self.feed.about, title=label, working=self.news.working)
+        with self._lock:
+            return monitor_figure(self.feed.curves, self.news.progress, **self.feed.about, title=label, working=self.news.working)
     def __repr__(self):
         names = [visible(p.name) for p in self.runs.paths[:3]]+['…']*(len(self.runs.paths) > 3)
         return f"Monitor of {', '.join(names)}: {visible(self.news.words())}"
@@ -369,7 +373,8 @@ def _make_widgets(self:Monitor):
     self.pick = W.Dropdown(layout=W.Layout(width='100%', max_width='640px'), description='Run')
     self.table = W.HTML(layout=W.Layout(max_height='180px', overflow='auto'))
     self.controls = Controls(weakly(self, 'stop_run'), weakly(self, 'start_run'))
-    self._widgets = [W.HTML(HIDE, layout=W.Layout(display='none')), self.state, self.controls.box, self.pick, self.table, box([self.view, self.scores])]
+    hidden, figures = W.HTML(HIDE, layout=W.Layout(display='none')), box([self.view, self.scores])
+    self._widgets = [hidden, self.state, self.controls.box, self.pick, self.table, figures]
     self.box = W.VBox(self._widgets).add_class('privkd-live')
     for w in (self.view, self.scores, self.controls.stop, self.controls.start): answer_beside_cells(w)
     self._on_pick = weakly(self, '_pick_run')
@@ -516,7 +521,8 @@ def follow(self:Monitor)->None:
     with self._lock:
         if self.thread is not None and self.thread.is_alive() and not self._stopping.is_set(): return
         self._stopping = threading.Event()
-        self.thread = threading.Thread(target=_watch, args=(weakref.ref(self), self._stopping, self.every), daemon=True, name='privkd monitor')
+        args = weakref.ref(self), self._stopping, self.every
+        self.thread = threading.Thread(target=_watch, args=args, daemon=True, name='privkd monitor')
         self.thread.start()
 
 def _watch(ref, stopping, wait): # The thread; between two looks it does not keep the monitor alive
@@ -645,7 +651,8 @@ def _ipython_display_(self:Monitor):
     done, apart = over and self.news.progress.get('state') == 'finished', hides_outputs()
     still = show(self._plain()) if apart else None
     live = show((ENDED if apart else self._plain()) if done else self._live_bundle(apart))
-    self._displays, self._settled, self._widget_gone, self._still = [*self._displays[-3:], Shown(still, live)], self.news.progress if done else None, done, None
+    self._displays, self._settled = [*self._displays[-3:], Shown(still, live)], self.news.progress if done else None
+    self._widget_gone, self._still = done, None
     SHOWN.add(self)
     self._told = dict(self.news.progress)
     if shell := get_ipython(): shell.events.register('post_run_cell', tell_after_cell)

@@ -51,9 +51,12 @@ def check_given(
 )->None:
     "Raise an `InputError` for a column that a file does not have, or that is named for two uses"
     for use,name in given.items():
-        if name not in names: raise InputError(f"{where} has no column {name!r} ({OPTION[use]}); it has the columns {_listed(names)}.{did_you_mean(name, names)}")
+        if name in names: continue
+        raise InputError(f"{where} has no column {name!r} ({OPTION[use]}); it has the columns {_listed(names)}.{did_you_mean(name, names)}")
     twice = [n for n in given.values() if list(given.values()).count(n) > 1]
-    if twice: raise InputError(f"the column {twice[0]!r} is named for two uses, {' and '.join(OPTION[c] for c,n in given.items() if n == twice[0])}; a column has one.")
+    if not twice: return
+    uses = ' and '.join(OPTION[c] for c,n in given.items() if n == twice[0])
+    raise InputError(f"the column {twice[0]!r} is named for two uses, {uses}; a column has one.")
 
 # %% ../../nbs/api/data/05_columns.ipynb #bcf0b5f5
 PAIRS = [tuple(p.split()) for p in ('text text_pair', 'sentence1 sentence2', 'premise hypothesis', 'question1 question2', 'text1 text2',

@@ -154,7 +154,8 @@ def label_warnings(
         res.append(f"all training rows have the label {_few(labels.index[labels.train > 0])}; there is nothing to learn")
     res += [f"the labels {_few(g)} differ in their spelling only" for g in lookalikes(task.labels)]
     entities = labels[labels.index.str[:2] == 'B-'].sum().sum()
-    if without_b > SERIOUS*entities: res.append(f"entities that begin with I-: {without_b:,}; they are scored as entities, as seqeval and the CoNLL script do")
+    if without_b > SERIOUS*entities:
+        res.append(f"entities that begin with I-: {without_b:,}; they are scored as entities, as seqeval and the CoNLL script do")
     return res
 
 # %% ../../nbs/api/data/13_report.ipynb #127328e0
