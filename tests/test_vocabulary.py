@@ -1,0 +1,233 @@
+"A trimmed vocabulary: every family of tokenizers and every architecture computes what it did, where a text is divided as before"
+import json, random
+from functools import cache
+import numpy as np, pandas as pd, pytest, torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+from privkd_nb.core import InputError
+from privkd_nb.data.playground import playground_sentences
+from privkd_nb.hub import quietly
+from privkd_nb.models.architectures import ARCHITECTURES
+from privkd_nb.models.tiny import tiny_model
+from privkd_nb.models.tokenizer_file import essential_ids, parts_of, state_of, tokens_of, trim_tokenizer, with_parts, write_tokenizer
+from privkd_nb.models.trim import load_as_saved, save_trimmed, trim_folder, trim_model, trim_student, vocabulary_report
+
+SPECIALS = dict(cls_token='[CLS]', pad_token='[PAD]', sep_token='[SEP]', unk_token='[UNK]', mask_token='[MASK]')
+NAMES = list(SPECIALS.values())
+ROWS = playground_sentences(['de', 'en', 'sw', 'zh'], 4)
+TEXTS = [r['text'] for r in ROWS]
+
+
+def with_frame(tok, ids=(0, 2), kind='template'):
+    if kind == 'template':
+        tok.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1', special_tokens=[('[CLS]', ids[0]), ('[SEP]', ids[1])])
+    if kind == 'roberta': tok.post_processor = processors.RobertaProcessing(('[SEP]', ids[1]), ('[CLS]', ids[0]))
+    if kind == 'bert': tok.post_processor = processors.BertProcessing(('[SEP]', ids[1]), ('[CLS]', ids[0]))
+    return PreTrainedTokenizerFast(tokenizer_object=tok, model_max_length=64, **SPECIALS)
+
+
+def unigram():
+    "As XLM-R, e5 and mDeBERTa: <mask> lies behind the vocabulary"
+    tok = Tokenizer(models.Unigram())
+    tok.normalizer, tok.pre_tokenizer, tok.decoder = normalizers.NFKC(), pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tok.train_from_iterator(TEXTS, trainers.UnigramTrainer(vocab_size=700, special_tokens=NAMES[:4], unk_token='[UNK]', show_progress=False))
+    tok.add_special_tokens(['[MASK]'])
+    return with_frame(tok)
+
+
+def wordpiece():
+    "As BERT: special tokens are not the first ones"
+    tok = Tokenizer(models.WordPiece(unk_token='[UNK]'))
+    tok.normalizer, tok.pre_tokenizer, tok.decoder = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    tok.train_from_iterator(TEXTS, trainers.WordPieceTrainer(vocab_size=700, special_tokens=['[PAD]', *(f'[unused{i}]' for i in range(9)), '[UNK]', '[CLS]', '[SEP]', '[MASK]'], show_progress=False))
+    state = json.loads(tok.to_str())
+    state['added_tokens'] = [t for t in state['added_tokens'] if 'unused' not in t['content']]
+    tok = Tokenizer.from_str(json.dumps(state))
+    return with_frame(tok, (tok.token_to_id('[CLS]'), tok.token_to_id('[SEP]')), 'bert')
+
+
+def byte_level():
+    "As ModernBERT and EuroBERT: special tokens lie behind the vocabulary"
+    tok = Tokenizer(models.BPE())
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tok.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    tok.add_special_tokens(NAMES)
+    tok.add_tokens(['\n\n'])
+    return with_frame(tok, (tok.token_to_id('[CLS]'), tok.token_to_id('[SEP]')), 'roberta')
+
+
+def byte_fallback():
+    "As Gemma and mmBERT: several merges lead to a token, and one of them happens"
+    tok = Tokenizer(models.BPE(unk_token='[UNK]', fuse_unk=True, byte_fallback=True))
+    tok.normalizer = normalizers.Replace(' ', '▁')
+    trainer = trainers.BpeTrainer(vocab_size=500, limit_alphabet=150, special_tokens=['[PAD]', '[SEP]', '[CLS]', '[UNK]', '[MASK]'], show_progress=False)
+    tok.train_from_iterator([w for t in TEXTS for w in t.replace(' ', ' ▁').split(' ')], trainer)
+    state = json.loads(tok.to_str())
+    vocab = state['model']['vocab']
+    for b in range(256): vocab.setdefault(f'<0x{b:02X}>', len(vocab))
+    rank = {tuple(m): i for i,m in enumerate(state['model']['merges'])}
+    more = [(c[:i], c[i:]) for c in vocab for i in range(1, len(c)) if c[:i] in vocab and c[i:] in vocab and c not in NAMES and not c.startswith('<0x')]
+    random.Random(0).shuffle(more)
+    state['model']['merges'] = [list(p) for p in sorted(set(more), key=lambda p: (vocab[p[0]+p[1]], rank.get(p, len(rank)+more.index(p))))]
+    state['padding'] = dict(strategy='BatchLongest', direction='Right', pad_to_multiple_of=None, pad_id=0, pad_type_id=0, pad_token='[PAD]')
+    tok = Tokenizer.from_str(json.dumps(state))
+    tok.decoder = decoders.Sequence([decoders.Replace('▁', ' '), decoders.ByteFallback(), decoders.Fuse()])
+    return with_frame(tok, (2, 1))
+
+
+def suffix():
+    "BPE with a mark at the end of a word, and a prefix of continuations"
+    tok = Tokenizer(models.BPE(unk_token='[UNK]', continuing_subword_prefix='@', end_of_word_suffix='</w>'))
+    tok.pre_tokenizer = pre_tokenizers.Whitespace()
+    tok.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=900, limit_alphabet=150, special_tokens=NAMES, continuing_subword_prefix='@', end_of_word_suffix='</w>', show_progress=False))
+    return with_frame(tok)
+
+
+MAKERS = dict(unigram=unigram, wordpiece=wordpiece, byte_level=byte_level, byte_fallback=byte_fallback, suffix=suffix)
+
+
+@cache
+def made(maker): return MAKERS[maker]()
+
+
+@pytest.fixture(params=MAKERS)
+def tok(request): return made(request.param)
+
+
+def drawn(seed):
+    "A text of known and unknown characters, pieces of words and spaces"
+    rng = random.Random(seed)
+    words = [w for t in rng.sample(TEXTS, 3) for w in t.split()]
+    cut = [w[:rng.randint(1, len(w))] for w in words]
+    return ' '.join(rng.choice([w, c, c+w, w+'ø', '語', w.upper(), '  ']) for w,c in zip(words, cut))
+
+
+def test_texts_whose_tokens_are_kept_are_divided_as_before(tok):
+    "Property: whatever is kept, a text changes only if one of its tokens is gone"
+    rng, unknown, changed = random.Random(1), tok.unk_token_id, 0
+    for seed in range(8):
+        counted = rng.sample(TEXTS, 40)
+        new, old = trim_tokenizer(tok, [i for t in counted for i in tok(t)['input_ids']])
+        kept = set(old.tolist())
+        for text in [*counted, *TEXTS[:40], *map(drawn, range(seed*40, seed*40+40))]:
+            ids = tok(text)['input_ids']
+            same = old[new(text)['input_ids']].tolist() == ids
+            wordpiece = tok.backend_tokenizer.model.__class__.__name__ == 'WordPiece' and unknown in ids     # a shorter match may know the word then
+            assert same == kept.issuperset(ids) or wordpiece, (text, tok.tokenize(text), new.tokenize(text))
+            changed += not same
+    assert changed > 100 and len(new) < len(tok)
+
+
+def test_parts_are_those_that_merges_really_use(tok):
+    "Without the parts of a token, the token is not reached"
+    state = state_of(tok)
+    parts, named = parts_of(state), tokens_of(state)
+    if state['model']['type'] != 'BPE': assert parts == {}; return
+    several = [c for c in parts if sum(a+b == named[c] for a,b in map(tuple, state['model']['merges'])) > 1]
+    assert len(parts) > 100 and (len(several) > 50) == ('<0x0A>' in named.values()), (len(parts), len(several))
+    order = with_parts(range(len(named)), parts)
+    assert sorted(order) == sorted(named) and all(max(map(order.index, p)) < order.index(c) for c,p in list(parts.items())[:50])
+
+
+def test_frames_pairs_padding_and_files_follow(tok, tmp_path):
+    "Special tokens, pairs, padding and truncation are as before, also when the two files are loaded again"
+    new, old = trim_tokenizer(tok, [i for t in TEXTS for i in tok(t)['input_ids']])
+    assert {k: getattr(new, k) for k in SPECIALS} == SPECIALS and len(new) == len(old) == max(new.get_vocab().values())+1
+    assert (new.backend_tokenizer.padding or {}).get('pad_id', new.pad_token_id) == new.pad_token_id
+    write_tokenizer(new, tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert ': ' not in (tmp_path/'tokenizer.json').read_text(encoding='utf-8')[:40] and sorted(p.name for p in tmp_path.iterdir()) == ['tokenizer.json', 'tokenizer_config.json']
+    for one in (new, again):
+        for kw in (dict(), dict(truncation=True, max_length=7), dict(padding='max_length', max_length=30)):
+            a, b = (t(TEXTS[:6], TEXTS[6:12], **kw) for t in (tok, one))
+            assert a.keys() == b.keys() and [old[i].tolist() for i in b['input_ids']] == a['input_ids']
+            for k in set(a)-{'input_ids'}: assert a[k] == b[k]
+        assert one.decode(one(TEXTS[0])['input_ids'], skip_special_tokens=True) == tok.decode(tok(TEXTS[0])['input_ids'], skip_special_tokens=True)
+    assert all(json.loads(json.dumps(x)) for x in [state_of(again)])
+
+
+def test_all_tokens_kept_is_the_same_tokenizer(tok):
+    new, old = trim_tokenizer(tok, list(tokens_of(state_of(tok))))
+    assert old.tolist() == list(tokens_of(state_of(tok))) and new(TEXTS)['input_ids'] == tok(TEXTS)['input_ids']
+    small, kept = trim_tokenizer(tok, [])
+    assert kept.tolist() == with_and_sorted(tok) and small.unk_token_id is not None and small('x')['input_ids']
+
+
+def with_and_sorted(tok): return sorted(with_parts(essential_ids(tok), parts_of(state_of(tok))))
+
+
+@pytest.mark.parametrize('arch,maker', [*((a, 'wordpiece') for a in ARCHITECTURES), *((a, m) for a in ('xlmr', 'bert', 'mmbert') for m in ('unigram', 'byte_fallback'))])
+def test_every_architecture_computes_the_same(arch, maker, tmp_path):
+    "Bit by bit, before and after it was saved, with padding; each family of tokenizers places its special tokens elsewhere"
+    tok = made(maker)
+    ids = dict(pad_token_id=tok.pad_token_id, bos_token_id=tok.cls_token_id, eos_token_id=tok.sep_token_id, cls_token_id=tok.cls_token_id, sep_token_id=tok.sep_token_id)
+    position = dict(max_position_embeddings=66+tok.pad_token_id)
+    model = tiny_model(arch, 2, vocab_size=len(tok)+5, **ids, **position)
+    new, small, old = trim_student(model, tok, [i for t in TEXTS[:9] for i in tok(t)['input_ids']])
+    assert new.config.vocab_size == len(small) == new.get_input_embeddings().num_embeddings < len(tok)
+    assert new.config.pad_token_id == small.pad_token_id == new.get_input_embeddings().padding_idx
+    assert (new.config.bos_token_id, new.config.eos_token_id) == (small.cls_token_id, small.sep_token_id)
+    save_trimmed(new, small, tmp_path)
+    with quietly(): loaded, reads = AutoModelForSequenceClassification.from_pretrained(tmp_path).eval(), AutoTokenizer.from_pretrained(tmp_path)
+    def logits(m, t):
+        enc = {k: v for k,v in t(TEXTS[:9], padding=True, truncation=True, max_length=30, return_tensors='pt').items() if k != 'token_type_ids'}
+        with torch.no_grad(): return m(**enc).logits
+    assert torch.equal(logits(new, small), logits(model, tok)) and torch.equal(logits(loaded, reads), logits(model, tok))
+
+
+@pytest.mark.parametrize('arch', [a for a in ARCHITECTURES if a != 'rembert'])
+def test_output_tables_and_biases_follow(arch):
+    "A masked language model, tied or not, scores the tokens that are kept as before"
+    config = tiny_model(arch, 1).config
+    for tied in (True, False):
+        config.tie_word_embeddings = tied
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            model = AutoModelForMaskedLM.from_config(config).eval()
+            for p in model.parameters(): torch.nn.init.normal_(p, 0, .2)
+        old = np.array([0, 1, 2, *range(4, 120, 3)])
+        new = trim_model(model, old)
+        ids = torch.arange(5, 12)[None]
+        with torch.no_grad(): whole, small = model(torch.as_tensor(old)[ids]).logits, new(ids).logits
+        assert small.shape[-1] == len(old) and torch.allclose(whole[..., old], small, atol=1e-5)
+        assert (new.get_input_embeddings().weight is new.get_output_embeddings().weight) == (model.get_input_embeddings().weight is model.get_output_embeddings().weight)
+
+
+def test_types_mode_and_whole_model_stay():
+    model = tiny_model('xlmr', 1).to(torch.bfloat16).train()
+    before = {k: v.clone() for k,v in model.state_dict().items()}
+    new = trim_model(model, [0, 1, 2, 9])
+    assert new.dtype == torch.bfloat16 and new.training and len(new.get_input_embeddings().weight) == 4
+    assert all(torch.equal(v, before[k]) for k,v in model.state_dict().items()) and model.config.vocab_size == 120
+
+
+def test_report_counts_what_changes(tok):
+    "By hand: the texts that differ, the tokens a word, and the share of tokens without meaning"
+    new, old = trim_tokenizer(tok, [i for t in TEXTS[:60] for i in tok(t)['input_ids']])
+    df = pd.DataFrame([dict(text=r['text'], language=r['language']) for r in ROWS[:120]])
+    report = vocabulary_report(tok, new, old, df)
+    for lang,rows in df.groupby('language'):
+        ids, after = ([t(x, add_special_tokens=False)['input_ids'] for x in rows.text] for t in (tok, new))
+        assert report.changed[lang] == sum(a != old[b].tolist() for a,b in zip(ids, after)) and report.texts[lang] == len(rows)
+        words = sum(len(t.split()) for t in rows.text)
+        assert report.tokens_per_word_after[lang] == pytest.approx(sum(map(len, after))/words)
+    assert report.unknown_after.sum() > report.unknown_before.sum() and report.changed.sum() > 0
+
+
+def test_a_folder_of_another_model_is_refused(tmp_path):
+    tok = made('unigram')
+    model = tiny_model('xlmr', 1, vocab_size=len(tok)-9)
+    with pytest.raises(InputError, match=f'ids up to {len(tok)-1}, but the model.s table has {len(tok)-9} rows'): trim_student(model, tok, [5])
+    with pytest.raises(InputError, match='has no tokenizer'):
+        with quietly(): model.save_pretrained(tmp_path/'bare')
+        trim_folder(tmp_path/'bare', tmp_path/'out', [5])
+    assert not (tmp_path/'out').exists()
+
+
+def test_a_model_without_a_head_keeps_its_class(tmp_path):
+    tok = made('unigram')
+    with quietly(): AutoModel.from_config(tiny_model('bert', 1, vocab_size=len(tok)).config).save_pretrained(tmp_path/'base')
+    write_tokenizer(tok, tmp_path/'base')
+    trim_folder(tmp_path/'base', tmp_path/'small', tok(TEXTS[0])['input_ids'])
+    assert type(load_as_saved(tmp_path/'small')).__name__ == 'BertModel'
