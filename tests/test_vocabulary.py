@@ -10,8 +10,11 @@ from privkd_nb.data.playground import playground_sentences
 from privkd_nb.hub import quietly
 from privkd_nb.models.architectures import ARCHITECTURES
 from privkd_nb.models.tiny import tiny_model
+from privkd_nb.models.tokenizer import train_tokenizer
 from privkd_nb.models.tokenizer_file import essential_ids, parts_of, state_of, tokens_of, trim_tokenizer, with_parts, write_tokenizer
+from privkd_nb.models.token_counts import count_tokens
 from privkd_nb.models.trim import load_as_saved, save_trimmed, trim_folder, trim_model, trim_student, vocabulary_report
+from privkd_nb.models.vocabulary import by_need, choose_vocabulary, held_tokens, may_change, rounded, rows_needed, share_changed, token_order
 
 SPECIALS = dict(cls_token='[CLS]', pad_token='[PAD]', sep_token='[SEP]', unk_token='[UNK]', mask_token='[MASK]')
 NAMES = list(SPECIALS.values())
@@ -89,6 +92,10 @@ MAKERS = dict(unigram=unigram, wordpiece=wordpiece, byte_level=byte_level, byte_
 
 @cache
 def made(maker): return MAKERS[maker]()
+
+
+@cache
+def large(): return train_tokenizer(TEXTS, 4000)
 
 
 @pytest.fixture(params=MAKERS)
@@ -231,3 +238,85 @@ def test_a_model_without_a_head_keeps_its_class(tmp_path):
     write_tokenizer(tok, tmp_path/'base')
     trim_folder(tmp_path/'base', tmp_path/'small', tok(TEXTS[0])['input_ids'])
     assert type(load_as_saved(tmp_path/'small')).__name__ == 'BertModel'
+
+
+FRAME = pd.DataFrame([dict(text=r['text'], language=r['language']) for r in ROWS])
+OWN, HELD, MORE = (FRAME[(FRAME.groupby('language').cumcount() % 40).isin(part)] for part in ((0, 20), (7, 13, 33), range(1, 6)))
+
+
+def test_the_curve_is_what_tokenizing_again_gives(tok):
+    "For every size, the share of changed texts is the one that the trimmed tokenizer shows"
+    v = choose_vocabulary(tok, OWN, HELD, MORE, size='off')
+    assert sorted(v.order) == sorted(tokens_of(state_of(tok)))
+    unknown = tok.backend_tokenizer.model.__class__.__name__ == 'WordPiece' and any(tok.unk_token_id in t for t in tok(list(HELD.text))['input_ids'])
+    assert not unknown                                  # a WordPiece tokenizer may read an unknown word otherwise
+    seen = set()
+    for size in (v.fixed-150, v.fixed-70, v.fixed, v.of):
+        new, old = trim_tokenizer(tok, v.order[:size])
+        assert sorted(old) == sorted(v.order[:size])     # closed: nothing had to be added
+        share = vocabulary_report(tok, new, old, HELD).share_changed
+        assert share.to_dict() == pytest.approx(share_changed(v.needed, size).to_dict())
+        if size >= v.fixed: assert vocabulary_report(tok, new, old, OWN).changed.sum() == 0
+        seen.add(round(share.mean(), 3))
+    assert len(seen) > 2 and 0 in seen
+
+
+def test_the_language_in_need_is_next_step_by_step():
+    "The same order as by counting all texts again before every token"
+    rng = np.random.default_rng(0)
+    held = {l: [np.unique(rng.zipf(1.3, 6) % 60) for _ in range(30)] for l in 'abc'}
+    ranks = {l: rng.permutation(60)[:n] for l,n in dict(a=50, b=40, c=20).items()}
+    have, parts = np.arange(60) < 5, {40: (41, 42), 42: (43, 44)}
+    now, expected, at = have.copy(), [], dict.fromkeys('abc', 0)
+    while any(at[l] < len(ranks[l]) for l in 'abc'):
+        share = {l: np.mean([not now[t].all() for t in held[l]]) if at[l] < len(ranks[l]) else -1 for l in 'abc'}
+        l = max('abc', key=share.get)
+        if not now[i := ranks[l][at[l]]]:
+            new = [j for j in with_parts([i], parts) if not now[j]]
+            now[new] = True; expected += new
+        else: at[l] += 1; continue
+        at[l] += 1
+    assert by_need(ranks, held, have, parts) == expected and have.sum() == 5
+
+
+def test_each_language_has_its_own_rank():
+    "A language with few texts is not pushed out by one with many"
+    tok = made('unigram')
+    few = pd.concat([FRAME[FRAME.language != 'sw'][:400], OWN[OWN.language == 'sw'][:4]])
+    order = token_order(tok, count_tokens(few, tok), {}, {})[0]
+    counts = count_tokens(few, tok)
+    pooled = [*dict.fromkeys([*essential_ids(tok), *np.argsort(-sum(counts.values()), kind='stable')])]
+    held = held_tokens(few, tok)
+    own, all_together = (share_changed(rows_needed(np.array(o), held), 300)['sw'] for o in (order, pooled))
+    assert own == 0 and all_together > .5, (own, all_together)
+
+
+def test_auto_keeps_its_promise_and_says_when_it_cannot():
+    tok = large()
+    v = choose_vocabulary(tok, OWN, HELD, MORE, languages=['de', 'sw'])
+    allowed = {l: may_change(len(n)) for l,n in v.needed.items()}
+    changed = (v.table().share_changed*v.table().texts).round()
+    assert v.fixed <= v.size < v.of and (v.size % 64 == 0) and all(changed[l] <= allowed[l] for l in allowed)
+    smaller = share_changed(v.needed, v.size-64)*v.table().texts
+    assert v.size-64 < v.fixed or any(smaller[l] > allowed[l] for l in allowed)
+    none = choose_vocabulary(tok, OWN, HELD, MORE, languages=['de', 'xx'])
+    assert none.size == none.of and 'no text of xx' in none.rule
+    assert choose_vocabulary(tok, OWN, HELD, size=300).size == 320 == rounded(300, 4000) and choose_vocabulary(tok, OWN, HELD, size='300').record()['rule'] == 'as asked for'
+    for bad in ('3', 'many', -5):
+        with pytest.raises(InputError, match='is no size'): choose_vocabulary(tok, OWN, HELD, size=bad)
+
+
+def test_more_text_is_read_in_the_case_of_the_runs_texts():
+    tok = made('unigram')
+    low, loud = OWN.assign(text=OWN.text.str.lower()), MORE.assign(text=MORE.text.str.upper())
+    def words(own): return choose_vocabulary(tok, own, low, loud, size='off').order.tolist()
+    assert words(low) == choose_vocabulary(tok, low, low, MORE.assign(text=MORE.text.str.lower()), size='off').order.tolist() != words(OWN)
+
+
+def test_held_out_texts_are_not_counted():
+    "Of a language without any, a tenth is held out, and its words are not in the counts"
+    tok = large()
+    v = choose_vocabulary(tok, OWN, HELD[HELD.language != 'de'], size='off')
+    own = OWN[OWN.language == 'de']
+    assert len(v.needed['de']) == len(own)//10 and len(v.needed['sw']) == (HELD.language == 'sw').sum()
+    assert v.fixed < choose_vocabulary(tok, OWN, HELD, size='off').fixed
