@@ -17,6 +17,8 @@ _WHERE = {
     'Study': 'analysis.load', 'load_runs': 'analysis.load', 'choose': 'analysis.compare', 'overall': 'analysis.compare', 'by_language': 'analysis.compare',
     'differences': 'analysis.compare', 'teacher_scores': 'analysis.compare', 'training_band': 'analysis.curves', 'runs_by_seed': 'analysis.examples',
     'example_differences': 'analysis.examples', 'disagreements': 'analysis.examples', 't_interval': 'analysis.stats', 'Explorer': 'apps.explorer',
+    # use
+    'Student': 'runtime',
     # figures and tables
     'use_notebook_renderer': 'figures.style', 'scores_figure': 'figures.comparisons', 'heatmap_figure': 'figures.comparisons',
     'training_figure': 'figures.comparisons', 'fraction_figure': 'figures.comparisons', 'results_figure': 'figures.comparisons',
