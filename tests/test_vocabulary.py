@@ -9,6 +9,7 @@ from privkd_nb.core import InputError
 from privkd_nb.data.playground import playground_sentences
 from privkd_nb.hub import quietly
 from privkd_nb.models.architectures import ARCHITECTURES
+from privkd_nb.models.loading import load_tokenizer
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
 from privkd_nb.models.tokenizer_file import essential_ids, parts_of, state_of, tokens_of, trim_tokenizer, with_parts, write_tokenizer
@@ -164,7 +165,7 @@ def test_all_tokens_kept_is_the_same_tokenizer(tok):
 def with_and_sorted(tok): return sorted(with_parts(essential_ids(tok), parts_of(state_of(tok))))
 
 
-@pytest.mark.parametrize('arch,maker', [*((a, 'wordpiece') for a in ARCHITECTURES), *((a, m) for a in ('xlmr', 'bert', 'mmbert') for m in ('unigram', 'byte_fallback'))])
+@pytest.mark.parametrize('arch,maker', [*((a, 'wordpiece') for a in ARCHITECTURES), *((a, m) for a in ('xlmr', 'xlmr-xl', 'mmbert') for m in ('unigram', 'byte_level'))])
 def test_every_architecture_computes_the_same(arch, maker, tmp_path):
     "Bit by bit, before and after it was saved, with padding; each family of tokenizers places its special tokens elsewhere"
     tok = made(maker)
@@ -301,7 +302,8 @@ def test_auto_keeps_its_promise_and_says_when_it_cannot():
     assert v.size-64 < v.fixed or any(smaller[l] > allowed[l] for l in allowed)
     none = choose_vocabulary(tok, OWN, HELD, MORE, languages=['de', 'xx'])
     assert none.size == none.of and 'no text of xx' in none.rule
-    assert choose_vocabulary(tok, OWN, HELD, size=300).size == 320 == rounded(300, 4000) and choose_vocabulary(tok, OWN, HELD, size='300').record()['rule'] == 'as asked for'
+    assert choose_vocabulary(tok, OWN, HELD, size=300).size == 320 == rounded(300, 4000)
+    assert 'tokens of its own texts are left out' in choose_vocabulary(tok, OWN, HELD, size='300').record()['rule']
     for bad in ('3', 'many', -5):
         with pytest.raises(InputError, match='is no size'): choose_vocabulary(tok, OWN, HELD, size=bad)
 
@@ -320,3 +322,31 @@ def test_held_out_texts_are_not_counted():
     own = OWN[OWN.language == 'de']
     assert len(v.needed['de']) == len(own)//10 and len(v.needed['sw']) == (HELD.language == 'sw').sum()
     assert v.fixed < choose_vocabulary(tok, OWN, HELD, size='off').fixed
+
+
+def test_pairs_and_words_are_counted_beside_plain_text():
+    "A run of pairs, or of labelled words, with more text of another form, also for a language without held-out texts"
+    tok = large()
+    pairs = OWN.assign(text_pair=OWN.text.iloc[::-1].tolist())
+    words = OWN.drop(columns='text').assign(tokens=OWN.text.str.split())
+    for own in (pairs, words):
+        v = choose_vocabulary(tok, own, own[own.language == 'sw'], MORE, languages=['sw', 'de', 'en'], size='off')
+        assert sorted(v.needed) == ['de', 'en', 'sw'] and len(v.needed['sw']) == (own.language == 'sw').sum()
+        new, old = trim_tokenizer(tok, v.keep_ids)
+        assert vocabulary_report(tok, new, old, own).changed.sum() == 0
+
+
+def test_a_real_encoder_for_two_languages(shared_data, shared_base, tmp_path):
+    "Real texts: the folder is smaller, reads two languages as before, and reports the third"
+    tok = load_tokenizer(str(shared_base))
+    df = pd.read_parquet(shared_data/'text'/'sentences.parquet', filters=[('language', 'in', ['de', 'sw', 'th']), ('source', '==', 'tatoeba')])[['text', 'language']]
+    part = df.groupby('language').cumcount() % 4
+    v = choose_vocabulary(tok, df[part == 0], df[part == 1], df[part == 2], ['de', 'sw'])
+    assert v.fixed < v.size < .8*v.of and (v.table().share_changed <= .05).all()
+    report = trim_folder(shared_base, tmp_path/'small', v.keep_ids, df[part == 3])
+    assert (report.share_changed[['de', 'sw']] < .1).all() and report.share_changed['th'] > .5 and report.unknown_after['th'] > report.unknown_before['th']+.1
+    assert (tmp_path/'small'/'tokenizer.json').stat().st_size < .6*(shared_base/'tokenizer.json').stat().st_size
+    with quietly(): models = [AutoModel.from_pretrained(p).eval() for p in (shared_base, tmp_path/'small')]
+    texts = df[(part == 0) & (df.language == 'sw')].text.head(8).tolist()
+    with torch.no_grad(): a, b = (m(**t(texts, padding=True, return_tensors='pt')).last_hidden_state for m,t in zip(models, (tok, load_tokenizer(str(tmp_path/'small')))))
+    assert torch.equal(a, b) and pd.read_parquet(tmp_path/'small'/'vocabulary.parquet').language.tolist() == ['de', 'sw', 'th']

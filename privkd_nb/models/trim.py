@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['token_settings', 'with_new_rows', 'position_shift', 'check_old_ids', 'trim_model', 'check_same', 'trim_student',
-           'fallback_ids', 'words_in', 'vocabulary_report', 'load_as_saved', 'save_trimmed', 'trim_folder']
+           'fallback_ids', 'words_in', 'vocabulary_report', 'readable', 'load_as_saved', 'save_trimmed', 'trim_folder']
 
 # %% ../../nbs/api/models/16_trim.ipynb #0e9cc84f
 import copy
@@ -149,6 +149,16 @@ def vocabulary_report(
                   unknown_before=u/max(1, a), unknown_after=v/max(1, b)) for s in [before.num_special_tokens_to_add(pair='text_pair' in df)]
              for l,(n,c,a,b,u,v) in rows.items()]
     return pd.DataFrame(found).set_index('language').sort_index()
+
+# %% ../../nbs/api/models/16_trim.ipynb #90b50d78
+def readable(
+    report:pd.DataFrame, # From `vocabulary_report`
+)->pd.DataFrame:         # Of texts: changed, tokens a word, unknown
+    "A report as it is read"
+    r = report
+    def both(name, form): return [f'{a:{form}} → {b:{form}}' for a,b in zip(r[f'{name}_before'], r[f'{name}_after'])]
+    changed = [f'{n:,} of {of:,} ({s:.1%})' for n,of,s in zip(r.changed, r.texts, r.share_changed)]
+    return pd.DataFrame({'texts changed': changed, 'tokens a word': both('tokens_per_word', '.2f'), 'unknown': both('unknown', '.1%')}, index=r.index)
 
 # %% ../../nbs/api/models/16_trim.ipynb #579d576a
 def load_as_saved(

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MOST', 'STEP', 'LUCK', 'ranked', 'in_turns', 'held_tokens', 'Unread', 'by_need', 'uncounted', 'token_order',
            'rows_needed', 'share_changed', 'may_change', 'rounded', 'smallest', 'Vocabulary', 'size_of', 'split_off',
-           'choose_vocabulary', 'chosen', 'task_vocabulary']
+           'chosen', 'choose_vocabulary', 'task_vocabulary']
 
 # %% ../../nbs/api/models/15_vocabulary.ipynb #18253718
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from ..data.tasks import Task
 from ..markup import as_markdown, md_text
 from .token_counts import all_lower, count_tokens, in_lower_case, of_languages, read_texts, task_texts, token_chunks
 from .tokenizer_file import alphabet_ids, bare, essential_ids, parts_of, script_of, state_of, tokens_of, with_parts
+from ..phases import counted
 
 # %% ../../nbs/api/models/15_vocabulary.ipynb #093fa95a
 def ranked(
@@ -208,23 +209,35 @@ def size_of(
     raise InputError(f"vocab={size} is no size: special tokens and what stands for unknown characters need {least:,}; give a number of tokens from {rounded(least, of):,} on, auto or off.")
 
 def split_off(
-    own:pd.DataFrame,  # Texts to be counted
-    held:pd.DataFrame, # Texts that are held out
-)->tuple[pd.DataFrame,pd.DataFrame]:
-    "Hold out a tenth of the texts of languages of which none are held out"
-    none = ~own['language'].isin(held['language'].unique())
-    tenth = none & (own.groupby('language').cumcount() % 10 == 9)
-    return own[~tenth], pd.concat([held, own[tenth]])
+    texts:pd.DataFrame, # To be counted
+    held,               # Languages of which some texts are held out
+)->tuple[pd.DataFrame,pd.DataFrame]: # To be counted; held out
+    "Hold out a tenth of the texts of the other languages"
+    tenth = ~texts['language'].isin([*held]) & (texts.groupby('language').cumcount() % 10 == 9)
+    return texts[~tenth], texts[tenth]
 
+# %% ../../nbs/api/models/15_vocabulary.ipynb #703528c3
+def chosen(
+    order:np.ndarray, fixed:int, needed:dict, # As in `Vocabulary`
+    lacking:list,  # Languages without any text
+    most:float,    # Share of texts that may change
+    more:bool,     # Whether more text than the run's own was counted
+)->tuple[int,str]: # The size, and why
+    "The automatic size"
+    if lacking: return len(order), f"no text of {', '.join(lacking)} to choose by, so all tokens are kept; give some (text=), or leave the language out"
+    size = rounded(max(fixed, smallest(needed, most)), len(order))
+    hint = '' if more or size < fixed+STEP else '; more text of these languages (text=) would leave fewer'
+    return size, f'the fewest with which at most {most:.0%} of the texts of every language change{hint}'
+
+# %% ../../nbs/api/models/15_vocabulary.ipynb #c5571718
 def choose_vocabulary(
     tokenizer,          # A fast tokenizer
-    own,                # Texts that must not change, such as a run's training texts: from `read_texts`, or what it reads
+    own,                # Texts whose tokens are kept, such as a run's training texts: from `read_texts`, or what it reads
     held,               # Texts to choose the size by: the same
     text=None,          # More text in the same languages: the same
     languages:list=None,# That are kept; None: those of `own`
     size='auto',        # 'auto', a number of tokens, or 'off'
     most:float=MOST,    # Share of texts that may change in every language
-    progress=None,      # Called with a number of texts, when they are tokenized
 )->Vocabulary:
     "Choose the tokens to keep for some languages"
     own = read_texts(own)
@@ -232,27 +245,16 @@ def choose_vocabulary(
     own, held = of_languages(own, languages), of_languages(read_texts(held), languages)
     more = of_languages(read_texts(text), languages) if text is not None else own[:0]
     if len(more) and len(own) and all_lower(own['tokens' if 'tokens' in own else 'text']): more = in_lower_case(more)
-    (own, held), kw = split_off(own, held), dict(progress=progress)
-    more, held = split_off(more, held)
-    counts, counted = count_tokens(own, tokenizer, **kw), count_tokens(more, tokenizer, **kw)
-    texts = held_tokens(held, tokenizer, **kw)
-    order, least, fixed = token_order(tokenizer, counts, counted, texts)
-    needed, asked = rows_needed(order, texts), size_of(size, least, len(order))
-    if asked: return Vocabulary(order, asked, fixed, needed, 'all tokens' if size == 'off' else 'as asked for')
-    return Vocabulary(order, *chosen(order, fixed, needed, [l for l in languages if l not in texts], most))
-
-# %% ../../nbs/api/models/15_vocabulary.ipynb #703528c3
-def chosen(
-    order:np.ndarray, fixed:int, needed:dict, # As in `Vocabulary`
-    lacking:list,  # Languages without any text
-    most:float,    # Share of texts that may change
-)->tuple[int,int,dict,str]: # The size, and the rest of a `Vocabulary`
-    "The automatic size, and why"
-    if lacking:
-        why = f"no text of {', '.join(lacking)} to choose by, so all tokens are kept; give some (text=), or leave the language out"
-        return len(order), fixed, needed, why
-    size = rounded(max(fixed, smallest(needed, most)), len(order))
-    return size, fixed, needed, f'the fewest with which at most {most:.0%} of the texts of every language change, and none of its own'
+    own, aside = split_off(own, held['language'])
+    more, beside = split_off(more, [*held['language'], *aside['language']])
+    with counted('tokenizing', sum(map(len, (own, more, held, aside, beside))), 'texts') as p:
+        counts, frequent = (count_tokens(d, tokenizer, progress=p.update) for d in (own, more))
+        texts = {l: ids for d in (held, aside, beside) for l,ids in held_tokens(d, tokenizer, progress=p.update).items()}
+    order, least, fixed = token_order(tokenizer, counts, frequent, texts)
+    needed, n = rows_needed(order, texts), size_of(size, least, len(order))
+    if n is None: n, why = chosen(order, fixed, needed, [l for l in languages if l not in texts], most, len(more) > 0)
+    else: why = 'all tokens' if n == len(order) else f'as asked for; {fixed-n:,} tokens of its own texts are left out' if n < fixed else 'as asked for'
+    return Vocabulary(order, n, fixed, needed, why)
 
 # %% ../../nbs/api/models/15_vocabulary.ipynb #3d9c2064
 def task_vocabulary(
