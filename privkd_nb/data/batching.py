@@ -54,8 +54,10 @@ class StepLoader(DataLoader):
 
     def set_epoch(self, epoch:int): self.batch_sampler.set_epoch(epoch)
     def __iter__(self):
-        def put(v): return v.to(self.device, non_blocking=True) if torch.is_tensor(v) and self.device is not None else v
-        for batch in super().__iter__(): yield {k: put(v) for k,v in batch.items()}
+        def put(v):
+            if isinstance(v, dict): return {k: put(o) for k,o in v.items()}
+            return v.to(self.device, non_blocking=True) if torch.is_tensor(v) and self.device is not None else v
+        for batch in super().__iter__(): yield put(batch)
 
 # %% ../../nbs/api/data/12_batching.ipynb #f099831a
 def by_length(

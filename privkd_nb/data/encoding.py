@@ -53,6 +53,10 @@ class Encoded(Dataset):
     @property
     def lengths(self)->np.ndarray: # Tokens of each example
         return np.diff(self.offsets)
+    @property
+    def for_teacher(self)->'Encoded': # Another one in `TwoEncodings`
+        "The same examples as a teacher reads them"
+        return self
 
 def _flat(parts, dtype): # Lists of numbers end to end; None stays None
     return None if parts is None else np.fromiter(chain.from_iterable(parts), dtype, sum(map(len, parts)))

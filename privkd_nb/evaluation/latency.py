@@ -65,17 +65,17 @@ SOME_TIMED = '{} of {} languages were timed within {:g} seconds, from the one wi
 # %% ../../nbs/api/evaluation/01_latency.ipynb #8070d83a
 def language_rows(
     models:dict,         # As in `speed_rows`
-    data:Encoded,        # From `encode`
+    read:dict,           # Name -> what the model reads: an `Encoded` of the same texts
     chosen:np.ndarray,   # Indices of the texts of one language
     batch_size:int,      # Texts per forward pass
-    collate:Collate,     # Pads a batch
     seconds:float,       # Time limit of the first model
 )->list[dict]:           # As in `speed_rows`, without the language
     "Time all models on the same batches: the first one until its time limit, the others as many passes"
-    count, rows, of = None, [], dict(batch_size=batch_size, texts=len(chosen), tokens=data.lengths[chosen].mean())
+    count, rows = None, []
     for name,m in models.items():
-        t = time_forward(m, data, chosen, batch_size, collate, seconds, count)
-        count = len(t)
+        data = read[name]
+        t = time_forward(m, data, chosen, batch_size, Collate(data.pad_id), seconds, count)
+        count, of = len(t), dict(batch_size=batch_size, texts=len(chosen), tokens=data.lengths[chosen].mean())
         times = dict(latency_ms=1000*np.median(t), latency_p95_ms=1000*np.quantile(t, .95), texts_per_second=batch_size*count/t.sum())
         rows.append(dict(model=name, **of, **times))
     return rows
@@ -83,7 +83,7 @@ def language_rows(
 # %% ../../nbs/api/evaluation/01_latency.ipynb #d3d4ae1b
 def speed_rows(
     models:dict,       # Name -> model with a classification head; the slowest first
-    data:Encoded,      # From `encode`
+    data:Encoded|dict, # From `encode`; by name, if the models read the texts in different tokens
     batch_sizes=(1, 64), # Texts per forward pass
     seconds:float=.25, # Time limit per model, language and batch size (but at least 3 passes)
     texts:int=64,      # Maximum texts per language, the same ones in every run
@@ -92,17 +92,19 @@ def speed_rows(
     "Latency and throughput of each model by language and batch size"
     if not len(batch_sizes) or any(b < 1 or b != int(b) for b in batch_sizes):
         raise InputError(f"batch_sizes={batch_sizes!r} cannot be used; give whole numbers from 1, such as (1, 64).")
-    chosen, collate, rows, took, begun = sample_texts(data, texts), Collate(data.pad_id), {}, 0., perf_counter()
+    read = data if isinstance(data, dict) else dict.fromkeys(models, data)
+    data = read[next(iter(models))]
+    chosen, rows, took, begun = sample_texts(data, texts), {}, 0., perf_counter()
     modes, tokens = {k: m.training for k,m in models.items()}, {l: data.lengths[i].mean() for l,i in chosen.items()}
     order, share = spread_order(tokens), min(seconds, budget/(len(models)*len(chosen)*len(batch_sizes)))
     try:
-        for m in models.values():
+        for k,m in models.items():
             m.eval()
-            for b in batch_sizes: time_forward(m, data, chosen[order[0]], b, collate, count=1)  # warm-up
+            for b in batch_sizes: time_forward(m, read[k], chosen[order[0]], b, Collate(read[k].pad_id), count=1)  # warm-up
         for l in tracked(order, 'measuring speed', 'languages'):
             start = perf_counter()
             if rows and start-begun+took > budget: break
-            rows[l] = [r for b in batch_sizes for r in language_rows(models, data, chosen[l], b, collate, share)]
+            rows[l] = [r for b in batch_sizes for r in language_rows(models, read, chosen[l], b, share)]
             took = max(took, perf_counter()-start)
     finally:
         for k,m in models.items(): m.train(modes[k])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READS', 'STATES', 'L', 'F', 'TERMS', 'PAPER', 'RESERVED', 'P', 'Term', 'TermInputs', 'terms_table', 'parse_losses',
            'add_term', 'term', 'term_label', 'check_builtin', 'teacher_terms', 'required_outputs', 'check_pair',
-           'needs_projection', 'check_kind', 'distill_terms']
+           'needs_projection', 'check_kind', 'named_states', 'where_same', 'distill_terms']
 
 # %% ../../nbs/api/losses/02_terms.ipynb #5d27be6f
 import inspect, math
@@ -53,6 +53,10 @@ class Term:
         if not self.reads: raise InputError(f"the term {self.name} reads nothing; choose from {', '.join(READS)}.")
     def __call__(self, student, teacher, batch): return self.fn(student, teacher, batch)
     def __str__(self): return self.name
+    @property
+    def by_token(self)->bool:
+        "Whether it compares the models token by token"
+        return not self.gold and set(self.reads) != {'logits'}
 
 # %% ../../nbs/api/losses/02_terms.ipynb #37352dff
 @dataclass
@@ -68,6 +72,7 @@ class TermInputs:
     compared:Any=None    # (b,) or (b,t) predictions that count, also those without a label; None: where there is a label
     kind:str='sequence'  # One of `KINDS`
     weights:Any=None     # Of gold labels: (c,), or (2,c) of several labels' absence and presence; None: equal ones
+    same:dict|None=None  # Where both models read the same tokens, from `comparable` of `data.two_encodings`; None: everywhere
     @property
     def valid(self):     # (b,) or (b,t)
         if self.compared is not None: return self.compared
@@ -79,8 +84,14 @@ class TermInputs:
     def attention_pairs(self)->list[tuple]: return list(enumerate(self.layers))
     def seen_by(self, t:Term)->'TermInputs':
         "For a term that compares with gold labels, `valid` is where there is a label, for others where there is a prediction; `totals['labels']` is their number"
-        if t.gold or self.compared is None: return replace(self, compared=None)
-        return replace(self, totals=self.totals | dict(labels=self.totals['valid']))
+        own = self.by_token() if t.by_token else self
+        if t.gold or self.compared is None: return replace(own, compared=None)
+        return replace(own, totals=own.totals | dict(labels=own.totals['valid']))
+    def by_token(self)->'TermInputs':
+        "What a term sees that compares token by token: mask, tokens and pairs of the texts that both models read in the same tokens"
+        totals = self.totals | {k: self.totals[f'same_{k}'] for k in ('tokens', 'pairs') if f'same_{k}' in self.totals}
+        mask = self.mask if self.same is None else self.mask.index_select(0, self.same['rows'])[:,:self.same['longest']]
+        return replace(self, totals=totals, mask=mask)
 
 # %% ../../nbs/api/losses/02_terms.ipynb #a61a6c53
 L, F = lazy_import('privkd_nb.losses.logits'), lazy_import('privkd_nb.losses.features')
@@ -260,6 +271,30 @@ def check_kind(
     raise InputError(f"the {wrong[0]} term is not defined for {KINDS[kind]} (it is for {others}); leave {wrong[0]!r} out of losses.")
 
 # %% ../../nbs/api/losses/02_terms.ipynb #948556f3
+def named_states(
+    losses,           # Names of the terms
+    outputs,          # Of one model, from `forward`; None: there is no teacher
+    last:tuple|int|None, # Its number of layers; None: not known
+    terms:dict=TERMS, # Where names are looked up
+):                    # `outputs` with `last`, and with the unnormed last hidden state in its place
+    "The outputs of a model under the names that terms read them by"
+    if outputs is None or last is None: return outputs
+    if any('last' in terms[k].reads for k in losses): outputs = AttrDict(outputs, last=outputs['hidden'].get(last))
+    if P.UNNORMED not in outputs.get('hidden', ()): return outputs
+    return AttrDict(outputs, hidden=outputs['hidden'] | {last: outputs['hidden'][P.UNNORMED]})    # for an inner one of the teacher
+
+def where_same(
+    outputs,    # Of one model, from `forward`
+    same:dict,  # From `comparable`
+    tokens,     # Of the same texts, among the model's tokens
+):              # The same without hidden states and attention of all other texts
+    "What a model put out for the texts that both models read in the same tokens"
+    if outputs is None: return None
+    rows, n = same['rows'], same['longest']
+    states = {k: {i: h.index_select(0, tokens) for i,h in outputs.get(k, {}).items()} for k in ('hidden', 'values')}
+    return AttrDict(outputs, **states, attention={l: a.index_select(0, rows)[:,:,:n,:n] for l,a in outputs.get('attention', {}).items()})
+
+# %% ../../nbs/api/losses/02_terms.ipynb #c9c9065d
 def distill_terms(
     losses,            # Names of the terms
     student,           # Outputs of the student, from `forward`
@@ -268,11 +303,13 @@ def distill_terms(
     terms:dict=TERMS,  # Where names are looked up
 )->dict:               # Scalar by name
     "Each loss term of one batch, unweighted"
-    if batch.last and any('last' in terms[k].reads for k in losses):
-        student, teacher = (o and AttrDict(o, last=o['hidden'].get(n)) for o,n in zip((student, teacher), batch.last))
-    if P.UNNORMED in student.get('hidden', ()):             # its last layer is compared with an inner one of the teacher
-        student = AttrDict(student, hidden=student['hidden'] | {batch.last[0]: student['hidden'][P.UNNORMED]})
-    return {k: _scalar(k, terms[k](student, teacher, batch.seen_by(terms[k]))) for k in losses}
+    def both(s, t): return [named_states(losses, o, n, terms) for o,n in zip((s, t), batch.last or (None, None))]
+    whole, same = both(student, teacher), batch.same
+    alike = whole if same is None else both(where_same(student, same, same['tokens']), where_same(teacher, same, same['teachers_tokens']))
+    def value(t):
+        if t.by_token and same is not None and not len(same['rows']): return 0*student.logits.float().sum()    # no text is the same
+        return t(*(alike if t.by_token else whole), batch.seen_by(t))
+    return {k: _scalar(k, value(terms[k])) for k in losses}
 
 def _scalar(name, v):
     if getattr(v, 'ndim', None) == 0 and hasattr(v, 'backward'): return v

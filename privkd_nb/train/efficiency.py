@@ -98,12 +98,12 @@ def reduce_tables(self:EfficientTraining, model)->str: # Why not; '' if they are
         raise InputError(f"embedding_rows='used' would not be exact: {reason}; use embedding_rows='all'.")
     if reason: return reason
     folder, data = offload_folder(tr.args.output_dir), [d for d in (tr.train_dataset, tr.eval_dataset) if d is not None]
-    used = [np.bincount(d.flat).nonzero()[0] for d in data]
-    self.rows = EmbeddingRows(model, np.concatenate([*used, [tr.train_dataset.pad_id]]), folder)
+    def used(data): return np.concatenate([*(np.bincount(d.flat).nonzero()[0] for d in data), [data[0].pad_id]])
+    self.rows, theirs = EmbeddingRows(model, used(data), folder), [d.for_teacher for d in data]
     self.rows.table.to(tr.args.device)
     tr.optimizer = tr.lr_scheduler = None
     if tr.teacher is not None and tr.teacher_source is None and not why_all_rows(tr.teacher):
-        self.teacher_rows = EmbeddingRows(tr.teacher, self.rows.ids, folder)
+        self.teacher_rows = EmbeddingRows(tr.teacher, self.rows.ids if theirs[0] is data[0] else used(theirs), folder)
     give_back_memory()
     return ''
 

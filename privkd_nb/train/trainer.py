@@ -8,7 +8,7 @@ __all__ = ['batch_totals', 'DistillTrainer']
 # %% ../../nbs/api/train/06_trainer.ipynb #8022b096
 from pathlib import Path
 import torch
-from fastcore.basics import patch
+from fastcore.basics import AttrDict, patch
 from torch import nn
 from transformers import PrinterCallback, Trainer, set_seed
 from ..checkpoints import best_named, check_checkpoint, checkpoint_faults, restore_history, seal_checkpoint, set_aside, whole_checkpoint
@@ -17,7 +17,8 @@ from ..compute.embedding_rows import full_table
 from ..compute.forward import ends_with_norm, forward
 from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, seed_for, write_json
 from ..data.batching import StepLoader, StepSampler
-from ..data.encoding import Collate, batch_counts, model_inputs
+from ..data.encoding import batch_counts, model_inputs
+from ..data.two_encodings import collate_of
 from ..data.weights import class_weights as label_weights
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, predict, with_means
@@ -64,7 +65,7 @@ class DistillTrainer(Trainer):
         self.history, self.train_languages = history or History(), list(train_languages)
         self.efficiency, self.teacher_source, self.totals = efficiency or Efficiency(), teacher_source, {}
         self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0)
-        super().__init__(model=student, data_collator=Collate(kw['train_dataset'].pad_id), **kw)
+        super().__init__(model=student, data_collator=collate_of(kw['train_dataset']), **kw)
         check_kind(self.losses, self.train_dataset.kind)
         weights = label_weights(class_weights, self.train_dataset, model_labels(student)) if class_weights else None
         self.label_weights = None if weights is None else torch.as_tensor(weights, device=self.args.device)
@@ -115,7 +116,7 @@ def make_teacher(self:DistillTrainer): # A `Teacher`, or the shared one
     e, n = self.efficiency, self.teacher.config.num_hidden_layers
     self.teacher.to(self.args.device).eval().requires_grad_(False)
     needed = required_outputs(teacher_terms(self.losses), self.layers, self.attention_on, n)
-    def make(): return Teacher(self.teacher, needed, self.train_dataset, e.cache, e.budget, self.args.bf16)
+    def make(): return Teacher(self.teacher, needed, self.train_dataset.for_teacher, e.cache, e.budget, self.args.bf16)
     with self.args.main_process_first(local=False, desc='computing teacher outputs'):
         source = self.teacher_source.adopt(make, needed, self.args.gradient_accumulation_steps) if self.teacher_source else make()
     self.report['teacher'] = source.how
@@ -136,7 +137,7 @@ def add_recorder(self:DistillTrainer):
 def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
     "The weighted sum of all terms; the terms themselves go to the recorder"
     student = forward(model, inputs, self.needed, self.efficient.unpad)
-    teacher = self.teacher_outputs(inputs) if self.teacher is not None else None
+    teacher = self.teacher_for(inputs) if self.teacher is not None else None
     terms = distill_terms(self.losses, student, teacher, self.term_inputs(model, inputs), self.terms)
     loss = sum(w*terms[k] for k,w in self.losses.items())
     if self.args.world_size > 1 and not self.needed.logits: loss = loss+0*student.logits.float().sum()
@@ -144,6 +145,13 @@ def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_i
     self.recorder.add(loss, terms, self.current_lr)
     loss = loss*self.args.world_size
     return (loss, student) if return_outputs else loss
+
+@patch
+def teacher_for(self:DistillTrainer, inputs)->AttrDict: # As from `forward`
+    "The teacher's outputs for a batch, in its own encoding; the logits of words are moved to where the student has their first tokens"
+    out, at = self.teacher_outputs(inputs.get('teacher', inputs)), inputs.get('word_index')
+    if at is None or out.logits is None: return out
+    return AttrDict(out, logits=out.logits.gather(1, at[:,:,None].expand(*at.shape, out.logits.shape[-1])))
 
 @patch(as_prop=True)
 def current_lr(self:DistillTrainer)->float:
@@ -156,7 +164,7 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     project = getattr(self.accelerator.unwrap_model(model), 'distill_projection', lambda x: x)
     last = self.teacher and (self.model.config.num_hidden_layers, self.teacher.config.num_hidden_layers)
     return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), project, self.temp, last,
-                      inputs['valid'], self.train_dataset.kind, self.label_weights)
+                      inputs['valid'], self.train_dataset.kind, self.label_weights, inputs.get('same'))
 
 # %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
 @patch
@@ -203,7 +211,7 @@ def text_languages(self:DistillTrainer)->list[str]:
 def reference(self:DistillTrainer, data): # A frame from `predict`; None: it is not needed, or there is no teacher
     "The teacher's predictions of texts, some of which have no label"
     if self.teacher is None or data.labelled.all(): return None
-    if id(data) not in self.references: self.references[id(data)] = predict(self.teacher, data)
+    if id(data) not in self.references: self.references[id(data)] = predict(self.teacher, data.for_teacher)
     return self.references[id(data)]
 
 @patch
