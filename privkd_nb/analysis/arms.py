@@ -51,7 +51,7 @@ def arm_names(
 )->list[str]:           # e.g. 'copy_ft · paper'
     "Name each run's arm: its initialization, its losses, and whatever else differs between the runs on one data set"
     rest, varies = {'init', 'losses', 'metric', 'teacher_run', 'texts', *SCENE}, {}
-    configs = [dict(recipe=1, unlabelled='', without_labels='')|c for c in configs]     # what a record leaves out
+    configs = [dict(recipe=1, unlabelled='', without_labels='', vocab='', vocab_text='')|c for c in configs]     # what a record leaves out
     if depth_by_model(configs): rest.add('depth')
     def counts(c, k): return k not in rest and (c[k] != '' or k not in ('base', 'student'))     # '': this run reads none
     for c in configs:
@@ -74,6 +74,11 @@ def _start_words(config): # What the student starts from
     named = PORTIONS.get(depth) if not config.get('layers') else None
     return f"{named or f'layers by the rule {depth}'} of {ORIGINS[init]}"
 
+def _setting_words(setting): # What else tells an arm apart
+    k, _, v = setting.partition('=')
+    if k != 'vocab': return setting
+    return 'with the tokens that its texts need' if v == 'auto' else f'with {int(v):,} tokens'
+
 def arm_words(
     arm:str,     # e.g. 'copy_ft · paper'
     config:dict, # Of one of its runs
@@ -81,7 +86,7 @@ def arm_words(
     "An arm in words: what its student starts from, and what it is trained with"
     _, losses, *more = arm.split(' · ')
     trained = TRAINED.get(losses, f"trained with {losses.replace('+', ' + ')}")
-    return ', '.join([_start_words(config), trained, *more])
+    return ', '.join([_start_words(config), trained, *map(_setting_words, more)])
 
 # %% ../../nbs/api/analysis/01_arms.ipynb #2f319916
 INIT_ORDER = ['scratch', 'copy_base', 'pretrained', 'copy_ft']
@@ -169,6 +174,7 @@ def find_arms(
 
 def _same(k, a, b): # b: None where the name does not say it
     if k == 'depth' and a == 'auto': return b in (None, *AUTO_RULES)
+    if k == 'vocab' and a == 'off': return b is None
     return b is not None and (losses_key(a) == losses_key(b) if k == 'losses' else _number(a) == _number(b))
 
 def find_arm(

@@ -126,8 +126,10 @@ def settings_text(config:dict)->str: # Of a run
 
 def weights_text(card)->str: # An `InitCard`
     "Where a student's weights come from"
+    from privkd_nb.init.student import vocabulary_text
     layers = f", its layers from layers {', '.join(map(str, card.layers))}" if card.share_copied and card.layers else ''
-    return f"{card.share_copied:.0%} of the student's parameters are copied{layers}"
+    own = f'; {v}' if (v := vocabulary_text(card.vocabulary)) else ''
+    return f"{card.share_copied:.0%} of the student's parameters are copied{layers}{own}"
 
 def show_running(run, json:bool=False)->None: # A `Run`
     "What a run that is under way is at"

@@ -49,6 +49,7 @@ def _heading(card): # What the initialization was, and how large the models are
     models = card.get('models') or {}
     sizes = [f"{k} {models[k]['total']/1e6:.1f} M parameters" for k in ('teacher', 'student') if models.get(k, {}).get('total')]
     rule = [f"rule {card['depth']}"] if card['source'] in ('copy_base', 'copy_ft') else []
+    if v := card.get('vocabulary'): sizes.append(f"{v['size']:,} of {v['of']:,} tokens")
     return titled(f"{card['source']}: {what.get(card['source'], card['source'])}", ' · '.join(rule+sizes) or ' ')
 
 # %% ../../nbs/api/figures/03_layermap.ipynb #6dcf0063

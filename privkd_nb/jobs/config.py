@@ -16,7 +16,7 @@ from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, chec
 from ..core import InputError, as_list, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import
 from ..data.languages import find_language
 from ..init.depth import AUTO_RULES, auto_rule, check_fit, resolve_layers
-from ..init.spec import InitSpec
+from ..init.spec import InitSpec, vocab_rule
 from ..losses.terms import parse_losses, term_label
 from ..models.architectures import row_of
 from ..phases import hash_of
@@ -93,6 +93,8 @@ class RunConfig(DataConfig):
     layers:int = _p(0, "student layers; 0: half of the teacher's")
     depth:str = _p('auto', 'which teacher layers: auto (stride_odd, or endpoints for ModernBERT), stride, stride_odd, endpoints, first, last, '
                            'symmetric, random:SEED, or a list')
+    vocab:str = _p('off', "the student's vocabulary: off (the teacher's), auto (what the run's texts need), or how many of the teacher's tokens are kept")
+    vocab_text:str = _p('', "a file or folder of more text with its languages, which vocab counts tokens in; empty: the run's texts alone")
     # ---- training ----------------------------------------------
     losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     class_weights:str = _p('', "what a label's mistakes count in ce, of teacher and student: balanced (rare ones more), or weights by label")
@@ -124,6 +126,7 @@ def settle(self:RunConfig)->None:
     if not isinstance(self.losses, str): parse_losses(self.losses)      # terms of one's own join the table
     for f in fields(self): setattr(self, f.name, typed_value(f.name, getattr(self, f.name), f.type))
     self.fraction = self.fraction or (.1 if self.dataset in CATALOG else 1.)
+    self.vocab = str(vocab_rule(self.vocab))
     self.check()
 
 # %% ../../nbs/api/jobs/00_config.ipynb #dbe63d8f
@@ -141,7 +144,7 @@ def field_groups()->dict[str,list]: # Name of a group -> fields
 @patch
 def init_spec(self:RunConfig)->InitSpec:
     "How the student is initialized"
-    return InitSpec(self.init, self.depth_rule(), self.layers or None, self.parts, self.seed)
+    return InitSpec(self.init, self.depth_rule(), self.layers or None, self.parts, self.seed, vocab=self.vocab)
 
 @patch
 def base_name(self:RunConfig)->str:
@@ -218,6 +221,24 @@ def check_data(self:RunConfig)->None:
     if self.data_dir and not Path(self.data_dir).is_dir():
         raise InputError(f"data_dir={self.data_dir!r} is not a folder; leave it empty to take the data from the hub.")
 
+# %% ../../nbs/api/jobs/00_config.ipynb #7faa4217
+@patch
+def text_files(self:RunConfig)->list[Path]: # Of `vocab_text`
+    "The files of text that a vocabulary is chosen by, besides the run's own"
+    path = Path(self.vocab_text)
+    return [path] if path.is_file() else sorted(p for p in path.glob('*') if p.is_file() and not p.name.startswith('.'))
+
+@patch
+def check_vocab(self:RunConfig)->None:
+    "Raise an `InputError` for text that no vocabulary is chosen by, or that is not there"
+    if not self.vocab_text: return
+    check_path(self.vocab_text, 'vocab_text')
+    if not self.text_files():
+        raise InputError(f"vocab_text={self.vocab_text!r} is no file, and no folder with files; name one with texts and their languages.")
+    if self.vocab != 'off': return
+    raise InputError(f"vocab_text={self.vocab_text!r} is text to choose a vocabulary by, but vocab=off keeps the teacher's; "
+                     "give vocab=auto, or leave vocab_text out.")
+
 # %% ../../nbs/api/jobs/00_config.ipynb #57a4d1ed
 @patch
 def check_numbers(self:RunConfig)->None:
@@ -250,6 +271,7 @@ def check_init(self:RunConfig)->None:
         raise InputError(f"labels={self.labels!r} names the outputs of a teacher of yours; give it as teacher, or leave labels out.")
     if self.init == 'pretrained' and not self.student:
         raise InputError("init='pretrained' needs the small checkpoint: pass its name or folder as student.")
+    self.check_vocab()
     if not (n := self.known_depth()): return
     layers = resolve_layers(rule := self.depth_rule(), n, self.layers or None)
     if self.init in ('copy_base', 'copy_ft') and 'encoder' in self.parts: check_fit(rule, layers, n, self.lacks())
@@ -301,13 +323,20 @@ def of(cls:RunConfig,
 SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'embedding_rows', 'unpadding', 'memory', 'compile',
                 'cache', 'budget') # Where a run is recorded and how it is computed
 NAMED_AS = dict(max_tokens='pieces') # Former names that records keep
-LATER = ('class_weights', 'batching', 'max_tokens', 'labels', 'unlabelled', 'without_labels', *OWN) # In an identity unless they are the default
+LATER = ('vocab', 'vocab_text', 'class_weights', 'batching', 'max_tokens', 'labels', 'unlabelled',
+         'without_labels', *OWN) # In an identity unless they are the default
 
 @patch
 def data_name(self:RunConfig)->str:
     "The data set's name; for the user's own files, as in 'mine.csv@b5bb9d80', with a hash of their content"
     if self.dataset in CATALOG: return self.dataset
     return f'{os.path.basename(os.path.abspath(self.dataset))}@{files_hash(own_files(self.dataset).values())}'
+
+@patch
+def text_content(self:RunConfig)->dict[str,str]: # {} without `vocab_text`
+    "What the text is that a vocabulary is chosen by, by its name and a hash of its content"
+    name = os.path.basename(os.path.abspath(self.vocab_text))
+    return dict(vocab_text=f'{name}@{files_hash(self.text_files())}') if self.vocab_text else {}
 
 @patch
 def copies_hash(self:RunConfig)->str: # '' for the hub, for built-in data and for your own files
@@ -359,4 +388,4 @@ def identity(self:RunConfig)->dict:
     usual = {k for k in LATER if getattr(self, k) == RunConfig.__dataclass_fields__[k].default}
     same = {NAMED_AS.get(k, k): v for k,v in (asdict(self) | dict(depth=self.depth_rule())).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
-    return same | self.data_content() | dict(losses=losses) | self.models_content() | dict(recipe=RECIPE)
+    return same | self.data_content() | self.text_content() | dict(losses=losses) | self.models_content() | dict(recipe=RECIPE)

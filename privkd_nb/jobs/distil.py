@@ -5,15 +5,16 @@
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
            'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'inputs_of',
-           'learning_rate', 'efficiency_of', 'describe_data', 'write_setup', 'remake_setup', 'is_settled',
-           'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer', 'kept_step', 'both_thresholds',
-           'write_scores', 'write_results', 'stop_note', 'times_of', 'check_loaded', 'distil']
+           'learning_rate', 'efficiency_of', 'describe_data', 'describe_vocabulary', 'say_vocabulary', 'write_setup',
+           'remake_setup', 'is_settled', 'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer',
+           'kept_step', 'both_thresholds', 'write_scores', 'write_results', 'stop_note', 'times_of', 'write_end',
+           'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import os, shutil, tempfile, time, warnings
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Iterator, NamedTuple
+from typing import Callable, Iterator, NamedTuple
 import pandas as pd
 from filelock import FileLock
 from transformers import EarlyStoppingCallback, TrainingArguments
@@ -26,6 +27,7 @@ from ..data.encoding import Encoded
 from ..data.report import data_report
 from ..data.tasks import Task, shown_text
 from ..data.token_cache import tokenizer_hash
+from ..data.two_encodings import TwoEncodings
 from ..distributed import folder_to_write, from_main, is_main, wait_for_all
 from ..evaluation.latency import speed_rows
 from ..finding import run_began
@@ -34,7 +36,8 @@ from ..evaluation.thresholds import choose_thresholds, set_thresholds
 from ..init.student import InitCard, init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, losses_for, peak_lr
-from .fine_tune import scored_examples, token_limit, validation_subset
+from .fine_tune import scored_examples, token_limit, validation_subset, with_vocabulary
+from ..losses.terms import TERMS
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
 from ..phases import phase, reporting_to, seconds_by_phase
@@ -141,7 +144,7 @@ def prepare_student(
     task:Task|None=None, # Says what is unusual, when training begins
 )->tuple: # Student and its `InitCard`
     "Initialize the student"
-    student, card = init_student(cfg.init_spec(), models.teacher, models.base)
+    student, card = init_student(cfg.init_spec(), models.teacher, models.base, models.vocabulary and models.vocabulary.old_ids)
     vars(student.config).pop('thresholds', None)                # its teacher's; its own are chosen when it is trained
     if task and card.note and card.note not in task.said: task.said.append(card.note)
     return student, card
@@ -158,21 +161,25 @@ def encode_task(
     cfg:RunConfig,
     task:Task,
     tokenizer,  # The teacher's
-    readers=(), # Models, checked for enough positions
-)->Examples:
+    readers=(), # The teacher, and perhaps the student; checked for enough positions
+    vocabulary=None, # The student's own, from `with_vocabulary`; None: the teacher's
+)->Examples:    # With a vocabulary, each is a `TwoEncodings`
     "Tokenize the data of a run"
     tables = task.rows('train'), validation_subset(task), task.rows('test')
-    data = Examples(*(encode_rows(cfg, task, d, tokenizer, *readers) for d in tables))
-    for m in readers: check_lengths(m, cfg.max_length, *data)
-    return data
+    def encoded(tok): return [encode_rows(cfg, task, d, tok, *readers) for d in tables]
+    theirs = data = encoded(tokenizer)
+    if vocabulary: data = [TwoEncodings(d, t, vocabulary.old_ids) for d,t in zip(encoded(vocabulary.tokenizer), theirs)]
+    for m,read in zip(readers, (theirs, data)): check_lengths(m, cfg.max_length, *read)
+    return Examples(*data)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #623e6bcc
 def inputs_of(
     task:Task, models:Models, card:InitCard,
 )->dict[str,str]: # Hashes of content
     "What a run reads: a run that goes on with anything else would be another run"
+    own = dict(vocabulary=tokenizer_hash(models.student_tokenizer)) if models.vocabulary else {}     # chosen by the texts
     return dict(teacher=weights_hash(models.teacher), source=card.source_hash or '', data=task.fingerprint(),
-                tokenizer=tokenizer_hash(models.tokenizer))
+                tokenizer=tokenizer_hash(models.tokenizer), **own)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #b47ec2f2
 def learning_rate(
@@ -203,6 +210,34 @@ def describe_data(
     evaluated = len(scored_examples(cfg, task, data.validation))
     return dict(**sizes, evaluated=evaluated, **{k: v for k,v in bare.items() if v}, report=report.record())
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #ae5f1738
+def describe_vocabulary(
+    card:InitCard, # Is told how many training texts differ
+    data:Examples, # From `encode_task`
+    about:dict,    # How the vocabulary was chosen, of a `StudentVocabulary`
+)->dict:           # vocabulary, with changed: split -> language -> (texts in other tokens, all); {} for the teacher's
+    "What the record says of a student's own vocabulary"
+    if not card.vocabulary: return {}
+    card.vocabulary |= dict(changed=int((~data.train.same).sum()), texts=len(data.train))
+    return dict(vocabulary=card.vocabulary | (about or {}) | dict(changed={s: d.changed() for s,d in data._asdict().items()}))
+
+def say_vocabulary(
+    task:Task,     # Says it when training begins
+    losses,        # Names of terms
+    card:InitCard, data:Examples, # As in `describe_vocabulary`
+)->None:
+    "Say how many texts a student reads in other tokens; raise an `InputError` where terms have nothing to compare"
+    if not card.vocabulary: return
+    v, by_token, n = card.vocabulary, [k for k in losses if TERMS[k].by_token], int((~data.train.same).sum())
+    if by_token and n == len(data.train):
+        raise InputError(f"losses has {by_token[0]}, which compares token by token, but with vocab={v['rule']} the student reads no text "
+                         f"in its teacher's tokens; keep more tokens, or leave {' and '.join(by_token)} out of losses.")
+    left_out = f' and left out of {", ".join(by_token)}' if by_token and n else ''
+    shares = ', '.join(f'{l} {a/b:.1%}' for l,(a,b) in data.test.changed().items())
+    said = (f"the student keeps {v['size']:,} of its teacher's {v['of']:,} tokens; {n:,} of {len(data.train):,} training texts "
+            f"are read in other tokens{left_out}; of the test texts {shares}")
+    if said not in task.said: task.said.append(said)
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #cf121100
 def write_setup(
     run:Run,
@@ -216,10 +251,10 @@ def write_setup(
     inputs = inputs or inputs_of(task, models, card)
     run.begin(cfg.identity(), describe_environment(
         **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data, models.teacher, student)), train_languages=task.train_languages, inputs=inputs,
-        **(dict(text_languages=task.text_languages) if task.text_languages else {}),
+        **(dict(text_languages=task.text_languages) if task.text_languages else {}), **describe_vocabulary(card, data, models.vocabulary and models.vocabulary.about),
         metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
     source, decides = (models.base, models.base.base_model) if cfg.init == 'copy_base' else (models.teacher, None)   # not a base's new head
-    card.scores = dict(block_influence=cached_influence(source, data.validation, efficiency_of(cfg).cache, decides))
+    card.scores = dict(block_influence=cached_influence(source, data.validation.for_teacher, efficiency_of(cfg).cache, decides))
     card.save(run.path/'init_card.json')
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #c403f5a5
@@ -233,9 +268,9 @@ def remake_setup(
 )->None:
     "Write lost files of a finished run's setup again"
     task = task or load_data(cfg)
-    models = models or load_models(cfg, task)
+    models = with_vocabulary(cfg, task, models or load_models(cfg, task))
     student, card = prepare_student(cfg, models)
-    data = encode_task(cfg, task, models.tokenizer)
+    data = encode_task(cfg, task, models.tokenizer, vocabulary=models.vocabulary)
     if not is_main(): return
     began = run_began(run.path)
     with tempfile.TemporaryDirectory(prefix=f'.{run.path.name}.', dir=run.path.parent) as tmp:
@@ -309,7 +344,7 @@ def make_trainer(
         student, models.teacher, losses_for(cfg.losses, task), card.layers, class_weights=cfg.class_weights,
         train_languages=task.train_languages, efficiency=efficiency_of(cfg),
         args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train,
-        eval_dataset=scored_examples(cfg, task, data.validation), processing_class=models.tokenizer, **trainer_kw)
+        eval_dataset=scored_examples(cfg, task, data.validation), processing_class=models.student_tokenizer, **trainer_kw)
     if cfg.patience: trainer.add_callback(EarlyStoppingCallback(cfg.patience))
     return trainer
 
@@ -326,7 +361,8 @@ def both_thresholds(
     "The thresholds of student and teacher, where a text may have several labels"
     data, seen = trainer.eval_dataset, trainer.train_languages
     if data.kind != 'multilabel': return {}
-    of_teacher = choose_thresholds(teacher, data, seen, teacher_logits(teacher, data, trainer.efficiency.cache))
+    theirs = data.for_teacher
+    of_teacher = choose_thresholds(teacher, theirs, seen, teacher_logits(teacher, theirs, trainer.efficiency.cache))
     return dict(student=set_thresholds(trainer.model, data, seen), teacher=of_teacher)
 
 def write_scores(
@@ -340,7 +376,8 @@ def write_scores(
     cache, thresholds = trainer.efficiency.cache, both_thresholds(trainer, teacher)
     of_teacher = thresholds.get('teacher')
     with phase('scoring the student'): student = predict(trainer.model, test)
-    with phase('scoring the teacher'): preds = dict(student=student, teacher=teacher_predictions(teacher, test, cache, of_teacher))
+    with phase('scoring the teacher'): theirs = teacher_predictions(teacher, test.for_teacher, cache, of_teacher)
+    preds = dict(student=student, teacher=theirs)
     if thresholds: write_json(run.path/'environment.json', run.environment | dict(thresholds=thresholds))
     scores = {role: score_predictions(p, trainer.train_languages, trainer.text_languages, preds['teacher']) for role,p in preds.items()}
     rows = [metric_rows(s, role, 'test', kept_step(trainer)) for role,s in scores.items()]
@@ -362,14 +399,15 @@ def write_results(
     write_scores(run, trainer, models.teacher, test)
     time_limit = dict(seconds=0, texts=4) if cfg.tiny else {}
     with usual_kernel(models.teacher, trainer.model):
-        run.write('speed', speed_rows(dict(teacher=models.teacher, student=trainer.model), test, **time_limit))
+        both, read = dict(teacher=models.teacher, student=trainer.model), dict(teacher=test.for_teacher, student=test)
+        run.write('speed', speed_rows(both, read, **time_limit))
     rows = task.rows('test')
     run.write('texts', rows.assign(text=shown_text(rows))[['id', 'language', 'text']])
     trainer.history.check_folder()
     with phase('saving the student'):
         if any('text_pair' in d for d in (task.test, task.unlabelled)): trainer.model.config.text_pairs = True # `Classifier` says so
         trainer.save_model(run.path/'model')
-        save_tokenizer(models.tokenizer, run.path/'model')
+        save_tokenizer(models.student_tokenizer, run.path/'model')
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #47599797
 def stop_note(run:Run, state)->str:
@@ -388,6 +426,17 @@ def times_of(
     all = since(time.monotonic(), time.process_time())
     return dict(seconds=round(all['seconds'], 1), cpu_seconds=all['cpu'], phases=seconds_by_phase(spent),
                 until_training=since(watcher.status.began, watcher.began_cpu) if watcher.began_cpu else None)
+
+# %% ../../nbs/api/jobs/02_distil.ipynb #6500374e
+def write_end(
+    run:Run, cfg:RunConfig, trainer:DistillTrainer, models:Models, task:Task, test:Encoded, # As in `write_results`
+    times:Callable, # Returns `times_of`, when all is written
+)->None:
+    "Write the results of a trained run, and finish it"
+    write_results(run, cfg, trainer, models, task, test)
+    write_json(run.path/'environment.json', run.environment | times() | dict(efficiency=trainer.report, step=kept_step(trainer)))
+    shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
+    run.finish()
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #ddb46720
 def check_loaded(
@@ -427,9 +476,11 @@ def distil(
             task = task or load_data(cfg)
             models = models or load_models(cfg, task)
             check_loaded(cfg, task, models)
+            models = with_vocabulary(cfg, task, models)
             wait_for_all()
             with preparing(status, 'building the student'): student, card = prepare_student(cfg, models, task)
-            with preparing(status, 'encoding the texts'): data = encode_task(cfg, task, models.tokenizer, (models.teacher, student))
+            with preparing(status, 'encoding the texts'): data = encode_task(cfg, task, models.tokenizer, (models.teacher, student), models.vocabulary)
+            say_vocabulary(task, losses_for(cfg.losses, task), card, data)
             if is_main() and cfg.redo: clear_run(run); status.write('preparing')
             with preparing(status, 'describing data and models'):
                 inputs = inputs_of(task, models, card)
@@ -437,19 +488,14 @@ def distil(
                 wait_for_all()
                 write_setup(Run(folder), cfg, task, models, student, card, data, inputs)
             if is_main(): task.announce()
+            callbacks, history = [ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], History(folder/'history.jsonl')
             with preparing(status, "computing the teacher's outputs"):
-                trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=History(folder/'history.jsonl'),
-                                       callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], **trainer_kw)
+                trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=history, callbacks=callbacks, **trainer_kw)
             status.write('preparing', 'scoring the student before training')
             fit(trainer, checkpoints, models.teacher)
             if watcher.stopped: raise StoppedError(stop_note(run, trainer.state))
             status.write('scoring')
-            if is_main():
-                write_results(run, cfg, trainer, models, task, data.test)
-                took = times_of(start, watcher, spent)
-                write_json(run.path/'environment.json', run.environment | took | dict(efficiency=trainer.report, step=kept_step(trainer)))
-                shutil.rmtree(checkpoints, ignore_errors=True)
-                run.finish()
+            if is_main(): write_end(run, cfg, trainer, models, task, data.test, lambda: times_of(start, watcher, spent))
             status.write('finished')
             wait_for_all()
     return run
