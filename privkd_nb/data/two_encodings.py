@@ -96,6 +96,7 @@ class CollateBoth:
         if 'places' in items[0]: batch['word_index'] = padded_places(items, batch['input_ids'].shape[1])
         return batch | dict(same=comparable(batch, same))
 
+# %% ../../nbs/api/data/16_two_encodings.ipynb #ae6f8c4b
 def padded_places(
     items:list[dict], # With places
     t:int,            # Tokens of the longest example
@@ -103,6 +104,7 @@ def padded_places(
     "Where the teacher's logits of each word stand"
     return torch.from_numpy(np.stack([np.pad(o['places'], (0, t-len(o['places']))) for o in items]))
 
+# %% ../../nbs/api/data/16_two_encodings.ipynb #48378617
 def collate_of(
     data:Encoded, # Training examples
 ):                # From a list of examples to a batch

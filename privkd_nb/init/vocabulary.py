@@ -24,6 +24,7 @@ def plain_texts(
     columns = [c for c in ('text', 'text_pair') if c in df]
     return pd.concat([df[[c, 'language']].rename(columns={c: 'text'}) for c in columns], ignore_index=True)
 
+# %% ../../nbs/api/init/05_vocabulary.ipynb #63cdc62c
 def texts_to_choose_by(
     task:Task,
     more=None,   # More text, as for `read_texts`; None: there is none
@@ -56,6 +57,7 @@ class StudentVocabulary(NamedTuple):
     rule:str           # As in `InitSpec`: 'auto', or a number of tokens
     about:dict         # For a run's record: fixed (tokens that were not in question), why (so many)
 
+# %% ../../nbs/api/init/05_vocabulary.ipynb #be171847
 def student_vocabulary(
     rule:str|int,   # As in `InitSpec`: 'auto', or a number of tokens
     tokenizer,      # The teacher's

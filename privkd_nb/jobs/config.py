@@ -228,6 +228,7 @@ def text_files(self:RunConfig)->list[Path]: # Of `vocab_text`
     path = Path(self.vocab_text)
     return [path] if path.is_file() else sorted(p for p in path.glob('*') if p.is_file() and not p.name.startswith('.'))
 
+# %% ../../nbs/api/jobs/00_config.ipynb #c30f6de8
 @patch
 def check_vocab(self:RunConfig)->None:
     "Raise an `InputError` for text that no vocabulary is chosen by, or that is not there"
@@ -332,12 +333,14 @@ def data_name(self:RunConfig)->str:
     if self.dataset in CATALOG: return self.dataset
     return f'{os.path.basename(os.path.abspath(self.dataset))}@{files_hash(own_files(self.dataset).values())}'
 
+# %% ../../nbs/api/jobs/00_config.ipynb #cf28b698
 @patch
 def text_content(self:RunConfig)->dict[str,str]: # {} without `vocab_text`
     "What the text is that a vocabulary is chosen by, by its name and a hash of its content"
     name = os.path.basename(os.path.abspath(self.vocab_text))
     return dict(vocab_text=f'{name}@{files_hash(self.text_files())}') if self.vocab_text else {}
 
+# %% ../../nbs/api/jobs/00_config.ipynb #4ef6a0c5
 @patch
 def copies_hash(self:RunConfig)->str: # '' for the hub, for built-in data and for your own files
     "A hash of the local copies of a catalog's task"

@@ -221,6 +221,7 @@ def describe_vocabulary(
     card.vocabulary |= dict(changed=int((~data.train.same).sum()), texts=len(data.train))
     return dict(vocabulary=card.vocabulary | (about or {}) | dict(changed={s: d.changed() for s,d in data._asdict().items()}))
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #ae7f517c
 def say_vocabulary(
     task:Task,     # Says it when training begins
     losses,        # Names of terms

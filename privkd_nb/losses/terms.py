@@ -283,6 +283,7 @@ def named_states(
     if P.UNNORMED not in outputs.get('hidden', ()): return outputs
     return AttrDict(outputs, hidden=outputs['hidden'] | {last: outputs['hidden'][P.UNNORMED]})    # for an inner one of the teacher
 
+# %% ../../nbs/api/losses/02_terms.ipynb #513ba1c3
 def where_same(
     outputs,    # Of one model, from `forward`
     same:dict,  # From `comparable`
@@ -311,6 +312,7 @@ def distill_terms(
         return t(*(alike if t.by_token else whole), batch.seen_by(t))
     return {k: _scalar(k, value(terms[k])) for k in losses}
 
+# %% ../../nbs/api/losses/02_terms.ipynb #b0ec5072
 def _scalar(name, v):
     if getattr(v, 'ndim', None) == 0 and hasattr(v, 'backward'): return v
     raise InputError(f"the term {name} returned {v!r:.60}; it must return a tensor with one number, such as x.sum()/b.totals['tokens'].")

@@ -146,6 +146,7 @@ def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_i
     loss = loss*self.args.world_size
     return (loss, student) if return_outputs else loss
 
+# %% ../../nbs/api/train/06_trainer.ipynb #0befb301
 @patch
 def teacher_for(self:DistillTrainer, inputs)->AttrDict: # As from `forward`
     "The teacher's outputs for a batch, in its own encoding; the logits of words are moved to where the student has their first tokens"
@@ -153,11 +154,13 @@ def teacher_for(self:DistillTrainer, inputs)->AttrDict: # As from `forward`
     if at is None or out.logits is None: return out
     return AttrDict(out, logits=out.logits.gather(1, at[:,:,None].expand(*at.shape, out.logits.shape[-1])))
 
+# %% ../../nbs/api/train/06_trainer.ipynb #efa5ddfc
 @patch(as_prop=True)
 def current_lr(self:DistillTrainer)->float:
     "The learning rate of this step"
     return self._get_learning_rate() if self.lr_scheduler else self.args.learning_rate
 
+# %% ../../nbs/api/train/06_trainer.ipynb #eb6c0d5c
 @patch
 def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     "What the terms know of a batch"
