@@ -41,12 +41,14 @@ class TwoEncodings(Encoded):
         student:Encoded, teacher:Encoded, # The same examples
         old_ids:np.ndarray, # As in `same_tokens`
     ):
-        if len(student) != len(teacher): raise InputError(f'the student has {len(student)} examples and the teacher {len(teacher)}; encode the same texts for both.')
+        if len(student) != len(teacher):
+            raise InputError(f'the student has {len(student)} examples and the teacher {len(teacher)}; encode the same texts for both.')
         vars(self).update(vars(student))
         self.teacher, self.old_ids, self.same = teacher, np.asarray(old_ids), same_tokens(student, teacher, old_ids)
 
-    def __getitem__(self, i:int)->dict[str,Any]: # As in `Encoded`; teacher: the same of the teacher's; same; for words their places in the teacher's
-        one, at = super().__getitem__(i) | dict(teacher=self.teacher[i], same=bool(self.same[max(i, 0)])), max(i, 0)
+    def __getitem__(self, i:int)->dict[str,Any]: # As in `Encoded`; teacher: its encoding; same; of words, places in it
+        at = max(i, 0)
+        one = super().__getitem__(i) | dict(teacher=self.teacher[i], same=bool(self.same[at]))
         if self.words is None: return one
         def words(e): return e.words[e.offsets[at]:e.offsets[at+1]]
         places = np.arange(len(one['valid'])) if one['same'] else word_places(words(self), words(self.teacher))

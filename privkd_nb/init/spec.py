@@ -28,7 +28,8 @@ def vocab_rule(
     try: n = int(str(vocab))
     except ValueError: return check_choice('vocab', str(vocab), VOCABS)
     if n > 0: return n
-    raise InputError(f"vocab={vocab} is no number of tokens; give one above 0, 'auto' for what the texts need, or 'off' for the teacher's vocabulary.")
+    raise InputError(f"vocab={vocab} is no number of tokens; give one above 0, 'auto' for what the texts need, "
+                     "or 'off' for the teacher's vocabulary.")
 
 # %% ../../nbs/api/init/00_spec.ipynb #8ebd546b
 @dataclass(frozen=True)

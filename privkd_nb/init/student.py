@@ -281,7 +281,7 @@ def init_student(
     if spec.source in ('pretrained', 'copy_base') and base is None:
         raise InputError(f"init={spec.source!r} needs {SOURCES[spec.source].removeprefix('copied from ')}: pass it as base.")
     if spec.vocab != 'off' and old_ids is None:
-        raise InputError(f"vocab={spec.vocab} needs the tokens that the student keeps; choose them with `student_vocabulary`, and pass its old_ids.")
+        raise InputError(f"vocab={spec.vocab} needs the tokens that are kept; choose them with `student_vocabulary`, and pass its old_ids.")
     m = base.config.num_hidden_layers if spec.source == 'pretrained' else spec.n_layers
     if spec.depth == 'auto': spec = replace(spec, depth=auto_rule(n, m, row.lacks if row else {}))
     layers = resolve_layers(spec.depth, n, m)

@@ -251,8 +251,9 @@ def write_setup(
     "Write configuration, environment and init card"
     inputs = inputs or inputs_of(task, models, card)
     run.begin(cfg.identity(), describe_environment(
-        **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data, models.teacher, student)), train_languages=task.train_languages, inputs=inputs,
-        **(dict(text_languages=task.text_languages) if task.text_languages else {}), **describe_vocabulary(card, data, models.vocabulary and models.vocabulary.about),
+        **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data, models.teacher, student)),
+        train_languages=task.train_languages, inputs=inputs, **(dict(text_languages=task.text_languages) if task.text_languages else {}),
+        **describe_vocabulary(card, data, models.vocabulary and models.vocabulary.about),
         metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
     source, decides = (models.base, models.base.base_model) if cfg.init == 'copy_base' else (models.teacher, None)   # not a base's new head
     card.scores = dict(block_influence=cached_influence(source, data.validation.for_teacher, efficiency_of(cfg).cache, decides))
@@ -277,7 +278,8 @@ def remake_setup(
     with tempfile.TemporaryDirectory(prefix=f'.{run.path.name}.', dir=run.path.parent) as tmp:
         write_setup(new := Run(tmp), cfg, task, models, student, card, data)
         now = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
-        write_json(new.path/'environment.json', new.environment | dict(began=began, remade=now, efficiency=dict(note='not known: this file was lost and made again')))
+        lost = dict(note='not known: this file was lost and made again')
+        write_json(new.path/'environment.json', new.environment | dict(began=began, remade=now, efficiency=lost))
         for name in sorted(names): (new.path/name).replace(run.path/name)
     run.finish()
 
@@ -480,7 +482,8 @@ def distil(
             models = with_vocabulary(cfg, task, models)
             wait_for_all()
             with preparing(status, 'building the student'): student, card = prepare_student(cfg, models, task)
-            with preparing(status, 'encoding the texts'): data = encode_task(cfg, task, models.tokenizer, (models.teacher, student), models.vocabulary)
+            with preparing(status, 'encoding the texts'):
+                data = encode_task(cfg, task, models.tokenizer, (models.teacher, student), models.vocabulary)
             say_vocabulary(task, losses_for(cfg.losses, task), card, data)
             if is_main() and cfg.redo: clear_run(run); status.write('preparing')
             with preparing(status, 'describing data and models'):
@@ -489,9 +492,9 @@ def distil(
                 wait_for_all()
                 write_setup(Run(folder), cfg, task, models, student, card, data, inputs)
             if is_main(): task.announce()
-            callbacks, history = [ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks], History(folder/'history.jsonl')
+            trainer_kw |= dict(history=History(folder/'history.jsonl'), callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks])
             with preparing(status, "computing the teacher's outputs"):
-                trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, history=history, callbacks=callbacks, **trainer_kw)
+                trainer = make_trainer(cfg, task, models, student, card, data, checkpoints, **trainer_kw)
             status.write('preparing', 'scoring the student before training')
             fit(trainer, checkpoints, models.teacher)
             if watcher.stopped: raise StoppedError(stop_note(run, trainer.state))

@@ -52,7 +52,9 @@ def with_teachers_labels(
     "Give a task the labels of a teacher that knows them all, and more; any other teacher is left to `align_outputs`"
     try: labels = taught_labels(stated_labels(cfg.teacher), task.labels, as_list(cfg.labels))
     except InputError: return task                                        # said in full when its weights are loaded
-    if task.divided and len(task.test): task.said.append(f'if the teacher was trained on texts of {Path(cfg.dataset).name}, some of them are test texts now, and its score measures memory')
+    if task.divided and len(task.test):
+        task.said.append(f'if the teacher was trained on texts of {Path(cfg.dataset).name}, some of them are test texts now, '
+                         'and its score measures memory')
     if extra := [l for l in labels if l not in task.labels]:
         few = ', '.join(extra[:5])+(f', … ({len(extra)})' if len(extra) > 5 else '')
         task.said.append(f'the teacher knows {len(extra)} labels that your texts do not have ({few}); the student learns them from the teacher alone')

@@ -122,7 +122,8 @@ def terms_table(): # A pandas frame, a row a term
     "What each term reads, what it needs, and what it takes"
     import pandas as pd
     rows = [dict(term=t.name, what=t.title, reads=', '.join(t.reads), compared_with='gold labels' if t.gold else 'teacher',
-                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), kinds=', '.join(t.kinds), source=t.source, cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
+                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), kinds=', '.join(t.kinds), source=t.source,
+                 cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
     return pd.DataFrame(rows).set_index('term')
 
 # %% ../../nbs/api/losses/02_terms.ipynb #50eb0bb1
@@ -163,7 +164,8 @@ def _known(key): # The name of a term of the table
     return name if name in TERMS else check_choice('losses', name, ['paper', *TERMS])
 
 # %% ../../nbs/api/losses/02_terms.ipynb #5986765b
-RESERVED = ('paper', 'loss', 'learning_rate', 'grad_norm', 'n', 'accuracy', 'micro_f1', 'macro_f1', 'exact_match', 'entity_f1', 'entity_precision', 'entity_recall')
+RESERVED = ('paper', 'loss', 'learning_rate', 'grad_norm', 'n', 'accuracy', 'micro_f1', 'macro_f1', 'exact_match',
+            'entity_f1', 'entity_precision', 'entity_recall')
 
 def add_term(
     t:Term, # With a name that no built-in term has

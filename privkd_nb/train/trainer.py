@@ -22,7 +22,8 @@ from ..data.two_encodings import collate_of
 from ..data.weights import class_weights as label_weights
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, predict, with_means
-from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, distill_terms, needs_projection, parse_losses, required_outputs, teacher_terms
+from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, distill_terms
+from ..losses.terms import needs_projection, parse_losses, required_outputs, teacher_terms
 from ..models.encoders import model_labels
 from ..phases import phase
 from ..record import History
