@@ -13,8 +13,8 @@ from privkd_nb.models.loading import load_tokenizer
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
 from privkd_nb.models.tokenizer_file import essential_ids, parts_of, state_of, tokens_of, trim_tokenizer, with_parts, write_tokenizer
-from privkd_nb.models.token_counts import count_tokens
-from privkd_nb.models.trim import load_as_saved, save_trimmed, trim_folder, trim_model, trim_student, vocabulary_report
+from privkd_nb.models.token_counts import count_tokens, of_languages
+from privkd_nb.models.trim import check_same, load_as_saved, save_trimmed, trim_folder, trim_model, trim_student, vocabulary_report
 from privkd_nb.models.vocabulary import by_need, choose_vocabulary, held_tokens, may_change, rounded, rows_needed, share_changed, token_order
 
 SPECIALS = dict(cls_token='[CLS]', pad_token='[PAD]', sep_token='[SEP]', unk_token='[UNK]', mask_token='[MASK]')
@@ -350,3 +350,20 @@ def test_a_real_encoder_for_two_languages(shared_data, shared_base, tmp_path):
     texts = df[(part == 0) & (df.language == 'sw')].text.head(8).tolist()
     with torch.no_grad(): a, b = (m(**t(texts, padding=True, return_tensors='pt')).last_hidden_state for m,t in zip(models, (tok, load_tokenizer(str(tmp_path/'small')))))
     assert torch.equal(a, b) and pd.read_parquet(tmp_path/'small'/'vocabulary.parquet').language.tolist() == ['de', 'sw', 'th']
+
+
+def test_a_model_that_computes_something_else_is_refused():
+    "Also where the outputs have the same form"
+    model = tiny_model('xlmr', 1)
+    old = np.arange(0, 120, 2).tolist()+[1]
+    new = trim_model(model, sorted(old))
+    check_same(model, new, sorted(old), 1)
+    with torch.no_grad(): new.get_input_embeddings().weight[5] += 1
+    with pytest.raises(InputError, match='computes something else with fewer rows; keep its vocabulary'): check_same(model, new, sorted(old), 1)
+
+
+def test_languages_under_other_names_are_found():
+    df = pd.DataFrame(dict(text=list('abcd'), language=['de', 'German', 'zh', 'pt-BR']))
+    def found(languages): return sorted(zip(*[of_languages(df, languages)[c] for c in ('language', 'text')]))
+    assert found(['de-DE']) == [('de-DE', 'a'), ('de-DE', 'b')] and found(['de']) == [('de', 'a')]
+    assert found(['zh-CN', 'zh-TW']) == [('zh-CN', 'c'), ('zh-TW', 'c')] and found(['pt-PT', 'xx']) == [] and len(of_languages(df, None)) == 4

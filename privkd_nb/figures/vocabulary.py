@@ -33,10 +33,11 @@ def vocabulary_figure(
     for lang,name in zip(colors, plot_names(colors)):
         d = curve[curve['language'] == lang]
         mb = [f' ({m:.1f} MB)' for m in d['mb']] if 'mb' in d else ['']*len(d)
-        fig.add_scatter(x=d['rows'], y=d['share_changed'], name=name, line=dict(color=colors[lang], width=2 if few else 1), text=mb, showlegend=few or colors[lang] != '#BBBBBB',
-                        hovertemplate='%{x:,}%{text}: %{y:.1%}')
+        fig.add_scatter(x=d['rows'], y=d['share_changed'], name=name, line=dict(color=colors[lang], width=2 if few else 1), text=mb,
+                        showlegend=few or colors[lang] != '#BBBBBB', hovertemplate='%{x:,}%{text}: %{y:.1%}')
     fig.add_hline(y=most, line=dict(color='#888888', dash='dot', width=1))
     fig.add_vline(x=size, line=dict(color='#888888', dash='dot', width=1), annotation_text=f'{size:,}', annotation_position='top right')
     worst = curve[curve['rows'] == size]['share_changed'].max()
-    return headed(fig, 'Texts that a smaller vocabulary changes', f'with {size:,} tokens at most {worst:.1%} of the held-out texts of any language', 300,
-                  xaxis=axis('tokens', tickformat=','), yaxis=axis('texts changed', tickformat='.0%', rangemode='tozero'), hovermode='closest')
+    note = f'with {size:,} tokens at most {worst:.1%} of the held-out texts of any language'
+    axes = dict(xaxis=axis('tokens', tickformat=','), yaxis=axis('texts changed', tickformat='.0%', rangemode='tozero'))
+    return headed(fig, 'Texts that a smaller vocabulary changes', note, 300, hovermode='closest', **axes)

@@ -26,7 +26,8 @@ def file_texts(
     "The texts of a file"
     how = Reading(language=path.stem) if path.suffix.lower() == LINES else Reading()
     df, _ = read_columns(path, how, labels=False)
-    if 'language' not in df: raise InputError(f"{path} has no column of languages; add one called language, or give a file a language, such as de.txt.")
+    if 'language' not in df:
+        raise InputError(f"{path} has no column of languages; add one called language, or give a file a language, such as de.txt.")
     return df[[c for c in TEXTS if c in df]]
 
 def read_texts(
@@ -38,7 +39,8 @@ def read_texts(
         raise InputError(f"the table of texts has the columns {', '.join(map(str, source.columns))}; expected text and language.")
     path = Path(source)
     if path.is_file(): return file_texts(path)
-    files = [p for p in sorted(path.glob('*')) if p.suffix.lower() in [*READERS, LINES] and not p.name.startswith('.')] if path.is_dir() else []
+    inside = sorted(path.glob('*')) if path.is_dir() else []
+    files = [p for p in inside if p.suffix.lower() in [*READERS, LINES] and not p.name.startswith('.')]
     if not files: raise InputError(f"{source} is no file or folder of texts; expected {', '.join(READERS)}, or {LINES} with a text a line.")
     return pd.concat([file_texts(p) for p in files], ignore_index=True)
 
@@ -50,12 +52,9 @@ def of_languages(
     "The texts of some languages"
     if languages is None: return df
     names = df['language'].unique()
-    exact = {l: l for l in languages if l in names}
-    near = {n: l for l in languages for n in names if l not in exact and n not in exact and same_language(n, l)}
-    twice = [n for n in near if sum(same_language(n, l) for l in languages) > 1 and n not in languages]
-    own = df['language'].map(exact | {n: l for n,l in near.items() if n not in twice})
-    found = [df.assign(language=own)] + [df[df['language'] == n].assign(language=l) for n in twice for l in languages if l not in exact and same_language(n, l)]
-    return pd.concat(found).dropna(subset='language')
+    def meant(n): return [n] if n in languages else [l for l in languages if l not in names and same_language(n, l)]
+    rows = {n: df[df['language'] == n] for n in names}
+    return pd.concat([df[:0], *(rows[n].assign(language=l) for n in names for l in meant(n))])
 
 # %% ../../nbs/api/models/14_token_counts.ipynb #8755e2a3
 def all_lower(

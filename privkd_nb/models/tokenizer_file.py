@@ -26,7 +26,7 @@ def state_of(
     state = json.loads(tok.backend_tokenizer.to_str())
     kind = state['model'].get('type')
     if kind in KNOWN: return state
-    raise InputError(f"a tokenizer of type {kind!r} cannot be trimmed; those of type {', '.join(KNOWN)} can, or keep the vocabulary (vocab=off).")
+    raise InputError(f"a tokenizer of type {kind!r} cannot be trimmed, only {', '.join(KNOWN)}; keep the vocabulary (vocab=off).")
 
 def model_tokens(
     model:dict,       # Of a `state_of`
@@ -133,7 +133,8 @@ def parts_of(
     ranks, ids = {(a, b): i for i,(a,b,_) in enumerate(merges)}, model['vocab']
     def signs(c):
         inner = c.removeprefix(prefix).removesuffix(end)
-        return [(prefix if i or c.startswith(prefix) else '')+s+(end if i == len(inner)-1 and c.endswith(end) else '') for i,s in enumerate(inner)]
+        first, last = prefix if c.startswith(prefix) else '', end if c.endswith(end) else ''
+        return [(prefix if i else first)+s+(last if i == len(inner)-1 else '') for i,s in enumerate(inner)]
     found = {c: pairs[0] if len(pairs) == 1 else last_merge(c, ranks, signs(c), len(prefix)) or pairs[0] for c,pairs in made.items()}
     return {ids[c]: (ids[a], ids[b]) for c,(a,b) in found.items()}
 
@@ -192,10 +193,11 @@ def trimmed_state(
     ids = {named[i]: n for i,n in new.items()}
     padding = state['padding'] and state['padding'] | dict(pad_id=ids[state['padding']['pad_token']])
     added = [t | dict(id=new[t['id']]) for t in added]
-    return state | dict(model=model, added_tokens=added, padding=padding, post_processor=with_new_ids(state['post_processor'], ids)), np.array(old)
+    new_parts = dict(model=model, added_tokens=added, padding=padding, post_processor=with_new_ids(state['post_processor'], ids))
+    return state | new_parts, np.array(old)
 
 # %% ../../nbs/api/models/13_tokenizer_file.ipynb #9256ad6d
-OWN_RULES = 'added_tokens_decoder', 'add_bos_token', 'add_eos_token', 'auto_map', 'name_or_path' # Settings that tokenizer.json has, or that lead elsewhere
+OWN_RULES = 'added_tokens_decoder', 'add_bos_token', 'add_eos_token', 'auto_map', 'name_or_path' # Settings that are left out
 
 def write_state(
     state:dict,         # From `state_of` or `trimmed_state`
@@ -217,8 +219,8 @@ def settings_beside(
         if now[0]: rules.enable_truncation(**now[0])
         if now[1]: rules.enable_padding(**now[1])
         found = read_object(Path(d)/'tokenizer_config.json')
-    own = dict(tokenizer_class='PreTrainedTokenizerFast', model_input_names=list(tok.model_input_names), model_max_length=tok.model_max_length,
-               padding_side=tok.padding_side, truncation_side=tok.truncation_side)
+    own = dict(tokenizer_class='PreTrainedTokenizerFast', model_input_names=list(tok.model_input_names),
+               model_max_length=tok.model_max_length, padding_side=tok.padding_side, truncation_side=tok.truncation_side)
     return {k: v for k,v in found.items() if k not in OWN_RULES} | own
 
 def write_tokenizer(
@@ -241,7 +243,8 @@ def trim_tokenizer(
     state = state_of(tok)
     named, keep = tokens_of(state), [*essential_ids(tok), *np.asarray(keep_ids, dtype=np.int64)]
     if strange := [int(i) for i in keep if int(i) not in named]:
-        raise InputError(f"{len(strange)} of the ids to keep (first: {strange[0]}) are no tokens of this tokenizer, which has {len(named):,}; take ids that it gave.")
+        raise InputError(f"{len(strange)} of the ids to keep (first: {strange[0]}) are no tokens of this tokenizer; "
+                         "take ids that it gave.")
     small, old = trimmed_state(state, with_parts(keep, parts_of(state)))
     with tempfile.TemporaryDirectory() as d:
         write_state(small, d)

@@ -52,9 +52,11 @@ def check_old_ids(
     "Raise an `InputError` if a model has no such rows, or would lose its padding"
     table = model.get_input_embeddings()
     ids = np.asarray(old_ids)
-    if len(ids) == 0 or (np.diff(ids) <= 0).any(): raise InputError("old_ids are not ascending, each once; take them from `trim_tokenizer`.")
+    if len(ids) == 0 or (np.diff(ids) <= 0).any():
+        raise InputError("old_ids are not ascending, each once; take them from `trim_tokenizer`.")
     if ids[0] < 0 or ids[-1] >= table.num_embeddings:
-        raise InputError(f"old_ids go up to {ids[-1]}, but the model's table has {table.num_embeddings} rows; take the tokenizer that belongs to the model.")
+        raise InputError(f"old_ids go up to {ids[-1]}, but the model's table has {table.num_embeddings} rows; "
+                         "take the tokenizer that belongs to the model.")
     if table.padding_idx is not None and table.padding_idx not in ids:
         raise InputError(f"old_ids lack {table.padding_idx}, the id that the model pads with; keep its special tokens.")
 
@@ -75,7 +77,8 @@ def trim_model(
         if v.shape == shape: return v
         if k in moved: return v[shift:]
         if v.shape[0] == rows and shape == (len(old), *v.shape[1:]): return v[old.to(v.device)]
-        raise InputError(f"{k} of {type(model).__name__} changes from {tuple(v.shape)} to {tuple(shape)} with the vocabulary, which is not known here; keep it (vocab=off).")
+        raise InputError(f"{k} of {type(model).__name__} changes from {tuple(v.shape)} to {tuple(shape)} with the vocabulary, "
+                         "which is not known here; keep it (vocab=off).")
     shapes = {k: v.shape for k,v in new.state_dict().items()}
     new.load_state_dict({k: fitted(k, v, shapes[k]) for k,v in model.state_dict().items()})
     return new.to(model.device)
@@ -96,7 +99,8 @@ def check_same(
     one, two = last(before, old[ids]), last(after, ids)
     for m,mode in zip((before, after), modes): m.train(mode)
     if one.shape == two.shape and torch.equal(one, two): return
-    if one.shape[:-1] == two.shape[:-1] and torch.allclose(one[..., old.to(one.device)], two, atol=1e-5): return     # a masked language model
+    words = two.shape[-1] == len(old) and one.shape[-1] > old[-1]                                # a masked language model scores tokens
+    if words and torch.allclose(one[..., old.to(one.device)], two, atol=1e-5): return
     raise InputError(f"{type(before).__name__} computes something else with fewer rows; keep its vocabulary (vocab=off).")
 
 def trim_student(
@@ -108,7 +112,8 @@ def trim_student(
     named, rows = tokens_of(state_of(tokenizer)), model.get_input_embeddings().num_embeddings
     own = [i for v in token_settings(model.config).values() for i in (v if isinstance(v, list) else [v]) if i in named]
     if highest := [i for i in (max(named),) if i >= rows]:
-        raise InputError(f"the tokenizer has ids up to {highest[0]}, but the model's table has {rows} rows; take the tokenizer that belongs to it.")
+        raise InputError(f"the tokenizer has ids up to {highest[0]}, but the model's table has {rows} rows; "
+                         "take the tokenizer that belongs to it.")
     small, old_ids = trim_tokenizer(tokenizer, [*own, *keep_ids])
     new = trim_model(model, old_ids)
     check_same(model, new, old_ids, small.pad_token_id)
@@ -120,7 +125,7 @@ def fallback_ids(
 )->np.ndarray:      # Of the unknown token and of bytes; of a byte-level tokenizer those beyond ASCII
     "The ids that stand for characters without a token of their own"
     state = state_of(tok)
-    names = {t for t in byte_tokens(state) if len(t) > 1 or 161 <= ord(t) <= 255 or 290 <= ord(t) <= 323}      # how ByteLevel writes 128 to 255
+    names = {t for t in byte_tokens(state) if len(t) > 1 or 161 <= ord(t) <= 255 or 290 <= ord(t) <= 323}  # 128 to 255
     return np.array(sorted({i for i,t in tokens_of(state).items() if t in names} | ({tok.unk_token_id} - {None})), dtype=np.int64)
 
 def words_in(
@@ -145,9 +150,12 @@ def vocabulary_report(
         changed = sum(a != old_ids[b].tolist() for a,b in zip(one, two))
         r += [len(one), changed, *map(len, flat), *(mask[f].sum() for mask,f in zip(lost, flat))]
     words = {l: max(1, words_in(d)) for l,d in df.groupby('language')}
-    found = [dict(language=l, texts=int(n), changed=int(c), share_changed=c/n, tokens_per_word_before=(a-s*n)/words[l], tokens_per_word_after=(b-s*n)/words[l],
-                  unknown_before=u/max(1, a), unknown_after=v/max(1, b)) for s in [before.num_special_tokens_to_add(pair='text_pair' in df)]
-             for l,(n,c,a,b,u,v) in rows.items()]
+    special = before.num_special_tokens_to_add(pair='text_pair' in df)
+    def row(lang, n, changed, a, b, lost_a, lost_b):
+        per_word = dict(tokens_per_word_before=(a-special*n)/words[lang], tokens_per_word_after=(b-special*n)/words[lang])
+        unknown = dict(unknown_before=lost_a/max(1, a), unknown_after=lost_b/max(1, b))
+        return dict(language=lang, texts=int(n), changed=int(changed), share_changed=changed/n) | per_word | unknown
+    found = [row(l, *r) for l,r in rows.items()]
     return pd.DataFrame(found).set_index('language').sort_index()
 
 # %% ../../nbs/api/models/16_trim.ipynb #90b50d78
@@ -158,7 +166,8 @@ def readable(
     r = report
     def both(name, form): return [f'{a:{form}} → {b:{form}}' for a,b in zip(r[f'{name}_before'], r[f'{name}_after'])]
     changed = [f'{n:,} of {of:,} ({s:.1%})' for n,of,s in zip(r.changed, r.texts, r.share_changed)]
-    return pd.DataFrame({'texts changed': changed, 'tokens a word': both('tokens_per_word', '.2f'), 'unknown': both('unknown', '.1%')}, index=r.index)
+    columns = {'texts changed': changed, 'tokens a word': both('tokens_per_word', '.2f'), 'unknown': both('unknown', '.1%')}
+    return pd.DataFrame(columns, index=r.index)
 
 # %% ../../nbs/api/models/16_trim.ipynb #579d576a
 def load_as_saved(
