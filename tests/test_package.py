@@ -56,7 +56,7 @@ def test_a_wheel_works_outside_the_checkout(tmp_path):
     subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', str(tmp_path), str(src)], check=True, timeout=300)
     wheel, = tmp_path.glob('*.whl')
     names = zipfile.ZipFile(wheel).namelist()
-    assert {'privkd_nb/py.typed', 'privkd_nb/notebooks/run.ipynb', 'privkd_nb/notebooks/bench.ipynb', 'privkd_nb/notebooks/bench_whole.ipynb', 'privkd_nb/playground/sw.json', 'privkd_nb/plot_view.js', 'privkd_nb/choices.js', 'privkd_nb/choices.css', 'privkd_nb/sample/study.json', 'privkd_nb/sample/scores.parquet', 'privkd_nb/jupyter/voila/templates/privkd/index.html.j2'} <= set(names)
+    assert {'privkd_nb/py.typed', 'privkd_nb/notebooks/run.ipynb', 'privkd_nb/notebooks/bench.ipynb', 'privkd_nb/notebooks/bench_whole.ipynb', 'privkd_nb/playground/sw.json', 'privkd_nb/plot_view.js', 'privkd_nb/choices.js', 'privkd_nb/file_figures.js', 'privkd_nb/file_explorer.js', 'privkd_nb/choices.css', 'privkd_nb/sample/study.json', 'privkd_nb/sample/scores.parquet', 'privkd_nb/jupyter/voila/templates/privkd/index.html.j2'} <= set(names)
     subprocess.run([sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--target', str(tmp_path/'site'), str(wheel)], check=True, timeout=300)
     code = "import privkd_nb; from privkd_nb.cli.execution import notebook_path; from privkd_nb.data.tasks import load_task; from privkd_nb.apps.explorer import Explorer; print(privkd_nb.__file__, notebook_path(), len(load_task().train), len(Explorer('sample').study))"
     p = python(code, cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path/'site')})

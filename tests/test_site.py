@@ -207,3 +207,8 @@ def test_dollar_signs_of_prices_and_code_are_no_formulas(docs):
     from pages import mathematics, outside_code
     text = 'costs $5 or $10, `$x$`, $x$\n\n```sh\necho $HOME $PATH\n```\n'
     assert re.sub('<math.*?</math>', 'M', outside_code(text, mathematics)) == text.replace(', $x$', ', M')
+
+
+def test_the_gallery_links_the_explorer_as_one_file(site):
+    assert 'href="files/explorer.html"' in (site/'gallery.html').read_text()
+    assert 'id="privkd-data"' in (site/'files'/'explorer.html').read_text(encoding='utf-8')

@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 import yaml
 from nbdev.quarto import refresh_quarto_yml
+from privkd_nb.apps.explorer_file import save_explorer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pages import CFG, DOCS_URL, NBS, PROC, REPOSITORY, ROOT, Page, body, process, read_page
@@ -176,7 +177,7 @@ class Found(HTMLParser):
 def parsed(page): return Found(page)
 
 
-def is_source(page, site): return site/'source' in page.parents          # a module as a page: anchors and no links but to the home page
+def is_source(page, site): return not {site/'source', site/'files'}.isdisjoint(page.parents)   # a module as a page, or a file to take away: no links to other pages
 
 @cache
 def source_text(page): return page.read_text(encoding='utf-8')
@@ -217,6 +218,7 @@ def build(out, use_quarto=False) -> Path:
     roomy(out)
     llms(pages, nav, out)
     for p in pages: write(out/'notebooks'/p.path, (NBS/p.path).read_text(encoding='utf-8'))
+    save_explorer('sample', out/'files'/'explorer.html')
     return out
 
 
