@@ -26,7 +26,6 @@ TEXTS = [r['text'] for r in ROWS]
 def with_frame(tok, ids=(0, 2), kind='template'):
     if kind == 'template':
         tok.post_processor = processors.TemplateProcessing(single='[CLS] $A [SEP]', pair='[CLS] $A [SEP] $B:1 [SEP]:1', special_tokens=[('[CLS]', ids[0]), ('[SEP]', ids[1])])
-    if kind == 'roberta': tok.post_processor = processors.RobertaProcessing(('[SEP]', ids[1]), ('[CLS]', ids[0]))
     if kind == 'bert': tok.post_processor = processors.BertProcessing(('[SEP]', ids[1]), ('[CLS]', ids[0]))
     return PreTrainedTokenizerFast(tokenizer_object=tok, model_max_length=64, **SPECIALS)
 
@@ -58,7 +57,7 @@ def byte_level():
     tok.train_from_iterator(TEXTS, trainers.BpeTrainer(vocab_size=700, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     tok.add_special_tokens(NAMES)
     tok.add_tokens(['\n\n'])
-    return with_frame(tok, (tok.token_to_id('[CLS]'), tok.token_to_id('[SEP]')), 'roberta')
+    return with_frame(tok, (tok.token_to_id('[CLS]'), tok.token_to_id('[SEP]')))
 
 
 def byte_fallback():
@@ -367,3 +366,12 @@ def test_languages_under_other_names_are_found():
     def found(languages): return sorted(zip(*[of_languages(df, languages)[c] for c in ('language', 'text')]))
     assert found(['de-DE']) == [('de-DE', 'a'), ('de-DE', 'b')] and found(['de']) == [('de', 'a')]
     assert found(['zh-CN', 'zh-TW']) == [('zh-CN', 'c'), ('zh-TW', 'c')] and found(['pt-PT', 'xx']) == [] and len(of_languages(df, None)) == 4
+
+
+def test_the_penalty_of_unknown_characters_stays():
+    "It is counted from the lowest score, so a text may depend on a token that it does not use"
+    vocab = [('[UNK]', 0), ('[PAD]', 0), ('a', -1), ('b', -20), ('ab', -1), ('qa', -20), ('rare', -40)]
+    tok = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.Unigram(vocab, unk_id=0)), unk_token='[UNK]', pad_token='[PAD]')
+    assert tok.tokenize('qab') == ['qa', 'b']
+    new, old = trim_tokenizer(tok, [3, 4, 5])
+    assert new.tokenize('qab') == ['qa', 'b'] and old.tolist() == [0, 1, 3, 4, 5, 6]
