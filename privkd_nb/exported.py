@@ -45,7 +45,7 @@ FIELDS = dict(
     labels='in the order of the outputs', thresholds='by label, where a text may have several', metric='what scores are',
     max_length='tokens of a text at most', inputs='the names of the inputs of an ONNX file', formats='format -> file',
     languages='see `LANGUAGES`', vocabulary='how it was trimmed: size, of, rule; null: it was not',
-    scores='language -> score of what is shipped', unknown='language -> share of unknown tokens in held-out texts', created='when')
+    asked='what was asked for: languages, formats, vocab, max_drop, …', scores='language -> score of what is shipped', unknown='language -> share of unknown tokens in held-out texts', created='when')
 NEEDED = 'kind', 'labels', 'max_length', 'inputs', 'formats', 'languages'
 
 def write_manifest(

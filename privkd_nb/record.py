@@ -26,7 +26,7 @@ GROUPS = dict(language='one language', all='mean', seen='mean seen', texts='mean
 SCORES = dict(accuracy='accuracy', micro_f1='micro-F1', macro_f1='macro-F1', entity_f1='entity F1', # What a task is judged by
               agreement='agreement with the teacher')
 DONE, PROGRESS, STOP = 'done.json', 'progress.json', 'stop'
-UNMARKED = (PROGRESS, STOP, 'history.jsonl', 'log.txt', 'request.json', 'run.ipynb', 'run.unfinished.ipynb', 'checkpoints') # Not in the marker
+UNMARKED = (PROGRESS, STOP, 'history.jsonl', 'log.txt', 'request.json', 'run.ipynb', 'run.unfinished.ipynb', 'checkpoints', 'exports') # Not in the marker
 
 # %% ../nbs/api/03_record.ipynb #875d1e74
 EARLIER = {v: k for k,v in GROUPS.items() if k != 'language'}  # How records without groups wrote their means

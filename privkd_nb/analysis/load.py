@@ -76,7 +76,7 @@ def why_not_read(
     if path.name.startswith('.') or path.is_file(): return None
     if not path.is_dir(): return 'a link to nothing'
     names = os.listdir(path)
-    if not names: return None
+    if not names or 'privkd.json' in names: return None              # an exported student
     if 'config.json' not in names: return 'no config.json: not a run, or one that has not started'
     if shown(path.name) != path.name: return 'its name is not UTF-8; rename it'
     return '' if DONE in names else 'unfinished'

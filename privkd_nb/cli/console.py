@@ -12,6 +12,7 @@ from textwrap import fill
 import privkd_nb
 from .bench import BENCH_COMMAND
 from .explore import EXPLORE
+from .export import EXPORT, PUSH
 from .folders import PACK, VERIFY
 from .looking import LIST, PREDICT, SHOW
 from .mirror import MIRROR
@@ -25,6 +26,7 @@ from ..processes import answer_signals, say_last_words
 
 # %% ../../nbs/api/cli/20_console.ipynb #96c70219
 COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, list=LIST, show=SHOW, predict=PREDICT, explore=EXPLORE, html=HTML,
+                export=EXPORT, push=PUSH,
                 pack=PACK, verify=VERIFY, mirror=MIRROR, bench=BENCH_COMMAND)
 
 def about(command:Command)->str:

@@ -17,6 +17,7 @@ from filelock import Timeout
 from ..analysis.load import PACKED, copied_runs, damaged_runs, read_config, read_packed
 from ..checkpoints import checkpoint_faults, lost_rows, restore_history, saved_steps, set_aside
 from ..core import NO_CHECKSUMS, InputError, cache_dir, content_key, file_hash, folder_faults, quarantine, read_checksums, read_json
+from ..finding import NO_RUN
 from ..record import DONE, PROGRESS, History, Run
 from ..train.callbacks import START
 from .config import RunConfig
@@ -118,8 +119,8 @@ def run_faults(
     except OSError as e: return [Fault(path, str(e.filename or ''), f'cannot be read ({e.strerror})', 'give yourself the right to read it')]
 
 def is_run(path:Path)->bool:
-    "Whether a folder holds a run, or what is left of one; a model's own folder is none"
-    if path.name.startswith('.') or path.is_file() or (path/'model.safetensors').exists(): return False
+    "Whether a folder holds a run, or what is left of one; a model's own folder is none, nor that of an exported student"
+    if path.name.startswith('.') or path.is_file() or any((path/name).exists() for name in NO_RUN): return False
     if path.is_symlink() and not path.exists(): return True
     try: return any(os.path.lexists(path/n) for n in (DONE, PROGRESS, 'config.json', 'environment.json', 'metrics.parquet', 'checkpoints'))
     except OSError: return True
