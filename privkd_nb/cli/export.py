@@ -6,13 +6,13 @@
 __all__ = ['EXPORT', 'PUSH', 'numbers', 'export_summary', 'export_command', 'add_export_options', 'push_command',
            'add_push_options']
 
-# %% ../../nbs/api/cli/02_export.ipynb #2a7b1c40
-import argparse
+# %% ../../nbs/api/cli/02_export.ipynb #a0a7c12a
+import argparse, shlex
 from .options import Command
 from ..exported import CARD, FORMATS, Exported
 from ..markup import as_text, visible
 
-# %% ../../nbs/api/cli/02_export.ipynb #1819d87c
+# %% ../../nbs/api/cli/02_export.ipynb #a2152e05
 def numbers(word:str)->str|float: # What was typed, where it is no number
     "A number as it is typed"
     try: return float(word)
@@ -27,9 +27,10 @@ def export_summary(found:Exported)->str:
     t.insert(0, 'mean', 100*mean.score.reindex(t.index))
     forms = dict(mean='{:.1f}', size_mb='{:,.1f}', latency_ms='{:,.1f}', texts_per_second='{:,.0f}')
     formats, use = ', '.join(found.manifest['formats']), "Student" if any(f != 'torch' for f in found.formats) else ''
-    lines = [as_text(t, forms), '', f"exported  {visible(found.path, 0)}", f"{'':10}{found.megabytes:,.1f} MB: {formats}, for {visible(', '.join(found.languages))}",
-             f"{'card':10}{visible(found.path/CARD, 0)}"]
-    how = f"python -c \"from privkd_nb import Student; print(Student('{found.path}')(['a text']))\"" if use else f'privkd predict {found.path} TEXT'
+    lines = [as_text(t, forms), '', f"exported  {visible(found.path, 0)}",
+             f"{'':10}{found.megabytes:,.1f} MB: {formats}, for {visible(', '.join(found.languages))}", f"{'card':10}{visible(found.path/CARD, 0)}"]
+    how = f'privkd predict {shlex.quote(str(found.path))} TEXT'
+    if use: how = f"from privkd_nb import Student; Student({str(found.path)!r})('a text')"
     return '\n'.join([*lines, f"{'try next':10}{visible(how, 0)}"])
 
 def export_command(given:dict)->None:
@@ -40,7 +41,7 @@ def export_command(given:dict)->None:
     with quietly(): found = export_run(given.pop('run'), say=lambda line: print(visible(line, 0), flush=True), **given)
     print(f'\n{export_summary(found)}')
 
-# %% ../../nbs/api/cli/02_export.ipynb #23bea38e
+# %% ../../nbs/api/cli/02_export.ipynb #c3528c69
 def add_export_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->None:
@@ -53,17 +54,18 @@ def add_export_options(
     add('format', 'FORMAT', f"auto (the smallest that no language pays for), or one or more of {', '.join(FORMATS)} (default: auto)")
     add('vocab', 'auto|K|off', 'the vocabulary: trimmed to what texts use, to K tokens, or not at all (default: auto)')
     add('max_drop', 'X', 'how much lower than after training the score of a language may surely be (default: 0.01, one point)')
-    parser.add_argument('--strict', action='store_true', default=None, help='refuse a stage, too, for which three times max_drop cannot be excluded')
+    parser.add_argument('--strict', action='store_true', default=None, help='refuse a stage, too, if three times max_drop cannot be excluded')
     parser.add_argument('--web', action='store_true', default=None, help='with a page that runs the student in the browser')
     add('text', 'PATH', 'more text to choose the vocabulary by: a file or folder, with languages')
     add('texts', 'N', 'test texts a language that are scored, for a quick try (default: all)', type=int)
-    for name,what in dict(dataset="the run's own files", data_dir="local copies of the run's data set", teacher="the run's teacher", base="the run's base model").items():
-        add(name, 'PATH', f'where {what} are now' if name in ('dataset', 'data_dir') else f'where {what} is now')
+    now = dict(dataset="the run's own files are", data_dir="copies of the run's data set are", teacher='its teacher is', base='its base model is')
+    for name,what in now.items(): add(name, 'PATH', f'where {what} now')
     parser.add_argument('--redo', action='store_true', default=None, help='replace an export that is there already')
 
-EXPORT = Command(export_command, add_export_options, ('export last', 'export last --languages de,en --format onnx-int8 --out my_student', 'export runs/3 --texts 100'))
+EXPORT = Command(export_command, add_export_options, (
+    'export last', 'export last --languages de,en --format onnx-int8 --out my_student', 'export runs/3 --texts 100'))
 
-# %% ../../nbs/api/cli/02_export.ipynb #6efb87d5
+# %% ../../nbs/api/cli/02_export.ipynb #74cc2017
 def push_command(given:dict)->None:
     "`privkd push`: publish an exported student on the hub"
     from privkd_nb.export.push import push

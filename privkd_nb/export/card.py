@@ -8,7 +8,7 @@ __all__ = ['PIPELINES', 'LICENCE', 'HOW', 'GIVES', 'APART', 'UNLICENSED', 'CardF
            'origin_lines', 'vocabulary_lines', 'limit_lines', 'fenced', 'machine_words', 'use_parts', 'score_parts',
            'model_card']
 
-# %% ../../nbs/api/export/12_card.ipynb #28230266
+# %% ../../nbs/api/export/12_card.ipynb #98e18566
 import json, re
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from ..init.student import InitCard
 from ..markup import as_markdown, md_code, md_text
 from ..record import GROUPS, SCORES
 
-# %% ../../nbs/api/export/12_card.ipynb #95806df1
+# %% ../../nbs/api/export/12_card.ipynb #c14d9b45
 class CardFacts(NamedTuple):
     "What a model card tells"
     name:str                 # Of the exported student
@@ -47,7 +47,7 @@ class CardFacts(NamedTuple):
         "A stage's scores"
         return self.waterfall[(self.waterfall.stage == stage) & (self.waterfall.group != 'stage')].set_index(['group', 'language'])
 
-# %% ../../nbs/api/export/12_card.ipynb #6604d9cc
+# %% ../../nbs/api/export/12_card.ipynb #9ccba45c
 PIPELINES = dict(sequence='text-classification', multilabel='text-classification', token='token-classification')
 LICENCE = '# license: …  (yours to choose; see https://huggingface.co/docs/hub/repositories-licenses)'
 
@@ -66,11 +66,12 @@ def hub_name(
     name = str(content or '').split('@')[0].split('+')[0]
     return name if re.fullmatch(r'[\w.-]+/[\w.-]+', name) else ''
 
-# %% ../../nbs/api/export/12_card.ipynb #ac921668
+# %% ../../nbs/api/export/12_card.ipynb #5980b410
 def index_rows(facts:CardFacts)->list[dict]:
     "The scores of what is shipped, as the hub lists them"
     rows, data = facts.rows(facts.shipped), Path(str(facts.config['dataset']).split('@')[0]).name
-    metrics = [dict(type=m.metric, name=f"{SCORES.get(m.metric, m.metric)}, {GROUPS[g] if g != 'language' else l}", value=round(float(m.score), 4))
+    def name(g, l, m): return f'{SCORES.get(m.metric, m.metric)}, {l or GROUPS[g]}'
+    metrics = [dict(type=m.metric, name=name(g, l, m), value=round(float(m.score), 4))
                for (g,l),m in rows.iterrows() if np.isfinite(m.score)]
     return [dict(task=dict(type=PIPELINES[facts.manifest['kind']]), dataset=dict(name=data, type=data), metrics=metrics)]
 
@@ -78,14 +79,15 @@ def front_matter(facts:CardFacts)->str:
     "What the hub reads, in YAML"
     bases = [n for n in (hub_name(facts.config.get('teacher')), hub_name(facts.config.get('base'))) if n]
     onnx = any(f != 'torch' for f in facts.manifest['formats'])
-    tags = ['privkd', 'distillation', *(['multilingual'] if len(facts.manifest['languages']['kept']) > 1 else []), *(['onnx', 'transformers.js'] if onnx else [])]
-    fields = dict(language=language_tags(facts.manifest['languages']['kept']), library_name='transformers' if 'torch' in facts.manifest['formats'] else 'onnx',
-                  pipeline_tag=PIPELINES[facts.manifest['kind']], tags=tags, **(dict(base_model=bases[0], base_model_relation='finetune') if bases else {}))
+    m, languages = facts.manifest, language_tags(facts.manifest['languages']['kept'])
+    tags = ['privkd', 'distillation', *['multilingual']*(len(languages) > 1), *['onnx', 'transformers.js']*onnx]
+    fields = dict(language=languages, library_name='transformers' if 'torch' in m['formats'] else 'onnx', pipeline_tag=PIPELINES[m['kind']], tags=tags)
+    if bases: fields |= dict(base_model=bases[0], base_model_relation='finetune')
     index = [dict(name=facts.name, results=index_rows(facts))]
     lines = [f'{k}: {json.dumps(v, ensure_ascii=False)}' for k,v in (fields | {'model-index': index}).items()]
     return '\n'.join(['---', LICENCE, *lines, '---'])
 
-# %% ../../nbs/api/export/12_card.ipynb #3a8aa888
+# %% ../../nbs/api/export/12_card.ipynb #607f8f93
 def python_lines(facts:CardFacts)->list[str]:
     "How to load it in Python"
     m = facts.manifest
@@ -96,16 +98,17 @@ def python_lines(facts:CardFacts)->list[str]:
     several = ', top_k=None' if m['kind'] == 'multilabel' else ''
     return ['from transformers import pipeline', f"student = pipeline('{task}', model='.')", f'student({given}{several})']
 
-# %% ../../nbs/api/export/12_card.ipynb #d377918b
+# %% ../../nbs/api/export/12_card.ipynb #3f9911ea
 def script_lines(facts:CardFacts)->list[str]: # [] for a format that it cannot read
     "How to load it in JavaScript"
     dtype = next((FORMATS[f].dtype for f in facts.manifest['formats'] if FORMATS[f].dtype), '')
     if not dtype: return []
     task, more = PIPELINES[facts.manifest['kind']], ', { top_k: null }' if facts.manifest['kind'] == 'multilabel' else ''
     given = "'a text', { text_pair: 'a second text' }" if facts.manifest.get('pairs') else f"'a text'{more}"
-    return ["import { pipeline } from '@huggingface/transformers';", f"const student = await pipeline('{task}', 'USER/NAME', {{ dtype: '{dtype}' }});", f'await student({given});']
+    made = f"const student = await pipeline('{task}', 'USER/NAME', {{ dtype: '{dtype}' }});"
+    return ["import { pipeline } from '@huggingface/transformers';", made, f'await student({given});']
 
-# %% ../../nbs/api/export/12_card.ipynb #c19f01f7
+# %% ../../nbs/api/export/12_card.ipynb #35e89541
 HOW = dict(seen='with labels', texts='with texts alone', unseen='no') # Was a language trained on?
 
 def language_scores(facts:CardFacts)->pd.DataFrame: # Index: languages, then means
@@ -120,7 +123,7 @@ def language_scores(facts:CardFacts)->pd.DataFrame: # Index: languages, then mea
              'trained student': points('trained'), 'shipped': points(facts.shipped), 'lost since training': words}
     return pd.DataFrame(table, index=pd.Index(names, name='language'))
 
-# %% ../../nbs/api/export/12_card.ipynb #d9abd5a3
+# %% ../../nbs/api/export/12_card.ipynb #9184566f
 def stage_table(facts:CardFacts)->pd.DataFrame: # Index: stages
     "Mean score, the difference to the stage before, the worst language, size and speed of each stage"
     w, rows = facts.waterfall, {}
@@ -128,35 +131,39 @@ def stage_table(facts:CardFacts)->pd.DataFrame: # Index: stages
         own, last = w[(w.stage == stage)], w[(w.stage == stage) & (w.group == 'stage')].iloc[0]
         mean, each = own[own.group == 'all'].iloc[0], own[own.group == 'language'].dropna(subset=['drop'])
         worst = each.loc[each['drop'].idxmax()] if len(each) else None
-        rows[stage] = {'what': STAGES.get(stage, ''), 'mean': 100*mean.score, 'drop': drop_words(*mean[['drop', 'drop_low', 'drop_high']].astype(float)) if pd.notna(mean['drop']) else '',
-                       'worst language': '' if worst is None else f"{worst.language}: {drop_words(*worst[['drop', 'drop_low', 'drop_high']].astype(float))}",
+        def dropped(r): return drop_words(*r[['drop', 'drop_low', 'drop_high']].astype(float)) if pd.notna(r['drop']) else ''
+        rows[stage] = {'what': STAGES.get(stage, ''), 'mean': 100*mean.score, 'drop': dropped(mean),
+                       'worst language': '' if worst is None else f'{worst.language}: {dropped(worst)}',
                        'MB': last.size_mb, 'ms': last.latency_ms, 'texts/s': last.texts_per_second, 'verdict': last.verdict or ''}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('stage')
 
-# %% ../../nbs/api/export/12_card.ipynb #90464a34
+# %% ../../nbs/api/export/12_card.ipynb #3b741614
 def model_words(content:str)->str:
     "A model of a run's identity, in words"
     if name := hub_name(content): return name
     return 'the playground base model' if content == 'playground' else f"a model of its own ({str(content).strip('@')})"
 
-# %% ../../nbs/api/export/12_card.ipynb #d07174d6
+# %% ../../nbs/api/export/12_card.ipynb #0e6997be
 def origin_lines(facts:CardFacts)->list[str]:
     "Initialization, training and data, a line each"
     c, e, card = facts.config, facts.environment, facts.init
     data = Path(str(c['dataset']).split('@')[0]).name
-    teacher = f"fine-tuned from {md_text(model_words(c.get('base', '')))} on the same data set" if c.get('teacher') == 'auto' else md_text(model_words(c.get('teacher', '')))
+    base, teacher = (md_text(model_words(c.get(k, ''))) for k in ('base', 'teacher'))
+    if c.get('teacher') == 'auto': teacher = f'fine-tuned from {base} on the same data set'
     arrows = ', '.join(f'{i} ← {md_text(l)}' for i,l in enumerate(card.layers))
-    copied = f'student layer ← source layer: {arrows}; {card.share_copied:.0%} of the parameters were copied' if card.copied else 'no weight was copied'
+    copied = f'student layer ← source layer: {arrows}; {card.share_copied:.0%} of the parameters were copied'
+    if not card.copied: copied = 'no weight was copied'
     n, sizes = e.get('data', {}), card.models
     texts = ', '.join(f'{n[k]:,} {k}' for k in ('train', 'unlabelled', 'validation', 'test') if n.get(k))
     rows = {'teacher': f"{teacher}; {sizes['teacher']['layers']} layers, {sizes['teacher']['total']/1e6:,.1f} M parameters",
-            'student': f"{sizes['student']['layers']} layers, {sizes['student']['total']/1e6:,.1f} M parameters before its vocabulary was trimmed",
+            'student': f"{sizes['student']['layers']} layers, {sizes['student']['total']/1e6:,.1f} M parameters with its whole vocabulary",
             'initialization': f"{md_code(c['init'])} ({md_text(SOURCES[c['init']])}); {copied}",
-            'losses': f"{md_text(losses_name(c['losses']))}, {c['epochs']} epochs, batches of {c['batch_size']}, seed {c['seed']} (one run; another seed gives other numbers)",
+            'losses': f"{md_text(losses_name(c['losses']))}, {c['epochs']} epochs, batches of {c['batch_size']}",
+            'seed': f"{c['seed']} (one run; another seed gives other numbers)",
             'data': f"{md_text(data)}, {c['fraction']:.0%} of its training texts{f' ({texts} texts)' if texts else ''}"}
     return [f'- {k}: {v}' for k,v in rows.items()]
 
-# %% ../../nbs/api/export/12_card.ipynb #1d527083
+# %% ../../nbs/api/export/12_card.ipynb #7a6bdc4a
 def vocabulary_lines(facts:CardFacts)->list[str]:
     "What trimming has done to the texts of each language"
     v, kept = facts.vocabulary, facts.manifest.get('vocabulary')
@@ -166,11 +173,11 @@ def vocabulary_lines(facts:CardFacts)->list[str]:
                'tokens a word before': t.tokens_per_word_before.round(2), 'after': t.tokens_per_word_after.round(2),
                'unknown before': [f'{u:.2%}' for u in t.unknown_before], 'unknown after': [f'{u:.2%}' for u in t.unknown_after]}
     rule = f" ({md_text(kept['rule'])})" if kept.get('rule') else ''
-    return [f"{kept['size']:,} of {kept['of']:,} tokens were kept{rule}. A text that is tokenized as before gets the same answer to the last bit. "
-            "What the test texts say:", '',
+    return [f"{kept['size']:,} of {kept['of']:,} tokens were kept{rule}. "
+            "A text that is tokenized as before gets the same answer to the last bit. The test texts:", '',
             as_markdown(pd.DataFrame(columns, index=t.index.rename('language')))]
 
-# %% ../../nbs/api/export/12_card.ipynb #11411d9d
+# %% ../../nbs/api/export/12_card.ipynb #e68a25a5
 GIVES = dict(token='each word one of them', multilabel='a text any number of them, by the thresholds in `privkd.json`',
              sequence='every text one of them, also one that has none') # By kind of task
 APART = 'with a trimmed vocabulary their texts fall apart into unknown or tiny pieces'
@@ -186,7 +193,7 @@ def limit_lines(facts:CardFacts)->list[str]:
     if l.get('left_out'): lines.append(f"It was not exported for {named(l['left_out'])}, although its run was scored in these: {APART}.")
     return [f'- {s}' for s in [*lines, *map(md_text, facts.notes)]]
 
-# %% ../../nbs/api/export/12_card.ipynb #8e95f42e
+# %% ../../nbs/api/export/12_card.ipynb #d46e60ff
 UNLICENSED = ("> ⚠ **No licence is stated.** Before you publish this model, add a `license:` line to the head of this file, "
               "and make sure that the licences of the teacher, the base model and the data allow it.")
 
@@ -194,9 +201,10 @@ def fenced(lines:list[str], language:str)->str: return '\n'.join([f'```{language
 
 def machine_words(m:dict)->str:
     "The machine, in a line"
-    return md_text(', '.join(str(v) for v in (m.get('processor'), f"{m['cores']} cores" if m.get('cores') else '', m.get('system')) if v), 0)
+    cores = f"{m['cores']} cores" if m.get('cores') else ''
+    return md_text(', '.join(str(v) for v in (m.get('processor'), cores, m.get('system')) if v), 0)
 
-# %% ../../nbs/api/export/12_card.ipynb #4b818b42
+# %% ../../nbs/api/export/12_card.ipynb #c5c81623
 def use_parts(facts:CardFacts)->list[str]:
     "How to load it, in Python and in JavaScript"
     formats, use, web = facts.manifest['formats'], python_lines(facts), script_lines(facts)
@@ -209,18 +217,22 @@ def score_parts(facts:CardFacts)->list[str]:
     "How good it is, what each stage cost, and what was in doubt"
     judged = [f'- {md_text(s, 0)}' for s in facts.refused] or ['No stage was refused, and none was in doubt.']
     metric = SCORES.get(facts.manifest['metric'], facts.manifest['metric'])
-    return ['## How good it is, by language', f'{metric[:1].upper()}{metric[1:]} on test texts, in points. *Lost* is the difference to the trained student, '
+    return ['## How good it is, by language',
+            f'{metric[:1].upper()}{metric[1:]} on test texts, in points. *Lost* is the difference to the trained student, '
             'with a 95 % interval over texts; positive where something was lost.', as_markdown(language_scores(facts), '{:.1f}'),
-            '## What each stage cost, and what it saved', 'The difference to the stage before it: in the mean over languages, and in the language that lost most. '
-            'MB with the tokenizer; ms for one text, texts/s in calls of 64, both with tokenization.', as_markdown(stage_table(facts), '{:,.1f}'),
-            f'Measured on: {machine_words(facts.machine)}.', '## What was refused, or is in doubt', '\n'.join(judged)]
+            '## What each stage cost, and what it saved',
+            'The difference to the stage before it: in the mean over languages, and in the language that lost most. '
+            'MB with the tokenizer; ms for one text, texts/s in calls of 64, both with tokenization.',
+            as_markdown(stage_table(facts), '{:,.1f}'), f'Measured on: {machine_words(facts.machine)}.', '## What was refused, or is in doubt', '\n'.join(judged)]
 
-# %% ../../nbs/api/export/12_card.ipynb #edea015d
+# %% ../../nbs/api/export/12_card.ipynb #dbf49984
 def model_card(facts:CardFacts)->str:
     "The text of README.md"
     m, layers = facts.manifest, facts.init.models['student']['layers']
     formats = '; '.join(f'{md_code(v)} ({md_text(FORMATS[k].title)})' for k,v in m['formats'].items())
-    about = f"{PIPELINES[m['kind']].replace('-', ' ').capitalize()} in {len(m['languages']['kept'])} languages, by a student of {layers} layers that was distilled from a larger teacher with PrivKD."
+    task, n = PIPELINES[m['kind']].replace('-', ' ').capitalize(), len(m['languages']['kept'])
+    about = f"{task} in {n} language{'s'*(n > 1)}, by a student of {layers} layers that was distilled from a larger teacher with PrivKD."
     lists = {'Vocabulary': vocabulary_lines, 'How it was made': origin_lines, 'Limits': limit_lines}
     more = [p for title,f in lists.items() for p in (f'## {title}', '\n'.join(f(facts)))]
-    return '\n\n'.join([front_matter(facts), f'# {md_text(facts.name)}', UNLICENSED, f'{about} Files: {formats}.', *use_parts(facts), *score_parts(facts), *more])+'\n'
+    top = [front_matter(facts), f'# {md_text(facts.name)}', UNLICENSED, f'{about} Files: {formats}.']
+    return '\n\n'.join([*top, *use_parts(facts), *score_parts(facts), *more])+'\n'

@@ -6,8 +6,8 @@
 __all__ = ['WEIGHTS', 'TASKS', 'ONE', 'MANY', 'folder_megabytes', 'timed_inputs', 'pipeline_call', 'student_call', 'time_rounds',
            'stage_speeds', 'processor', 'machine']
 
-# %% ../../nbs/api/export/14_measured.ipynb #0f8facd3
-import os, platform, statistics
+# %% ../../nbs/api/export/14_measured.ipynb #11977d76
+import copy, os, platform, statistics
 from pathlib import Path
 from time import perf_counter
 from typing import Callable
@@ -19,7 +19,7 @@ from ..models.content import MODEL_FILES
 from ..models.loading import local_files
 from ..phases import phase
 
-# %% ../../nbs/api/export/14_measured.ipynb #0d6f046d
+# %% ../../nbs/api/export/14_measured.ipynb #4a7fd3f9
 WEIGHTS = '*.safetensors', '*.onnx', '*.onnx.data', '*.safetensors.index.json'
 
 def folder_megabytes(
@@ -34,7 +34,7 @@ def folder_megabytes(
     extra = [] if weights is None else [p for p in Path(weights).parent.glob(f'{Path(weights).name}*') if p.is_file()]
     return sum(p.stat().st_size for p in {*plain, *extra})/1e6
 
-# %% ../../nbs/api/export/14_measured.ipynb #2a7bccd6
+# %% ../../nbs/api/export/14_measured.ipynb #019f83ba
 def timed_inputs(
     rows:pd.DataFrame, # As `encode` takes them
     texts:int=64,      # In all, at most
@@ -46,18 +46,21 @@ def timed_inputs(
     if 'tokens' in few: return [list(t) for t in few['tokens']]
     return list(zip(few['text'], few['text_pair'])) if 'text_pair' in few else few['text'].tolist()
 
-# %% ../../nbs/api/export/14_measured.ipynb #34d96bf8
+# %% ../../nbs/api/export/14_measured.ipynb #b796ee81
 TASKS = dict(sequence='text-classification', multilabel='text-classification', token='token-classification') # Of `transformers.pipeline`
 
 def pipeline_call(
     model, tokenizer,
-    kind:str='sequence', # One of `KINDS`
-)->Callable:             # Takes a list of inputs, as from `timed_inputs`
+    kind:str='sequence',  # One of `KINDS`
+    max_length:int=512,   # Tokens of a text at most
+)->Callable:              # Takes a list of inputs, as from `timed_inputs`
     "A model as transformers runs it, tokenization included"
     from transformers import pipeline
-    if not reads_types(model.config): tokenizer.model_input_names = [k for k in tokenizer.model_input_names if k != 'token_type_ids']
-    run = pipeline(TASKS[kind], model=model, tokenizer=tokenizer, device=model.device)
-    several = dict(top_k=None) if kind == 'multilabel' else {}
+    own = copy.deepcopy(tokenizer)
+    if not reads_types(model.config): own.model_input_names = [k for k in own.model_input_names if k != 'token_type_ids']
+    own.model_max_length = max_length
+    run = pipeline(TASKS[kind], model=model, tokenizer=own, device=model.device)
+    several = dict(sequence=dict(truncation=True), multilabel=dict(truncation=True, top_k=None)).get(kind, {})
     def given(x): return ' '.join(x) if isinstance(x, list) else dict(text=x[0], text_pair=x[1]) if isinstance(x, tuple) else x
     return lambda inputs: run([given(x) for x in inputs], batch_size=len(inputs), **several)
 
@@ -70,7 +73,7 @@ def student_call(
         return student(inputs)
     return call
 
-# %% ../../nbs/api/export/14_measured.ipynb #1c519447
+# %% ../../nbs/api/export/14_measured.ipynb #f79167b9
 ONE, MANY = 1, 64 # Texts of a call, for latency and for throughput
 
 def time_rounds(
@@ -107,7 +110,7 @@ def stage_speeds(
     rows = {k: dict(latency_ms=1000*one[k], texts_per_second=MANY/many[k]) for k in calls}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('stage')
 
-# %% ../../nbs/api/export/14_measured.ipynb #3d7f588d
+# %% ../../nbs/api/export/14_measured.ipynb #ad079819
 def processor()->str: # e.g. 'Intel(R) Xeon(R) CPU @ 2.20GHz'; '' if the system does not tell
     "The name of the processor"
     try: lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['typed_paths', 'data_of', 'task_again', 'check_same_data', 'vocabulary_texts']
 
-# %% ../../nbs/api/export/15_texts.ipynb #97e9aa73
+# %% ../../nbs/api/export/15_texts.ipynb #f85dee8e
 from pathlib import Path
 import pandas as pd
 from ..core import InputError, read_json
@@ -19,7 +19,7 @@ from ..models.token_counts import of_languages, read_texts, task_texts
 from ..phases import phase
 from ..record import Run
 
-# %% ../../nbs/api/export/15_texts.ipynb #597d95f5
+# %% ../../nbs/api/export/15_texts.ipynb #e7516f23
 def typed_paths(run:Run)->dict[str,str]: # dataset, data_dir; those that are still there
     "The paths of a run's data, as its notebook has them"
     try: typed = read_json(run.path/'run.ipynb', dict)['metadata']['papermill']['parameters']
@@ -36,10 +36,11 @@ def data_of(
     if name in CATALOG: return name, data_dir or typed.get('data_dir', '')
     path = dataset or typed.get('dataset', '')
     if path and Path(path).exists(): return path, ''
-    raise InputError(f"the data of the run ({name.split('@')[0]}) {'are not in '+repr(path) if path else 'are known by name only'}; say where they are with dataset, "
+    why = f'are not in {path!r}' if path else 'are known by name only'
+    raise InputError(f"the data of the run ({name.split('@')[0]}) {why}; say where they are with dataset, "
                      "give other texts with text, or keep the vocabulary with vocab=off.")
 
-# %% ../../nbs/api/export/15_texts.ipynb #d27d2335
+# %% ../../nbs/api/export/15_texts.ipynb #ef267e01
 def task_again(
     rec:Recorded,
     dataset:str, data_dir:str='', # From `data_of`
@@ -49,8 +50,9 @@ def task_again(
     c = rec.config | changes
     few = c.get('tiny') and c['dataset'] in BUILT_IN and c['languages'] == 'all'
     how = {} if dataset in CATALOG else {k: c.get(k, getattr(Reading(), k)) for k in OWN}
-    return load_task(dataset, **how, data_dir=data_dir or None, languages=TINY['languages'] if few else c['languages'], scenario=c['scenario'],
-                     eval_languages=c.get('eval_languages') or None, fraction=c['fraction'], seed=c['seed'], limit=TINY['rows'] if c.get('tiny') else None,
+    languages, limit = TINY['languages'] if few else c['languages'], TINY['rows'] if c.get('tiny') else None
+    return load_task(dataset, **how, data_dir=data_dir or None, languages=languages, scenario=c['scenario'], limit=limit,
+                     eval_languages=c.get('eval_languages') or None, fraction=c['fraction'], seed=c['seed'],
                      unlabelled=c.get('unlabelled', -1), without_labels=c.get('without_labels', ''), labels=rec.labels)
 
 def check_same_data(rec:Recorded, task:Task)->None:
@@ -60,7 +62,7 @@ def check_same_data(rec:Recorded, task:Task)->None:
     raise InputError(f"the data in {task.name} are not those that the run was trained on; give these with dataset or data_dir, "
                      "other texts with text, or keep the vocabulary with vocab=off.")
 
-# %% ../../nbs/api/export/15_texts.ipynb #5d39aa4c
+# %% ../../nbs/api/export/15_texts.ipynb #14e501cc
 @phase('reading texts')
 def vocabulary_texts(
     rec:Recorded,

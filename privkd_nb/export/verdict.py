@@ -6,7 +6,7 @@
 __all__ = ['UNSURE', 'Verdict', 'check_max_drop', 'judge', 'drop_words', 'verdict_table', 'verdict_words', 'safer_choice',
            'StageRefusedError']
 
-# %% ../../nbs/api/export/11_verdict.ipynb #dfe0d09a
+# %% ../../nbs/api/export/11_verdict.ipynb #b180250d
 from typing import NamedTuple
 import numpy as np, pandas as pd
 from ..core import InputError
@@ -15,7 +15,7 @@ from ..exported import FORMATS
 from ..markup import as_text
 from ..record import GROUPS
 
-# %% ../../nbs/api/export/11_verdict.ipynb #c8e4d8d7
+# %% ../../nbs/api/export/11_verdict.ipynb #4fed35f1
 UNSURE = 3 # Times `max_drop`: a drop that should be excluded in every language
 
 class Verdict(NamedTuple):
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
         "'refused', 'unsure' or 'passed'"
         return 'refused' if self.broken or self.strict and self.doubtful else 'unsure' if self.doubtful else 'passed'
 
-# %% ../../nbs/api/export/11_verdict.ipynb #db59e1cf
+# %% ../../nbs/api/export/11_verdict.ipynb #766ff704
 def check_max_drop(
     max_drop:float, # As the user gave it
 )->float:
@@ -60,7 +60,7 @@ def judge(
     frame = rows[(rows.group != 'stage') & np.isfinite(rows.lost.astype(float))]
     return Verdict(rows.stage.iloc[0], frame.reset_index(drop=True), check_max_drop(max_drop), strict)
 
-# %% ../../nbs/api/export/11_verdict.ipynb #2326c56e
+# %% ../../nbs/api/export/11_verdict.ipynb #4e7eb9af
 def drop_words(
     lost:float, low:float, high:float, # Shares
 )->str:
@@ -75,16 +75,18 @@ def verdict_table(v:Verdict)->pd.DataFrame: # Index: languages, the worst first,
     points = {k: (100*f[c]).round(1).values for k,c in dict(score='score', drop='lost', low='lost_low', high='lost_high').items()}
     return pd.DataFrame(dict(points, texts=f.texts.values), index=index)
 
-# %% ../../nbs/api/export/11_verdict.ipynb #c3c29ea8
+# %% ../../nbs/api/export/11_verdict.ipynb #35e3cac4
 def verdict_words(v:Verdict)->str:
     "A verdict in a sentence"
     f = v.frame.assign(name=[l or GROUPS[g] for g,l in zip(v.frame.group, v.frame.language)]).set_index('name')
-    def listed(names): return ', '.join(f"{n} ({drop_words(*f.loc[n, ['lost', 'lost_low', 'lost_high']])})" for n in names[:4])+(f' and {len(names)-4} more' if len(names) > 4 else '')
+    def shown(n): return f"{n} ({drop_words(*f.loc[n, ['lost', 'lost_low', 'lost_high']])})"
+    def listed(names): return ', '.join(map(shown, names[:4]))+f' and {len(names)-4} more'*(len(names) > 4)
     if v.broken: return f'{v.stage} has surely lost more than {100*v.max_drop:g} points since training in {listed(v.broken)}'
-    if v.doubtful: return f'{v.stage} may have lost {100*UNSURE*v.max_drop:g} points or more since training in {listed(v.doubtful)}, which the test texts cannot exclude'
-    return f'{v.stage} has lost less than {100*UNSURE*v.max_drop:g} points since training in every language'
+    most = f'{100*UNSURE*v.max_drop:g} points'
+    if v.doubtful: return f'{v.stage} may have lost {most} or more since training in {listed(v.doubtful)}, which the test texts cannot exclude'
+    return f'{v.stage} has lost less than {most} since training in every language'
 
-# %% ../../nbs/api/export/11_verdict.ipynb #4dd2ae12
+# %% ../../nbs/api/export/11_verdict.ipynb #ffee49f7
 def safer_choice(
     stage:str, # One of `STAGES`
 )->str:        # As an option of `privkd export`; '': there is none

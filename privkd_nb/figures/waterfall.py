@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['SCALE', 'MOST', 'stage_names', 'worst_first', 'stage_label', 'language_cells', 'mean_bars', 'waterfall_figure']
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #385b385d
+# %% ../../nbs/api/figures/07_waterfall.ipynb #79c12555
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .style import COLORS, MARKS, empty_figure, headed, plot_names, score_name
 from ..markup import plot_text
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #6ce78079
+# %% ../../nbs/api/figures/07_waterfall.ipynb #50555394
 def stage_names(
     frame:pd.DataFrame, # A waterfall
 )->list[str]:
@@ -37,7 +37,7 @@ def stage_label(
     verdict = [f'<b>{row.verdict}</b>'] if row.verdict in ('refused', 'unsure') else []
     return '<br>'.join([plot_text(row.stage).replace('-int', '-<br>int'), *known, *verdict])
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #da0edcd6
+# %% ../../nbs/api/figures/07_waterfall.ipynb #8cdfc972
 SCALE = [[0, '#0072B2'], [.49, '#ffffff'], [.51, '#ffffff'], [1, '#D55E00']] # A gain, nothing, a loss
 MOST = .05 # A drop that has the full colour
 
@@ -55,11 +55,12 @@ def language_cells(
     score, drop = _cells(frame, stages, langs)
     def words(s, d): return '' if pd.isna(s) else f'{100*s:.1f}'
     text = [[words(s, d) for s,d in zip(*r)] for r in zip(score.values, drop.values)]
-    about = [[f'{plot_text(l)}, {plot_text(s)}: {100*v:.1f}'+('' if pd.isna(d) else f' ({-100*d:+.1f} to the stage before)') for s,v,d in zip(stages, vs, ds)]
-             for l,vs,ds in zip(langs, score.values, drop.values)]
+    def told(l, s, v, d): return f'{plot_text(l)}, {plot_text(s)}: {100*v:.1f}'+('' if pd.isna(d) else f' ({-100*d:+.1f} to the stage before)')
+    about = [[told(l, *o) for o in zip(stages, vs, ds)] for l,vs,ds in zip(langs, score.values, drop.values)]
     shade = drop.where(score.isna() | drop.notna(), 0.).clip(-MOST, MOST).round(4)
-    return go.Heatmap(z=shade.astype(object).where(shade.notna(), None).values.tolist(), x=list(range(len(stages))), y=list(range(len(langs))), text=text, texttemplate='%{text}',
-                      textfont=dict(size=11), customdata=about, hovertemplate='%{customdata}<extra></extra>', colorscale=SCALE, zmin=-MOST, zmax=MOST,
+    z = shade.astype(object).where(shade.notna(), None).values.tolist()
+    return go.Heatmap(z=z, x=list(range(len(stages))), y=list(range(len(langs))), text=text, texttemplate='%{text}', textfont=dict(size=11),
+                      customdata=about, hovertemplate='%{customdata}<extra></extra>', colorscale=SCALE, zmin=-MOST, zmax=MOST,
                       xgap=2, ygap=1, showscale=False)
 
 def mean_bars(
@@ -68,14 +69,15 @@ def mean_bars(
     "The mean score of each stage, with the interval of its difference to the stage before"
     m = frame[frame.group == 'all'].set_index('stage').reindex(stage_names(frame))
     def gap(v): return [None if pd.isna(x) else round(100*float(x), 3) for x in v]
-    bars = dict(type='data', symmetric=False, array=gap(m['drop']-m.drop_low), arrayminus=gap(m.drop_high-m['drop']), thickness=1.5, width=3)
+    up, down = gap(m['drop']-m.drop_low), gap(m.drop_high-m['drop'])
+    bars = dict(type='data', symmetric=False, array=up, arrayminus=down, thickness=1.5, width=3)
     verdict = frame[frame.group == 'stage'].set_index('stage').verdict.reindex(m.index)
     color = ['#BBBBBB' if v == 'refused' else COLORS['teacher' if s == 'teacher' else 'student'] for s,v in verdict.items()]
     return go.Bar(x=list(range(len(m))), y=(100*m.score).round(2).tolist(), marker_color=color, error_y=bars, width=.6, showlegend=False,
                   text=[f'{100*v:.1f}' for v in m.score], textposition='outside', textfont=dict(size=12), cliponaxis=False,
                   hovertemplate='%{y:.1f}<extra></extra>')
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #62e24352
+# %% ../../nbs/api/figures/07_waterfall.ipynb #ba130e9a
 def waterfall_figure(
     frame:pd.DataFrame, # A waterfall: `waterfall.parquet` of an exported student
     title:str='From the teacher to the shipped file', # e.g. with the name of the export
@@ -87,12 +89,13 @@ def waterfall_figure(
     fig = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=8/(tops+below), row_heights=[tops/(tops+below), below/(tops+below)])
     fig.add_trace(mean_bars(frame), row=1, col=1)
     fig.add_trace(language_cells(frame, langs), row=2, col=1)
-    rows, how = frame[frame.group == 'stage'].drop_duplicates('stage').set_index('stage', drop=False), f.drop_duplicates('language').set_index('language').trained
+    rows = frame[frame.group == 'stage'].drop_duplicates('stage').set_index('stage', drop=False)
+    how = f.drop_duplicates('language').set_index('language').trained
     ticks = [n+MARKS.get(how.get(l), '') for l,n in zip(langs, plot_names(langs))]
     fig.update_xaxes(tickvals=list(range(len(stages))), range=[-.5, len(stages)-.5], showgrid=False, tickangle=0, tickfont=dict(size=11))
     fig.update_xaxes(ticktext=[stage_label(rows.loc[s]) for s in stages], side='bottom', row=2, col=1)
     fig.update_yaxes(range=[0, 108], title_text='mean', row=1, col=1)
     fig.update_yaxes(tickvals=list(range(len(langs))), ticktext=ticks, range=[len(langs)-.5, -.5], showgrid=False, row=2, col=1)
     metric = ' and '.join(score_name(m) for m in dict.fromkeys(f.metric))
-    note = f"{metric}, in points; colour: the difference to the stage before (orange a loss, blue a gain, full at {100*MOST:g} points); bars: 95 % interval of that difference"
+    note = f'{metric}, in points; colour: difference to the stage before (orange a loss, blue a gain, full at {100*MOST:g} points); bars: its 95 % interval'
     return headed(fig, title, note, tops+below+95, margin=dict(l=60, r=20, b=110), hovermode='closest')
