@@ -6,18 +6,19 @@
 __all__ = ['EXPORT', 'PUSH', 'numbers', 'export_summary', 'export_command', 'add_export_options', 'push_command',
            'add_push_options']
 
-# %% ../../nbs/api/cli/02_export.ipynb #a0a7c12a
+# %% ../../nbs/api/cli/02_export.ipynb #5ce0a1ad
 import argparse, shlex
 from .options import Command
 from ..exported import CARD, FORMATS, Exported
 from ..markup import as_text, visible
 
-# %% ../../nbs/api/cli/02_export.ipynb #a2152e05
+# %% ../../nbs/api/cli/02_export.ipynb #b0c92dbe
 def numbers(word:str)->str|float: # What was typed, where it is no number
     "A number as it is typed"
     try: return float(word)
     except ValueError: return word
 
+# %% ../../nbs/api/cli/02_export.ipynb #4a337245
 def export_summary(found:Exported)->str:
     "What an exported folder holds, stage by stage, and what to type next"
     from privkd_nb.export.stages import read_waterfall
@@ -33,6 +34,7 @@ def export_summary(found:Exported)->str:
     if use: how = f"from privkd_nb import Student; Student({str(found.path)!r})('a text')"
     return '\n'.join([*lines, f"{'try next':10}{visible(how, 0)}"])
 
+# %% ../../nbs/api/cli/02_export.ipynb #016c3af5
 def export_command(given:dict)->None:
     "`privkd export`: trim, convert and round a run's student, score every stage by language, and write a folder that ships"
     from privkd_nb.export.chain import export_run
@@ -41,7 +43,7 @@ def export_command(given:dict)->None:
     with quietly(): found = export_run(given.pop('run'), say=lambda line: print(visible(line, 0), flush=True), **given)
     print(f'\n{export_summary(found)}')
 
-# %% ../../nbs/api/cli/02_export.ipynb #c3528c69
+# %% ../../nbs/api/cli/02_export.ipynb #668ebdd7
 def add_export_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->None:
@@ -62,15 +64,17 @@ def add_export_options(
     for name,what in now.items(): add(name, 'PATH', f'where {what} now')
     parser.add_argument('--redo', action='store_true', default=None, help='replace an export that is there already')
 
+# %% ../../nbs/api/cli/02_export.ipynb #894642d8
 EXPORT = Command(export_command, add_export_options, (
     'export last', 'export last --languages de,en --format onnx-int8 --out my_student', 'export runs/3 --texts 100'))
 
-# %% ../../nbs/api/cli/02_export.ipynb #74cc2017
+# %% ../../nbs/api/cli/02_export.ipynb #bb759978
 def push_command(given:dict)->None:
     "`privkd push`: publish an exported student on the hub"
     from privkd_nb.export.push import push
     print(visible(push(given.pop('name'), given.pop('repository'), **given), 0))
 
+# %% ../../nbs/api/cli/02_export.ipynb #ea014289
 def add_push_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->None:
@@ -81,4 +85,5 @@ def add_push_options(
     parser.add_argument('--license', metavar='LICENSE', help='such as apache-2.0, mit or cc-by-4.0; it is written into the card')
     parser.add_argument('--runs', default='runs', metavar='FOLDER', help='where runs are looked for by number or hash (default: runs)')
 
+# %% ../../nbs/api/cli/02_export.ipynb #53b32248
 PUSH = Command(push_command, add_push_options, ('push last me/my-student --license apache-2.0', 'push my_student me/my-student --private'))

@@ -8,7 +8,7 @@ __all__ = ['PIPELINES', 'LICENCE', 'HOW', 'GIVES', 'APART', 'UNLICENSED', 'CardF
            'origin_lines', 'vocabulary_lines', 'limit_lines', 'fenced', 'machine_words', 'use_parts', 'score_parts',
            'model_card']
 
-# %% ../../nbs/api/export/12_card.ipynb #98e18566
+# %% ../../nbs/api/export/12_card.ipynb #e704783b
 import json, re
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from ..init.student import InitCard
 from ..markup import as_markdown, md_code, md_text
 from ..record import GROUPS, SCORES
 
-# %% ../../nbs/api/export/12_card.ipynb #c14d9b45
+# %% ../../nbs/api/export/12_card.ipynb #dd2418b2
 class CardFacts(NamedTuple):
     "What a model card tells"
     name:str                 # Of the exported student
@@ -47,7 +47,7 @@ class CardFacts(NamedTuple):
         "A stage's scores"
         return self.waterfall[(self.waterfall.stage == stage) & (self.waterfall.group != 'stage')].set_index(['group', 'language'])
 
-# %% ../../nbs/api/export/12_card.ipynb #9ccba45c
+# %% ../../nbs/api/export/12_card.ipynb #c3dcca49
 PIPELINES = dict(sequence='text-classification', multilabel='text-classification', token='token-classification')
 LICENCE = '# license: …  (yours to choose; see https://huggingface.co/docs/hub/repositories-licenses)'
 
@@ -59,6 +59,7 @@ def language_tags(
     known = [c for c in codes if re.fullmatch('[a-z]{2,3}', c)]
     return [*(['multilingual'] if len(known) > 1 else []), *known] or ['multilingual']
 
+# %% ../../nbs/api/export/12_card.ipynb #43426056
 def hub_name(
     content:str, # A model as a run's identity has it: 'auto', '@1a2b3c', 'someone/model@1a2b3c'
 )->str:          # '' if it is none
@@ -66,7 +67,7 @@ def hub_name(
     name = str(content or '').split('@')[0].split('+')[0]
     return name if re.fullmatch(r'[\w.-]+/[\w.-]+', name) else ''
 
-# %% ../../nbs/api/export/12_card.ipynb #5980b410
+# %% ../../nbs/api/export/12_card.ipynb #151c3a23
 def index_rows(facts:CardFacts)->list[dict]:
     "The scores of what is shipped, as the hub lists them"
     rows, data = facts.rows(facts.shipped), Path(str(facts.config['dataset']).split('@')[0]).name
@@ -75,6 +76,7 @@ def index_rows(facts:CardFacts)->list[dict]:
                for (g,l),m in rows.iterrows() if np.isfinite(m.score)]
     return [dict(task=dict(type=PIPELINES[facts.manifest['kind']]), dataset=dict(name=data, type=data), metrics=metrics)]
 
+# %% ../../nbs/api/export/12_card.ipynb #d16bb4d5
 def front_matter(facts:CardFacts)->str:
     "What the hub reads, in YAML"
     bases = [n for n in (hub_name(facts.config.get('teacher')), hub_name(facts.config.get('base'))) if n]
@@ -87,7 +89,7 @@ def front_matter(facts:CardFacts)->str:
     lines = [f'{k}: {json.dumps(v, ensure_ascii=False)}' for k,v in (fields | {'model-index': index}).items()]
     return '\n'.join(['---', LICENCE, *lines, '---'])
 
-# %% ../../nbs/api/export/12_card.ipynb #607f8f93
+# %% ../../nbs/api/export/12_card.ipynb #d0d7bec1
 def python_lines(facts:CardFacts)->list[str]:
     "How to load it in Python"
     m = facts.manifest
@@ -98,7 +100,7 @@ def python_lines(facts:CardFacts)->list[str]:
     several = ', top_k=None' if m['kind'] == 'multilabel' else ''
     return ['from transformers import pipeline', f"student = pipeline('{task}', model='.')", f'student({given}{several})']
 
-# %% ../../nbs/api/export/12_card.ipynb #3f9911ea
+# %% ../../nbs/api/export/12_card.ipynb #a5de5057
 def script_lines(facts:CardFacts)->list[str]: # [] for a format that it cannot read
     "How to load it in JavaScript"
     dtype = next((FORMATS[f].dtype for f in facts.manifest['formats'] if FORMATS[f].dtype), '')
@@ -108,7 +110,7 @@ def script_lines(facts:CardFacts)->list[str]: # [] for a format that it cannot r
     made = f"const student = await pipeline('{task}', 'USER/NAME', {{ dtype: '{dtype}' }});"
     return ["import { pipeline } from '@huggingface/transformers';", made, f'await student({given});']
 
-# %% ../../nbs/api/export/12_card.ipynb #35e89541
+# %% ../../nbs/api/export/12_card.ipynb #ed8234db
 HOW = dict(seen='with labels', texts='with texts alone', unseen='no') # Was a language trained on?
 
 def language_scores(facts:CardFacts)->pd.DataFrame: # Index: languages, then means
@@ -123,7 +125,7 @@ def language_scores(facts:CardFacts)->pd.DataFrame: # Index: languages, then mea
              'trained student': points('trained'), 'shipped': points(facts.shipped), 'lost since training': words}
     return pd.DataFrame(table, index=pd.Index(names, name='language'))
 
-# %% ../../nbs/api/export/12_card.ipynb #9184566f
+# %% ../../nbs/api/export/12_card.ipynb #be40e302
 def stage_table(facts:CardFacts)->pd.DataFrame: # Index: stages
     "Mean score, the difference to the stage before, the worst language, size and speed of each stage"
     w, rows = facts.waterfall, {}
@@ -137,13 +139,13 @@ def stage_table(facts:CardFacts)->pd.DataFrame: # Index: stages
                        'MB': last.size_mb, 'ms': last.latency_ms, 'texts/s': last.texts_per_second, 'verdict': last.verdict or ''}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('stage')
 
-# %% ../../nbs/api/export/12_card.ipynb #3b741614
+# %% ../../nbs/api/export/12_card.ipynb #edf3fabe
 def model_words(content:str)->str:
     "A model of a run's identity, in words"
     if name := hub_name(content): return name
     return 'the playground base model' if content == 'playground' else f"a model of its own ({str(content).strip('@')})"
 
-# %% ../../nbs/api/export/12_card.ipynb #0e6997be
+# %% ../../nbs/api/export/12_card.ipynb #7b81c270
 def origin_lines(facts:CardFacts)->list[str]:
     "Initialization, training and data, a line each"
     c, e, card = facts.config, facts.environment, facts.init
@@ -163,7 +165,7 @@ def origin_lines(facts:CardFacts)->list[str]:
             'data': f"{md_text(data)}, {c['fraction']:.0%} of its training texts{f' ({texts} texts)' if texts else ''}"}
     return [f'- {k}: {v}' for k,v in rows.items()]
 
-# %% ../../nbs/api/export/12_card.ipynb #7a6bdc4a
+# %% ../../nbs/api/export/12_card.ipynb #dad9ec8b
 def vocabulary_lines(facts:CardFacts)->list[str]:
     "What trimming has done to the texts of each language"
     v, kept = facts.vocabulary, facts.manifest.get('vocabulary')
@@ -177,7 +179,7 @@ def vocabulary_lines(facts:CardFacts)->list[str]:
             "A text that is tokenized as before gets the same answer to the last bit. The test texts:", '',
             as_markdown(pd.DataFrame(columns, index=t.index.rename('language')))]
 
-# %% ../../nbs/api/export/12_card.ipynb #e68a25a5
+# %% ../../nbs/api/export/12_card.ipynb #30eeaa07
 GIVES = dict(token='each word one of them', multilabel='a text any number of them, by the thresholds in `privkd.json`',
              sequence='every text one of them, also one that has none') # By kind of task
 APART = 'with a trimmed vocabulary their texts fall apart into unknown or tiny pieces'
@@ -193,7 +195,7 @@ def limit_lines(facts:CardFacts)->list[str]:
     if l.get('left_out'): lines.append(f"It was not exported for {named(l['left_out'])}, although its run was scored in these: {APART}.")
     return [f'- {s}' for s in [*lines, *map(md_text, facts.notes)]]
 
-# %% ../../nbs/api/export/12_card.ipynb #d46e60ff
+# %% ../../nbs/api/export/12_card.ipynb #2ba0f3c1
 UNLICENSED = ("> ⚠ **No licence is stated.** Before you publish this model, add a `license:` line to the head of this file, "
               "and make sure that the licences of the teacher, the base model and the data allow it.")
 
@@ -204,7 +206,7 @@ def machine_words(m:dict)->str:
     cores = f"{m['cores']} cores" if m.get('cores') else ''
     return md_text(', '.join(str(v) for v in (m.get('processor'), cores, m.get('system')) if v), 0)
 
-# %% ../../nbs/api/export/12_card.ipynb #c5c81623
+# %% ../../nbs/api/export/12_card.ipynb #d73bbc39
 def use_parts(facts:CardFacts)->list[str]:
     "How to load it, in Python and in JavaScript"
     formats, use, web = facts.manifest['formats'], python_lines(facts), script_lines(facts)
@@ -213,6 +215,7 @@ def use_parts(facts:CardFacts)->list[str]:
     if 'torch' in formats and len(formats) > 1: parts.append("Its weights are also there for transformers: `from_pretrained('.')`.")
     return [*parts, 'In JavaScript, with transformers.js 4:', fenced(web, 'js')] if web else parts
 
+# %% ../../nbs/api/export/12_card.ipynb #5a636dfa
 def score_parts(facts:CardFacts)->list[str]:
     "How good it is, what each stage cost, and what was in doubt"
     judged = [f'- {md_text(s, 0)}' for s in facts.refused] or ['No stage was refused, and none was in doubt.']
@@ -225,7 +228,7 @@ def score_parts(facts:CardFacts)->list[str]:
             'MB with the tokenizer; ms for one text, texts/s in calls of 64, both with tokenization.',
             as_markdown(stage_table(facts), '{:,.1f}'), f'Measured on: {machine_words(facts.machine)}.', '## What was refused, or is in doubt', '\n'.join(judged)]
 
-# %% ../../nbs/api/export/12_card.ipynb #dbf49984
+# %% ../../nbs/api/export/12_card.ipynb #51a4d900
 def model_card(facts:CardFacts)->str:
     "The text of README.md"
     m, layers = facts.manifest, facts.init.models['student']['layers']

@@ -8,7 +8,7 @@ __all__ = ['AUTO', 'Asked', 'what_is_asked', 'export_folder', 'is_same', 'alread
            'facts_of', 'write_facts', 'measure', 'finish_folder', 'torch_stage', 'check_format', 'build_folder',
            'export_run']
 
-# %% ../../nbs/api/export/40_chain.ipynb #d0bfed5e
+# %% ../../nbs/api/export/40_chain.ipynb #d0500e5a
 import shutil
 from datetime import datetime, timezone
 from importlib import import_module
@@ -40,7 +40,7 @@ from .onnx_scores import OnnxModel, onnx_logits
 from .quantize import quantize
 from ..runtime import Student
 
-# %% ../../nbs/api/export/40_chain.ipynb #8c237357
+# %% ../../nbs/api/export/40_chain.ipynb #b5e4efd6
 AUTO = 'onnx-int8-dynamic' # The first format that `auto` tries; then the next safer ones
 
 class Asked(NamedTuple):
@@ -61,7 +61,7 @@ class Asked(NamedTuple):
         more = {'-'.join(self.formats): self.formats != ['auto'], f'vocab-{self.vocab}': self.vocab != 'auto', f'{self.texts}-texts': self.texts > 0}
         return '-'.join(['all' if set(self.languages) == set(every) else few, *(k for k,given in more.items() if given)]).replace('/', '_')
 
-# %% ../../nbs/api/export/40_chain.ipynb #07fda3db
+# %% ../../nbs/api/export/40_chain.ipynb #ead5cc43
 def what_is_asked(
     rec:Recorded,
     languages=None, format:str='auto', vocab='auto', max_drop:float=.01, strict:bool=False, texts:int=0, web:bool=False,
@@ -82,7 +82,7 @@ def what_is_asked(
     shown = text if isinstance(text, str) else '' if text is None else 'given'
     return Asked(sorted(set(langs)), [*dict.fromkeys(formats)], vocab, check_max_drop(max_drop), bool(strict), texts, bool(web), shown)
 
-# %% ../../nbs/api/export/40_chain.ipynb #d36c26c9
+# %% ../../nbs/api/export/40_chain.ipynb #078bd626
 def export_folder(
     rec:Recorded, asked:Asked,
     out:str|Path|None=None, # As in `export_run`
@@ -90,12 +90,12 @@ def export_folder(
     "Where an export is written"
     return Path(out) if out else rec.run.path/EXPORTS/asked.name(rec.languages)
 
-# %% ../../nbs/api/export/40_chain.ipynb #3703552d
+# %% ../../nbs/api/export/40_chain.ipynb #a7e31fda
 def is_same(found:Exported, rec:Recorded, asked:Asked)->bool:
     "Whether an export is the one that is asked for"
     return found.manifest.get('run_hash') == content_key(rec.config) and found.manifest.get('asked') == asked.record()
 
-# %% ../../nbs/api/export/40_chain.ipynb #ebdf3602
+# %% ../../nbs/api/export/40_chain.ipynb #1ed208a9
 def already_there(
     path:Path, rec:Recorded, asked:Asked,
     redo:bool=False,
@@ -109,7 +109,7 @@ def already_there(
     if is_same(found, rec, asked): return found
     raise InputError(f'{path} holds another export ({found!r}); name another folder with out, or replace it with redo.')
 
-# %% ../../nbs/api/export/40_chain.ipynb #4c51827e
+# %% ../../nbs/api/export/40_chain.ipynb #cb7f6a64
 class Chain:
     "The stages of an export, as they are scored"
     def __init__(self,
@@ -128,6 +128,7 @@ class Chain:
         "The waterfall as far as it goes"
         return pd.concat(self.frames.values(), ignore_index=True)
 
+# %% ../../nbs/api/export/40_chain.ipynb #eabec24d
 @patch
 def add(self:Chain,
     stage:str,                # One of `STAGES`
@@ -142,7 +143,7 @@ def add(self:Chain,
     with beside_bars(): self.say(stage_line(rows, verdict))
     return verdict
 
-# %% ../../nbs/api/export/40_chain.ipynb #94d3f6e8
+# %% ../../nbs/api/export/40_chain.ipynb #0023036b
 def stage_line(
     rows:pd.DataFrame, # From `stage_rows`
     verdict:Verdict|None,
@@ -153,7 +154,7 @@ def stage_line(
     why = '' if not verdict or verdict.word == 'passed' else f' ({verdict_words(verdict)})'
     return f'{mean.stage}: {mean.metric} {mean.score:.3f}{drop}{f"; {verdict.word}{why}" if verdict else ""}'
 
-# %% ../../nbs/api/export/40_chain.ipynb #6b3b0f8f
+# %% ../../nbs/api/export/40_chain.ipynb #e16e2b27
 def early_stages(
     chain:Chain,
     teacher:str='', base:str='', # Where the models are now, as in `export_run`
@@ -173,7 +174,7 @@ def early_stages(
     chain.add('trained', rec.student)
     return models | dict(trained=own)
 
-# %% ../../nbs/api/export/40_chain.ipynb #318db1a5
+# %% ../../nbs/api/export/40_chain.ipynb #27608a7b
 class Trimmed(NamedTuple):
     "A student with its vocabulary"
     model:object
@@ -181,6 +182,7 @@ class Trimmed(NamedTuple):
     record:dict|None=None          # How it was chosen; None: the vocabulary is whole
     report:pd.DataFrame|None=None  # By language
 
+# %% ../../nbs/api/export/40_chain.ipynb #66baa05d
 def predict_changed(
     rec:Recorded,
     before, after, # Tokenizers
@@ -200,7 +202,7 @@ def predict_changed(
         found[c] = pd.Series(values, dtype=found[c].dtype)
     return found
 
-# %% ../../nbs/api/export/40_chain.ipynb #23b9e1cf
+# %% ../../nbs/api/export/40_chain.ipynb #87316977
 def trim_stage(
     chain:Chain,
     model, tokenizer, # The trained student's
@@ -221,7 +223,7 @@ def trim_stage(
     if asked.vocab != 'auto': raise StageRefusedError(verdict)
     return whole
 
-# %% ../../nbs/api/export/40_chain.ipynb #7f52bee1
+# %% ../../nbs/api/export/40_chain.ipynb #5fcbce17
 def onnx_stage(
     chain:Chain,
     format:str,    # Of an ONNX file
@@ -240,7 +242,7 @@ def onnx_stage(
     chain.sizes[format] = folder_megabytes(chain.folder, path)
     return chain.add(format, found)
 
-# %% ../../nbs/api/export/40_chain.ipynb #6aee48f5
+# %% ../../nbs/api/export/40_chain.ipynb #88edb3b5
 def tried(
     chain:Chain,
     format:str,
@@ -256,7 +258,7 @@ def tried(
     if verdict.word == 'refused' and not auto: raise StageRefusedError(verdict)
     return verdict.word != 'refused'
 
-# %% ../../nbs/api/export/40_chain.ipynb #b7d4fee7
+# %% ../../nbs/api/export/40_chain.ipynb #d22035ac
 def passing_formats(
     chain:Chain,
     student:Trimmed,
@@ -267,7 +269,7 @@ def passing_formats(
     if not auto: return [f for f in chain.asked.formats if f in ('onnx', 'torch') or tried(chain, f, student, auto)]
     return [next(f for f in [AUTO, *safer_formats(AUTO)] if f == 'onnx' or tried(chain, f, student, auto))]
 
-# %% ../../nbs/api/export/40_chain.ipynb #47839347
+# %% ../../nbs/api/export/40_chain.ipynb #7a076f80
 def languages_of(
     chain:Chain,
     every:list[str], # Languages of the run
@@ -276,6 +278,7 @@ def languages_of(
     kept, how = chain.asked.languages, chain.scored.trained_on
     return dict(kept=kept, left_out=[l for l in every if l not in kept], **{g: [l for l in kept if how.get(l) == g] for g in MEANS})
 
+# %% ../../nbs/api/export/40_chain.ipynb #ae33a9b7
 def facts_of(
     chain:Chain,
     student:Trimmed,
@@ -292,7 +295,7 @@ def facts_of(
                 languages=languages_of(chain, every), vocabulary=student.record, scores=shares(scores), asked=chain.asked.record(),
                 unknown={} if student.report is None else shares(student.report.unknown_after), created=f'{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}')
 
-# %% ../../nbs/api/export/40_chain.ipynb #7c8a220c
+# %% ../../nbs/api/export/40_chain.ipynb #70c52408
 def write_facts(
     chain:Chain, student:Trimmed, formats:list[str], every:list[str], # As in `facts_of`
 )->dict: # The same
@@ -302,7 +305,7 @@ def write_facts(
     write_checksums(chain.folder/SEAL)
     return fields
 
-# %% ../../nbs/api/export/40_chain.ipynb #bb1ad8b5
+# %% ../../nbs/api/export/40_chain.ipynb #35a0db92
 def measure(
     chain:Chain,
     models:dict,      # From `early_stages`
@@ -323,7 +326,7 @@ def measure(
         rows.loc[last, 'size_mb'] = chain.sizes.get(stage, np.nan)
         for k in speeds: rows.loc[last, k] = speeds[k].get(stage, np.nan)
 
-# %% ../../nbs/api/export/40_chain.ipynb #54b58cc2
+# %% ../../nbs/api/export/40_chain.ipynb #5d911a1b
 def finish_folder(
     chain:Chain,
     student:Trimmed,
@@ -346,7 +349,7 @@ def finish_folder(
     if chain.asked.web: import_module('privkd_nb.export.web').write_web(chain.folder)
     write_checksums(chain.folder/SEAL)
 
-# %% ../../nbs/api/export/40_chain.ipynb #f13f1ae3
+# %% ../../nbs/api/export/40_chain.ipynb #1223a89f
 def torch_stage(chain:Chain)->str:
     "The stage whose predictions are those of the weights that are saved"
     return 'trimmed' if 'trimmed' in chain.frames and chain.verdicts['trimmed'].word != 'refused' else 'trained'
@@ -362,7 +365,7 @@ def check_format(chain:Chain, format:str, student:Trimmed)->int: # As from `chec
         want = decoded(onnx_logits(OnnxModel(chain.folder/FORMATS[format].file), data, max_tokens=1), data, chain.rec.labels, cuts)
     return check_fresh(chain.folder, format, want, some)
 
-# %% ../../nbs/api/export/40_chain.ipynb #6160ba58
+# %% ../../nbs/api/export/40_chain.ipynb #e0440f76
 def build_folder(
     chain:Chain,
     models:dict,     # From `early_stages`
@@ -381,7 +384,7 @@ def build_folder(
     with phase('loading the folder in a fresh process'):
         for f in formats: check_format(chain, f, student)
 
-# %% ../../nbs/api/export/40_chain.ipynb #85249c29
+# %% ../../nbs/api/export/40_chain.ipynb #d29aa014
 def export_run(
     run,                    # A finished run, as in `find_run`: its path, number or hash, or 'last'
     out:str|Path|None=None, # The folder to write; None: below the run's, in `exports`

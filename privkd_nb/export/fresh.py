@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALONE', 'FRESH', 'plain', 'fresh_predictions', 'answer', 'fresh_texts', 'fresh_process', 'check_fresh']
 
-# %% ../../nbs/api/export/16_fresh.ipynb #eae26f78
+# %% ../../nbs/api/export/16_fresh.ipynb #5c7816e4
 import json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -13,11 +13,12 @@ from ..core import InputError
 from .stages import some_texts
 from ..exported import read_export
 
-# %% ../../nbs/api/export/16_fresh.ipynb #e193fedb
+# %% ../../nbs/api/export/16_fresh.ipynb #a7a5f137
 ALONE = 'onnx-fp16', 'onnx-int8', 'onnx-int8-dynamic', 'onnx-int4' # Formats in which a text is compared alone
 
 def plain(value): return sorted(value) if isinstance(value, (list, tuple, np.ndarray)) else value
 
+# %% ../../nbs/api/export/16_fresh.ipynb #af0c130b
 def fresh_predictions(
     folder:str|Path,
     format:str,      # One of the folder's formats
@@ -36,12 +37,13 @@ def fresh_predictions(
         values = [p['label' if kind == 'sequence' else 'labels'] for p in found]
     return [list(v) if kind == 'token' else plain(v) for v in values]
 
+# %% ../../nbs/api/export/16_fresh.ipynb #a057f9fb
 def answer()->None:
     "What the other process runs: folder and format are arguments, the texts are on standard input"
     given = json.loads(sys.stdin.read())
     print(json.dumps(fresh_predictions(sys.argv[1], sys.argv[2], given['texts'], given['pairs'])))
 
-# %% ../../nbs/api/export/16_fresh.ipynb #c82375f8
+# %% ../../nbs/api/export/16_fresh.ipynb #156c5635
 FRESH = 6 # Texts a language
 
 def fresh_texts(
@@ -54,6 +56,7 @@ def fresh_texts(
     spread = p.assign(turn=p.groupby(['language', 'predicted']).cumcount()).sort_values('turn', kind='stable')
     return np.sort(spread.groupby('language').head(each).index.to_numpy())
 
+# %% ../../nbs/api/export/16_fresh.ipynb #a3410273
 def fresh_process(
     folder:str|Path, format:str, texts:list, pairs:list|None=None, # As in `fresh_predictions`
 )->list:
@@ -67,6 +70,7 @@ def fresh_process(
         why = (p.stderr.strip().splitlines() or [f'it ended with {p.returncode}'])[-1]
         raise InputError(f'{folder} cannot be loaded by a fresh process ({why[:300]}); nothing was exported.') from None
 
+# %% ../../nbs/api/export/16_fresh.ipynb #b6a36cf8
 def check_fresh(
     folder:str|Path,          # An exported folder, sealed
     format:str,

@@ -6,7 +6,7 @@
 __all__ = ['WEIGHTS', 'TASKS', 'ONE', 'MANY', 'folder_megabytes', 'timed_inputs', 'pipeline_call', 'student_call', 'time_rounds',
            'stage_speeds', 'processor', 'machine']
 
-# %% ../../nbs/api/export/14_measured.ipynb #11977d76
+# %% ../../nbs/api/export/14_measured.ipynb #d8f1e09c
 import copy, os, platform, statistics
 from pathlib import Path
 from time import perf_counter
@@ -19,7 +19,7 @@ from ..models.content import MODEL_FILES
 from ..models.loading import local_files
 from ..phases import phase
 
-# %% ../../nbs/api/export/14_measured.ipynb #4a7fd3f9
+# %% ../../nbs/api/export/14_measured.ipynb #e33fdb69
 WEIGHTS = '*.safetensors', '*.onnx', '*.onnx.data', '*.safetensors.index.json'
 
 def folder_megabytes(
@@ -34,7 +34,7 @@ def folder_megabytes(
     extra = [] if weights is None else [p for p in Path(weights).parent.glob(f'{Path(weights).name}*') if p.is_file()]
     return sum(p.stat().st_size for p in {*plain, *extra})/1e6
 
-# %% ../../nbs/api/export/14_measured.ipynb #019f83ba
+# %% ../../nbs/api/export/14_measured.ipynb #26f0c059
 def timed_inputs(
     rows:pd.DataFrame, # As `encode` takes them
     texts:int=64,      # In all, at most
@@ -46,7 +46,7 @@ def timed_inputs(
     if 'tokens' in few: return [list(t) for t in few['tokens']]
     return list(zip(few['text'], few['text_pair'])) if 'text_pair' in few else few['text'].tolist()
 
-# %% ../../nbs/api/export/14_measured.ipynb #b796ee81
+# %% ../../nbs/api/export/14_measured.ipynb #85ac8ba5
 TASKS = dict(sequence='text-classification', multilabel='text-classification', token='token-classification') # Of `transformers.pipeline`
 
 def pipeline_call(
@@ -64,6 +64,7 @@ def pipeline_call(
     def given(x): return ' '.join(x) if isinstance(x, list) else dict(text=x[0], text_pair=x[1]) if isinstance(x, tuple) else x
     return lambda inputs: run([given(x) for x in inputs], batch_size=len(inputs), **several)
 
+# %% ../../nbs/api/export/14_measured.ipynb #31478251
 def student_call(
     student, # A `Student`
 )->Callable: # Takes a list of inputs, as from `timed_inputs`
@@ -73,7 +74,7 @@ def student_call(
         return student(inputs)
     return call
 
-# %% ../../nbs/api/export/14_measured.ipynb #f79167b9
+# %% ../../nbs/api/export/14_measured.ipynb #43a934cd
 ONE, MANY = 1, 64 # Texts of a call, for latency and for throughput
 
 def time_rounds(
@@ -98,6 +99,7 @@ def time_rounds(
                 if now-begun+(now-start) > seconds: break
     return {k: statistics.median(v) for k,v in took.items()}
 
+# %% ../../nbs/api/export/14_measured.ipynb #2ae85fde
 @phase('measuring speed')
 def stage_speeds(
     calls:dict[str,Callable], # By stage
@@ -110,7 +112,7 @@ def stage_speeds(
     rows = {k: dict(latency_ms=1000*one[k], texts_per_second=MANY/many[k]) for k in calls}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('stage')
 
-# %% ../../nbs/api/export/14_measured.ipynb #ad079819
+# %% ../../nbs/api/export/14_measured.ipynb #ff53feb3
 def processor()->str: # e.g. 'Intel(R) Xeon(R) CPU @ 2.20GHz'; '' if the system does not tell
     "The name of the processor"
     try: lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()

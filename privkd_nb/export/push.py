@@ -6,7 +6,7 @@
 __all__ = ['LICENCES', 'export_to_push', 'pushed_files', 'card_license', 'with_license', 'settle_license', 'seal_again',
            'check_repository', 'push_meaning', 'push_failure', 'push_errors', 'push']
 
-# %% ../../nbs/api/export/41_push.ipynb #c7d6beec
+# %% ../../nbs/api/export/41_push.ipynb #d51075cd
 import re, warnings
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +18,7 @@ from ..finding import find_run, is_run_folder
 from ..hub import LOG_IN, causes, from_client, meaning
 from ..markup import visible
 
-# %% ../../nbs/api/export/41_push.ipynb #3a701815
+# %% ../../nbs/api/export/41_push.ipynb #2dd58656
 def export_to_push(
     name:str|Path,          # An exported folder, or a run, as in `find_run`
     runs:str|Path='runs',   # Where runs are looked for by number or hash
@@ -36,17 +36,19 @@ def export_to_push(
     if faults: raise InputError(f'{path} is damaged ({as_words(faults)}) and is not pushed; export it again.')
     return exported
 
+# %% ../../nbs/api/export/41_push.ipynb #e25a380e
 def pushed_files(found:Exported)->list[str]: # Relative names
     "The files of an export, and no others"
     return [*read_checksums(found.path/SEAL), SEAL]
 
-# %% ../../nbs/api/export/41_push.ipynb #823c7aec
+# %% ../../nbs/api/export/41_push.ipynb #54108a68
 def card_license(text:str)->str: # '' if none is stated
     "The licence that a card states"
     head = text.split('---\n', 2)[1] if text.startswith('---\n') and text.count('---\n') > 1 else ''
     found = re.search(r'^license:[ \t]*(\S[^\n]*)$', head, re.M)
     return found[1].strip().strip('"\'') if found else ''
 
+# %% ../../nbs/api/export/41_push.ipynb #690006df
 LICENCES = 'apache-2.0, mit, cc-by-4.0 or other' # As the hub writes them
 
 def with_license(
@@ -61,6 +63,7 @@ def with_license(
     body = re.sub(r'\n> ⚠ \*\*No licence is stated\.\*\*[^\n]*\n', '', body)
     return '\n'.join(['---', f'license: {license}', *rest, '---'])+'\n'+body
 
+# %% ../../nbs/api/export/41_push.ipynb #dacb937d
 def settle_license(
     found:Exported,
     license:str='', # '': as the card has it
@@ -78,12 +81,13 @@ def settle_license(
     if folder_faults(found.path/SEAL): seal_again(found)
     return license or stated
 
+# %% ../../nbs/api/export/41_push.ipynb #11fdee65
 def seal_again(found:Exported)->None:
     "Seal an export with the card as it is now; files that do not belong to it stay outside"
     listed = {n.split('/')[0] for n in read_checksums(found.path/SEAL)}
     write_checksums(found.path/SEAL, [p.name for p in found.path.iterdir() if p.name not in listed])
 
-# %% ../../nbs/api/export/41_push.ipynb #de5b8a44
+# %% ../../nbs/api/export/41_push.ipynb #e272ed0a
 def check_repository(
     name:str, # As typed
 )->str:
@@ -95,6 +99,7 @@ def check_repository(
         except errors.HFValidationError as e: why = str(e).splitlines()[0].rstrip('.')
     raise InputError(f'{visible(repr(name))} cannot name a repository of the hub; {why}.')
 
+# %% ../../nbs/api/export/41_push.ipynb #505c7d48
 def push_meaning(
     status:int,  # Of an answer that is an error
     headers,     # Of the same answer
@@ -108,6 +113,7 @@ def push_meaning(
     if status == 409: return f"says that {name} was changed meanwhile, or that its name is taken; try again, or choose another name"
     return '; '.join(meaning(status, headers))
 
+# %% ../../nbs/api/export/41_push.ipynb #c4b8d6a9
 def push_failure(
     error:BaseException,
     name:str, # The repository
@@ -121,6 +127,7 @@ def push_failure(
         if type(e).__module__.startswith('huggingface_hub'): return f'answered as no hub does ({said})'
     return ''
 
+# %% ../../nbs/api/export/41_push.ipynb #0933242f
 @contextmanager
 def push_errors(
     name:str, # The repository
@@ -133,7 +140,7 @@ def push_errors(
         if not (why := push_failure(e, name)): raise
         raise InputError(f'{name} was not pushed: the hub at {urlsplit(constants.ENDPOINT).hostname} {why}.') from e
 
-# %% ../../nbs/api/export/41_push.ipynb #29457aa3
+# %% ../../nbs/api/export/41_push.ipynb #2572be28
 def push(
     name:str|Path,        # An exported folder, or a run that has one export
     repository:str,       # USER/NAME

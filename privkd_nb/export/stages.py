@@ -7,7 +7,7 @@ __all__ = ['STAGES', 'FEW_CHANGED', 'COLUMNS', 'METRIC_OF', 'in_order', 'judged_
            'score_test', 'score_ends', 'text_scores', 'ends_of', 'drops', 'Scored', 'changed_share', 'check_same_rows',
            'score_rows', 'drop_rows', 'stage_rows', 'after_training', 'some_texts', 'read_waterfall']
 
-# %% ../../nbs/api/export/10_stages.ipynb #34647e90
+# %% ../../nbs/api/export/10_stages.ipynb #4e963a97
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd
@@ -16,7 +16,7 @@ from ..core import InputError, content_key, file_fault, read_checksums
 from ..exported import FORMATS, SEAL, WATERFALL, read_export
 from ..record import MEANS, group_of
 
-# %% ../../nbs/api/export/10_stages.ipynb #ecb47293
+# %% ../../nbs/api/export/10_stages.ipynb #bf3b1c2a
 STAGES = dict(teacher='fine-tuned teacher', copied='student before training', trained='student after training',
               trimmed='vocabulary trimmed') | {k: f.title for k,f in FORMATS.items() if k != 'torch'}
 
@@ -26,7 +26,7 @@ def in_order(
     "Stages in the order in which a student passes them"
     return [k for k in STAGES if k in names]
 
-# %% ../../nbs/api/export/10_stages.ipynb #fdf0008f
+# %% ../../nbs/api/export/10_stages.ipynb #9b074a21
 def judged_texts(
     predictions:pd.DataFrame, # From `predict`
 )->np.ndarray:                # (n,) of bool
@@ -35,7 +35,7 @@ def judged_texts(
     labelled = set(predictions.language[known])
     return known | ~predictions.language.isin(labelled).to_numpy()
 
-# %% ../../nbs/api/export/10_stages.ipynb #f24bfbbc
+# %% ../../nbs/api/export/10_stages.ipynb #6b2fce01
 def with_gold(
     predictions:pd.DataFrame, # From `predict`
     teacher:pd.DataFrame,     # The teacher's predictions of the same rows
@@ -45,13 +45,14 @@ def with_gold(
     gold = [g if k else t for g,k,t in zip(predictions.gold, known, teacher.predicted)]
     return predictions.assign(gold=pd.Series(gold, predictions.index, dtype=object))
 
-# %% ../../nbs/api/export/10_stages.ipynb #577956a0
+# %% ../../nbs/api/export/10_stages.ipynb #11cdee57
 def set_outcome(gold, predicted, kind:str)->tuple[float,float]:
     "What a text without a label adds to the agreement with the teacher"
     if kind == 'token': return sum(a == b for a,b in zip(gold, predicted)), len(gold)
     same = set(gold) == set(predicted) if kind == 'multilabel' else str(gold) == str(predicted)
     return float(same), 1.
 
+# %% ../../nbs/api/export/10_stages.ipynb #daa1c51c
 def outcomes(
     predictions:pd.DataFrame, # From `predict`
     teacher:pd.DataFrame,     # The teacher's, for texts without labels
@@ -66,7 +67,7 @@ def outcomes(
     if len(bare): found[~known] = [set_outcome(g, q, kind) for g,q in zip(bare.gold, bare.predicted)]
     return found
 
-# %% ../../nbs/api/export/10_stages.ipynb #e1a13734
+# %% ../../nbs/api/export/10_stages.ipynb #ca32bd35
 FEW_CHANGED = 10 # Changed texts below which an interval is made of their number
 
 def score_test(
@@ -79,7 +80,7 @@ def score_test(
     variance = n*(2*q+delta*(1-delta))
     return (worse-better-n*delta)/variance**.5 if variance > 1e-12 else 0.
 
-# %% ../../nbs/api/export/10_stages.ipynb #1cd95e4b
+# %% ../../nbs/api/export/10_stages.ipynb #c4ecb677
 def score_ends(
     worse:int,       # Texts that became worse
     better:int,      # Texts that became better
@@ -96,13 +97,14 @@ def score_ends(
         return float(brentq(lambda d: score_test(d, worse, better, n)+side*z, point, side*(1-1e-9), xtol=1e-9))
     return end(-1), end(1)
 
-# %% ../../nbs/api/export/10_stages.ipynb #25e24d8c
+# %% ../../nbs/api/export/10_stages.ipynb #3fd10ca1
 def text_scores(
     found:np.ndarray, # From `outcomes`
 )->np.ndarray:        # (n,); 1 where there was nothing to find, and nothing was found
     "The score of each text on its own"
     with np.errstate(invalid='ignore', divide='ignore'): return np.where(found[:, 1] > 0, found[:, 0]/found[:, 1], 1.)
 
+# %% ../../nbs/api/export/10_stages.ipynb #0c5fbaaf
 def ends_of(
     drop:Interval,       # Of one language, from `paired_ratio`
     before:np.ndarray, after:np.ndarray, # What its texts add, from `outcomes`
@@ -115,7 +117,7 @@ def ends_of(
     low, high = score_ends(worse, better, len(x), level)
     return drop._replace(low=min(low, drop.point), high=max(high, drop.point), method='score interval of the texts that changed')
 
-# %% ../../nbs/api/export/10_stages.ipynb #d010732d
+# %% ../../nbs/api/export/10_stages.ipynb #f4028415
 def drops(
     before:np.ndarray, after:np.ndarray, # From `outcomes`: of the stage before, and of a stage
     language,            # Of each text
@@ -132,12 +134,12 @@ def drops(
              for g,ls in (groups or {}).items()}
     return {l: ends_of(v, *part(l), level) for l,v in by.items()}, means
 
-# %% ../../nbs/api/export/10_stages.ipynb #f95d1aa8
+# %% ../../nbs/api/export/10_stages.ipynb #3a259c4a
 COLUMNS = ['stage', 'before', 'group', 'language', 'trained', 'metric', 'score', 'texts', 'drop', 'drop_low', 'drop_high',
            'lost', 'lost_low', 'lost_high', 'changed', 'size_mb', 'latency_ms', 'texts_per_second', 'verdict']
 METRIC_OF = dict(sequence='accuracy', token='entity_f1', multilabel='micro_f1')
 
-# %% ../../nbs/api/export/10_stages.ipynb #5f352cf4
+# %% ../../nbs/api/export/10_stages.ipynb #1f4eb36e
 class Scored(NamedTuple):
     "What all stages of a run are scored on"
     teacher:pd.DataFrame   # The teacher's predictions of the test texts
@@ -162,7 +164,7 @@ class Scored(NamedTuple):
         "Languages that are compared with the teacher, because they have no label"
         return set(self.languages)-set(self.trained.language[self.trained.gold.notna()])
 
-# %% ../../nbs/api/export/10_stages.ipynb #c0f72788
+# %% ../../nbs/api/export/10_stages.ipynb #07c3a28c
 def changed_share(
     before:pd.DataFrame, after:pd.DataFrame, # Predictions of the same rows
     kind:str,
@@ -171,13 +173,13 @@ def changed_share(
     def value(v): return frozenset(v) if kind == 'multilabel' else tuple(v) if kind == 'token' else str(v)
     return np.array([value(a) != value(b) for a,b in zip(before.predicted, after.predicted)], bool)
 
-# %% ../../nbs/api/export/10_stages.ipynb #4812c0ce
+# %% ../../nbs/api/export/10_stages.ipynb #428c5474
 def check_same_rows(a:pd.DataFrame, b:pd.DataFrame)->None:
     "Raise an `InputError` for predictions of other texts"
     if len(a) == len(b) and (a.language.values == b.language.values).all() and (a['id'].values == b['id'].values).all(): return
     raise InputError(f"two stages predicted other test texts ({len(a):,} and {len(b):,}); score both on the same ones.")
 
-# %% ../../nbs/api/export/10_stages.ipynb #ca49792f
+# %% ../../nbs/api/export/10_stages.ipynb #07441b4d
 def score_rows(
     found:np.ndarray,   # What the judged texts add, from `outcomes`
     language:np.ndarray,# Of each of these texts
@@ -193,7 +195,7 @@ def score_rows(
     rows += [row(g, '', ls, '' if g == 'all' else g) for g,ls in scored.groups.items()]
     return pd.DataFrame(rows).set_index(['group', 'language'])
 
-# %% ../../nbs/api/export/10_stages.ipynb #8b55b79b
+# %% ../../nbs/api/export/10_stages.ipynb #24226c6c
 def drop_rows(
     found:tuple[dict,dict], # From `drops`
     name:str,               # 'drop' or 'lost'
@@ -204,7 +206,7 @@ def drop_rows(
     index = pd.MultiIndex.from_tuples(rows, names=['group', 'language'])
     return pd.DataFrame([[float(e) for e in v] for v in rows.values()], index, [name, f'{name}_low', f'{name}_high'])
 
-# %% ../../nbs/api/export/10_stages.ipynb #b0ac9ebb
+# %% ../../nbs/api/export/10_stages.ipynb #4b9cab5a
 def stage_rows(
     stage:str,                # One of `STAGES`
     predictions:pd.DataFrame, # Of this stage
@@ -228,12 +230,12 @@ def stage_rows(
     whole = pd.concat([frame, last], ignore_index=True).assign(stage=stage, before=before[0] if before else '', verdict='')
     return whole.reindex(columns=COLUMNS)
 
-# %% ../../nbs/api/export/10_stages.ipynb #8151a62f
+# %% ../../nbs/api/export/10_stages.ipynb #1c5d4d23
 def after_training()->list[str]: # Names in `STAGES`
     "The stages that are judged against the trained student"
     return list(STAGES)[3:]
 
-# %% ../../nbs/api/export/10_stages.ipynb #52ad5358
+# %% ../../nbs/api/export/10_stages.ipynb #c6e5cb86
 def some_texts(
     frame:pd.DataFrame, # With 'id' and 'language'
     texts:int,          # A language, at most; 0: all
@@ -244,7 +246,7 @@ def some_texts(
     order = frame.assign(key=[content_key(str(i), 16) for i in frame['id']], place=range(len(frame))).sort_values(['key', 'place'])
     return frame.index.isin(order.index[order.groupby('language', sort=False).cumcount() < texts])
 
-# %% ../../nbs/api/export/10_stages.ipynb #37773e31
+# %% ../../nbs/api/export/10_stages.ipynb #e4acce49
 def read_waterfall(
     folder:str|Path, # That `privkd export` has written
 )->pd.DataFrame:     # Columns `COLUMNS`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['typed_paths', 'data_of', 'task_again', 'check_same_data', 'vocabulary_texts']
 
-# %% ../../nbs/api/export/15_texts.ipynb #f85dee8e
+# %% ../../nbs/api/export/15_texts.ipynb #95831a45
 from pathlib import Path
 import pandas as pd
 from ..core import InputError, read_json
@@ -19,13 +19,14 @@ from ..models.token_counts import of_languages, read_texts, task_texts
 from ..phases import phase
 from ..record import Run
 
-# %% ../../nbs/api/export/15_texts.ipynb #e7516f23
+# %% ../../nbs/api/export/15_texts.ipynb #b149100f
 def typed_paths(run:Run)->dict[str,str]: # dataset, data_dir; those that are still there
     "The paths of a run's data, as its notebook has them"
     try: typed = read_json(run.path/'run.ipynb', dict)['metadata']['papermill']['parameters']
     except (OSError, KeyError, TypeError, InputError): return {}
     return {k: v for k in ('dataset', 'data_dir') if isinstance(v := typed.get(k), str) and v and Path(v).exists()}
 
+# %% ../../nbs/api/export/15_texts.ipynb #274ae9dc
 def data_of(
     rec:Recorded,
     dataset:str='',  # Where the run's own files are now; '': where they were
@@ -40,7 +41,7 @@ def data_of(
     raise InputError(f"the data of the run ({name.split('@')[0]}) {why}; say where they are with dataset, "
                      "give other texts with text, or keep the vocabulary with vocab=off.")
 
-# %% ../../nbs/api/export/15_texts.ipynb #ef267e01
+# %% ../../nbs/api/export/15_texts.ipynb #36ee9d54
 def task_again(
     rec:Recorded,
     dataset:str, data_dir:str='', # From `data_of`
@@ -55,6 +56,7 @@ def task_again(
                      eval_languages=c.get('eval_languages') or None, fraction=c['fraction'], seed=c['seed'],
                      unlabelled=c.get('unlabelled', -1), without_labels=c.get('without_labels', ''), labels=rec.labels)
 
+# %% ../../nbs/api/export/15_texts.ipynb #cbe2c0a4
 def check_same_data(rec:Recorded, task:Task)->None:
     "Raise an `InputError` for data that are not those of the run"
     had, task.labels = rec.environment.get('data', {}).get('fingerprint'), rec.labels
@@ -62,7 +64,7 @@ def check_same_data(rec:Recorded, task:Task)->None:
     raise InputError(f"the data in {task.name} are not those that the run was trained on; give these with dataset or data_dir, "
                      "other texts with text, or keep the vocabulary with vocab=off.")
 
-# %% ../../nbs/api/export/15_texts.ipynb #14e501cc
+# %% ../../nbs/api/export/15_texts.ipynb #e812d5ab
 @phase('reading texts')
 def vocabulary_texts(
     rec:Recorded,

@@ -5,19 +5,20 @@
 # %% auto #0
 __all__ = ['SCALE', 'MOST', 'stage_names', 'worst_first', 'stage_label', 'language_cells', 'mean_bars', 'waterfall_figure']
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #79c12555
+# %% ../../nbs/api/figures/07_waterfall.ipynb #ba9dfc00
 import numpy as np, pandas as pd, plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from .style import COLORS, MARKS, empty_figure, headed, plot_names, score_name
 from ..markup import plot_text
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #50555394
+# %% ../../nbs/api/figures/07_waterfall.ipynb #2e9c72d5
 def stage_names(
     frame:pd.DataFrame, # A waterfall
 )->list[str]:
     "The stages of a waterfall, in their order"
     return list(dict.fromkeys(frame.stage))
 
+# %% ../../nbs/api/figures/07_waterfall.ipynb #abd4be1b
 def worst_first(
     frame:pd.DataFrame, # A waterfall
 )->list[str]:           # Languages
@@ -27,6 +28,7 @@ def worst_first(
     by = last.lost if 'lost' in last and last.lost.notna().any() else -last.score
     return by.sort_values(ascending=False, kind='stable').index.tolist()
 
+# %% ../../nbs/api/figures/07_waterfall.ipynb #ee254519
 def stage_label(
     row, # Of the group 'stage'
 )->str:  # HTML, for an axis
@@ -37,7 +39,7 @@ def stage_label(
     verdict = [f'<b>{row.verdict}</b>'] if row.verdict in ('refused', 'unsure') else []
     return '<br>'.join([plot_text(row.stage).replace('-int', '-<br>int'), *known, *verdict])
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #8cdfc972
+# %% ../../nbs/api/figures/07_waterfall.ipynb #2fa7e131
 SCALE = [[0, '#0072B2'], [.49, '#ffffff'], [.51, '#ffffff'], [1, '#D55E00']] # A gain, nothing, a loss
 MOST = .05 # A drop that has the full colour
 
@@ -46,6 +48,7 @@ def _cells(frame, stages, langs): # Scores and drops, languages × stages
     score, drop = (f.pivot(index='language', columns='stage', values=v).reindex(index=langs, columns=stages) for v in ('score', 'drop'))
     return score, drop.where(score.notna())
 
+# %% ../../nbs/api/figures/07_waterfall.ipynb #0e9e6fbb
 def language_cells(
     frame:pd.DataFrame, # A waterfall
     langs:list[str],    # From top to bottom
@@ -63,6 +66,7 @@ def language_cells(
                       customdata=about, hovertemplate='%{customdata}<extra></extra>', colorscale=SCALE, zmin=-MOST, zmax=MOST,
                       xgap=2, ygap=1, showscale=False)
 
+# %% ../../nbs/api/figures/07_waterfall.ipynb #c1149cdb
 def mean_bars(
     frame:pd.DataFrame, # A waterfall
 )->go.Bar:
@@ -77,7 +81,7 @@ def mean_bars(
                   text=[f'{100*v:.1f}' for v in m.score], textposition='outside', textfont=dict(size=12), cliponaxis=False,
                   hovertemplate='%{y:.1f}<extra></extra>')
 
-# %% ../../nbs/api/figures/07_waterfall.ipynb #ba130e9a
+# %% ../../nbs/api/figures/07_waterfall.ipynb #83985445
 def waterfall_figure(
     frame:pd.DataFrame, # A waterfall: `waterfall.parquet` of an exported student
     title:str='From the teacher to the shipped file', # e.g. with the name of the export
