@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALONE', 'FRESH', 'plain', 'fresh_predictions', 'answer', 'fresh_texts', 'fresh_process', 'check_fresh']
 
-# %% ../../nbs/api/export/16_fresh.ipynb #5c7816e4
+# %% ../../nbs/api/export/16_fresh.ipynb #1530f246
 import json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -13,12 +13,12 @@ from ..core import InputError
 from .stages import some_texts
 from ..exported import read_export
 
-# %% ../../nbs/api/export/16_fresh.ipynb #a7a5f137
+# %% ../../nbs/api/export/16_fresh.ipynb #dcd015a4
 ALONE = 'onnx-fp16', 'onnx-int8', 'onnx-int8-dynamic', 'onnx-int4' # Formats in which a text is compared alone
 
 def plain(value): return sorted(value) if isinstance(value, (list, tuple, np.ndarray)) else value
 
-# %% ../../nbs/api/export/16_fresh.ipynb #af0c130b
+# %% ../../nbs/api/export/16_fresh.ipynb #7e39f118
 def fresh_predictions(
     folder:str|Path,
     format:str,      # One of the folder's formats
@@ -37,13 +37,13 @@ def fresh_predictions(
         values = [p['label' if kind == 'sequence' else 'labels'] for p in found]
     return [list(v) if kind == 'token' else plain(v) for v in values]
 
-# %% ../../nbs/api/export/16_fresh.ipynb #a057f9fb
+# %% ../../nbs/api/export/16_fresh.ipynb #3e085cd1
 def answer()->None:
     "What the other process runs: folder and format are arguments, the texts are on standard input"
     given = json.loads(sys.stdin.read())
     print(json.dumps(fresh_predictions(sys.argv[1], sys.argv[2], given['texts'], given['pairs'])))
 
-# %% ../../nbs/api/export/16_fresh.ipynb #156c5635
+# %% ../../nbs/api/export/16_fresh.ipynb #e7140671
 FRESH = 6 # Texts a language
 
 def fresh_texts(
@@ -56,13 +56,13 @@ def fresh_texts(
     spread = p.assign(turn=p.groupby(['language', 'predicted']).cumcount()).sort_values('turn', kind='stable')
     return np.sort(spread.groupby('language').head(each).index.to_numpy())
 
-# %% ../../nbs/api/export/16_fresh.ipynb #a3410273
+# %% ../../nbs/api/export/16_fresh.ipynb #4ab86ad7
 def fresh_process(
     folder:str|Path, format:str, texts:list, pairs:list|None=None, # As in `fresh_predictions`
 )->list:
     "`fresh_predictions` in a process of its own"
     env = os.environ | dict(HF_HUB_OFFLINE='1', PYTHONPATH=os.pathsep.join(filter(None, sys.path)))
-    code = 'from privkd_nb.export.fresh import answer; answer()'
+    code = "import importlib; importlib.import_module('privkd_nb.export.fresh').answer()"
     given = json.dumps(dict(texts=texts, pairs=pairs))
     p = subprocess.run([sys.executable, '-c', code, str(folder), format], input=given, capture_output=True, text=True, env=env)
     try: return json.loads(p.stdout.splitlines()[-1])
@@ -70,7 +70,7 @@ def fresh_process(
         why = (p.stderr.strip().splitlines() or [f'it ended with {p.returncode}'])[-1]
         raise InputError(f'{folder} cannot be loaded by a fresh process ({why[:300]}); nothing was exported.') from None
 
-# %% ../../nbs/api/export/16_fresh.ipynb #b6a36cf8
+# %% ../../nbs/api/export/16_fresh.ipynb #1a4463b7
 def check_fresh(
     folder:str|Path,          # An exported folder, sealed
     format:str,
