@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['run_to_export', 'read_words', 'read_pair', 'test_rows', 'Recorded', 'read_recorded', 'of_texts', 'scored_of',
-           'length_limit', 'encoded_rows', 'Lacking', 'load_teacher', 'base_of', 'copied_student']
+           'length_limit', 'encoded_rows', 'Lacking', 'load_teacher', 'base_of', 'teacher_rows', 'copied_student']
 
-# %% ../../nbs/api/export/13_recorded.ipynb #f8f88543
+# %% ../../nbs/api/export/13_recorded.ipynb #ad00af01
 from pathlib import Path
 from typing import NamedTuple
-import pandas as pd
+import numpy as np, pandas as pd
 from ..core import FIELDS, InputError, as_words
 from ..data.encoding import Encoded, encode
 from ..data.tasks import BETWEEN
@@ -25,7 +25,7 @@ from ..models.playground_base import TINY_BASE, playground_base
 from ..phases import phase
 from ..record import Run
 
-# %% ../../nbs/api/export/13_recorded.ipynb #60f9aca9
+# %% ../../nbs/api/export/13_recorded.ipynb #06322117
 def run_to_export(
     name:str|int|Path|Run,  # As in `find_run`
     folder:str|Path='runs', # Where runs are looked for by number or hash
@@ -42,7 +42,7 @@ def run_to_export(
         raise InputError(f'{run.path} is damaged ({as_words(faults)}); `privkd verify {run.path}` says what can be done.')
     return run
 
-# %% ../../nbs/api/export/13_recorded.ipynb #ad9e7e9f
+# %% ../../nbs/api/export/13_recorded.ipynb #1e0ab185
 def read_words(
     text:str,
     n:int, # How many words it must have
@@ -54,7 +54,7 @@ def read_words(
     raise InputError(f"test text {name} has {n} labelled words, some with a space in them, so that they cannot be told from its record "
                      f"({text[:40]!r}); make the run again with words without spaces.")
 
-# %% ../../nbs/api/export/13_recorded.ipynb #5eeb597e
+# %% ../../nbs/api/export/13_recorded.ipynb #99b0a2c1
 def read_pair(
     text:str,
     name:str='', # As in `read_words`
@@ -65,7 +65,7 @@ def read_pair(
     raise InputError(f"test text {name} has{BETWEEN}in one of its two texts, so that they cannot be told from its record; "
                      "make the run again without such texts.")
 
-# %% ../../nbs/api/export/13_recorded.ipynb #66d54870
+# %% ../../nbs/api/export/13_recorded.ipynb #c5724a3c
 def test_rows(
     texts:pd.DataFrame,   # The run's table of texts
     student:pd.DataFrame, # The student's predictions of them
@@ -81,7 +81,7 @@ def test_rows(
     both = [read_pair(t, i) for i,t in zip(texts['id'], texts.text)]
     return rows.assign(text=[a for a,_ in both], text_pair=[b for _,b in both])
 
-# %% ../../nbs/api/export/13_recorded.ipynb #33765c27
+# %% ../../nbs/api/export/13_recorded.ipynb #1fca4bb5
 class Recorded(NamedTuple):
     "A run, as an export needs it"
     run:Run
@@ -112,7 +112,7 @@ class Recorded(NamedTuple):
     @property
     def folder(self)->Path: return self.run.path/'model'
 
-# %% ../../nbs/api/export/13_recorded.ipynb #6786b6d9
+# %% ../../nbs/api/export/13_recorded.ipynb #8f6608da
 def read_recorded(
     run:Run, # From `run_to_export`
 )->Recorded:
@@ -122,7 +122,7 @@ def read_recorded(
     found = Recorded(run, run.config, run.environment, InitCard.load(run.path/'init_card.json'), model, student, teacher, student)
     return found._replace(rows=test_rows(run.read('texts'), student, found.kind, found.pairs))
 
-# %% ../../nbs/api/export/13_recorded.ipynb #19fbfc6e
+# %% ../../nbs/api/export/13_recorded.ipynb #515dade2
 def of_texts(
     rec:Recorded,
     where, # Which of its test texts, (n,) of bool
@@ -130,12 +130,12 @@ def of_texts(
     "A record of some of the test texts"
     return rec._replace(**{k: getattr(rec, k)[where].reset_index(drop=True) for k in ('rows', 'teacher', 'student')})
 
-# %% ../../nbs/api/export/13_recorded.ipynb #c9010198
+# %% ../../nbs/api/export/13_recorded.ipynb #840e1f06
 def scored_of(rec:Recorded)->Scored:
     "What the stages of a run are compared on"
     return Scored(rec.teacher, rec.student, rec.kind, rec.seen, rec.texts)
 
-# %% ../../nbs/api/export/13_recorded.ipynb #48740235
+# %% ../../nbs/api/export/13_recorded.ipynb #137cb914
 def length_limit(
     rec:Recorded,
     model, # Whose positions may end before the run's `max_length`
@@ -143,17 +143,17 @@ def length_limit(
     "How long a text may be"
     return min(int(rec.config['max_length']), max_positions(model) or int(rec.config['max_length']))
 
-# %% ../../nbs/api/export/13_recorded.ipynb #34b27433
+# %% ../../nbs/api/export/13_recorded.ipynb #e9448022
 def encoded_rows(
     rec:Recorded, tokenizer, model,
 )->Encoded:
     "The test texts as a model reads them"
     return encode(rec.rows, tokenizer, rec.labels, length_limit(rec, model), rec.kind)
 
-# %% ../../nbs/api/export/13_recorded.ipynb #98a2719b
+# %% ../../nbs/api/export/13_recorded.ipynb #fa768671
 class Lacking(InputError): "A model of a run that cannot be found again; the export goes on without it"
 
-# %% ../../nbs/api/export/13_recorded.ipynb #a26c170e
+# %% ../../nbs/api/export/13_recorded.ipynb #ae011003
 @phase('loading the teacher')
 def load_teacher(
     rec:Recorded,
@@ -170,7 +170,7 @@ def load_teacher(
         raise Lacking(f"the teacher ({shown}) has other weights ({found}) than the one that the run was trained with ({had})")
     return model, load_tokenizer(said, rec.kind == 'token')
 
-# %% ../../nbs/api/export/13_recorded.ipynb #7ec3cca1
+# %% ../../nbs/api/export/13_recorded.ipynb #62dcc2c9
 def base_of(
     rec:Recorded,
     name:str='', # Where the base is now
@@ -181,18 +181,29 @@ def base_of(
     if not (local_files(said) if said else None): raise Lacking('the base model is not known by a name; name its folder with base')
     return load_encoder(said, rec.kind, rec.labels, seed=0)
 
-# %% ../../nbs/api/export/13_recorded.ipynb #0619fee5
+# %% ../../nbs/api/export/13_recorded.ipynb #f65f0de1
+def teacher_rows(
+    rec:Recorded,
+    tokenizer, # The teacher's
+)->np.ndarray: # The teacher's id of each token of the student, ascending
+    "Which rows of the teacher's table a student has that was trained with a part of its vocabulary"
+    theirs, own = tokenizer.get_vocab(), load_tokenizer(str(rec.folder), rec.kind == 'token').get_vocab()
+    if lost := [t for t in own if t not in theirs]: raise Lacking(f"the teacher's tokenizer does not have the student's token {lost[0]!r}")
+    return np.array([theirs[t] for t in sorted(own, key=own.get)])
+
+# %% ../../nbs/api/export/13_recorded.ipynb #adcab19d
 @phase('making the untrained student again')
 def copied_student(
     rec:Recorded,
-    teacher,      # From `load_teacher`
-    base:str='',  # Where the base model is now, if the student was copied from it
+    teacher, tokenizer, # From `load_teacher`
+    base:str='',        # Where the base model is now, if the student was copied from it
 ):                # In eval mode
     "The student of a run before its first step"
     c = rec.config
     if c['init'] == 'pretrained': raise Lacking('the student before training was a checkpoint, which is not copied')
-    spec = InitSpec(c['init'], c['depth'], c.get('layers') or None, c['parts'], c['seed'])
-    student, card = init_student(spec, teacher, base_of(rec, base) if c['init'] == 'copy_base' else None)
+    spec = InitSpec(c['init'], c['depth'], c.get('layers') or None, c['parts'], c['seed'], vocab=c.get('vocab', 'off'))
+    rows = teacher_rows(rec, tokenizer) if spec.vocab != 'off' else None
+    student, card = init_student(spec, teacher, base_of(rec, base) if c['init'] == 'copy_base' else None, rows)
     if card.source_hash != rec.card.source_hash or card.layers != rec.card.layers:
         raise Lacking('the student before training cannot be made again, because what it was copied from has changed')
     vars(student.config).pop('thresholds', None)
