@@ -139,7 +139,8 @@ def test_parts_are_those_that_merges_really_use(tok):
 
 def test_frames_pairs_padding_and_files_follow(tok, tmp_path):
     "Special tokens, pairs, padding and truncation are as before, also when the two files are loaded again"
-    new, old = trim_tokenizer(tok, [i for t in TEXTS for i in tok(t)['input_ids']])
+    new, old = trim_tokenizer(tok, [i for t in TEXTS[:12] for i in tok(t)['input_ids']])
+    assert len(new) < len(tok)
     assert {k: getattr(new, k) for k in SPECIALS} == SPECIALS and len(new) == len(old) == max(new.get_vocab().values())+1
     assert (new.backend_tokenizer.padding or {}).get('pad_id', new.pad_token_id) == new.pad_token_id
     write_tokenizer(new, tmp_path)
