@@ -1,14 +1,27 @@
 "A student whose vocabulary is a part of its teacher's: trained on the same texts, in other token ids, and sometimes in other tokens."
 import json
+from types import SimpleNamespace
 
 import numpy as np, pandas as pd, pytest, torch
+from safetensors.torch import load_file
+from transformers import TrainerCallback
 
+from privkd_nb.analysis.arms import arm_words
+from privkd_nb.analysis.load import Study
 from privkd_nb.compute.forward import forward
 from privkd_nb.core import InputError
-from privkd_nb.data.encoding import IGNORE, encode
+from privkd_nb.data.encoding import encode
 from privkd_nb.data.two_encodings import TwoEncodings, collate_of
+from privkd_nb.evaluation.texts import Classifier
+from privkd_nb.figures.layermap import layermap_figure
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.init.student import InitCard, init_student
+from privkd_nb.jobs.config import RunConfig
+from privkd_nb.jobs.distil import Examples, distil, say_vocabulary
+from privkd_nb.jobs.joint import distil_jointly
+from privkd_nb.jobs.report import summary
+from privkd_nb.jobs.study import joint_groups
+from privkd_nb.jobs.verify import verify
 from privkd_nb.losses.terms import PAPER, TERMS, add_term, Term
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
@@ -182,3 +195,114 @@ def test_the_teachers_table_is_reduced_to_the_tokens_that_it_reads(tmp_path, dif
     tr.train()
     assert 'ReducedEmbedding' in ids and tr.report['rows'] <= tr.model.config.vocab_size
     assert teacher.get_input_embeddings().num_embeddings == teacher.config.vocab_size
+
+
+# ---- whole runs ----
+
+FEW = dict(tiny=True, vocab='512', cache='auto')       # fewer tokens than the training texts use: some of them differ
+
+
+@pytest.fixture(scope='module')
+def run(tmp_path_factory): return distil(RunConfig(**FEW, out_dir=str(tmp_path_factory.mktemp('runs'))))
+
+
+def weights(run): return load_file(run.path/'model'/'model.safetensors')
+
+
+def test_a_run_says_what_its_students_vocabulary_is(run, capsys):
+    about, card = run.environment['vocabulary'], InitCard.load(run.path/'init_card.json')
+    assert (about['size'], about['of'], about['rule'], about['rows']) == (512, 1500, 512, 'copied') and set(about['changed']['test']) == {'de', 'en', 'sw'}
+    n = sum(a for a,_ in about['changed']['train'].values())
+    assert 0 < n == card.vocabulary['changed'] < card.vocabulary['texts'] == 120
+    assert card.models['student']['embeddings'] < card.models['teacher']['embeddings'] and f'{n} of 120 training texts' in card._repr_markdown_()
+    assert 'with 512 of its 1,500 tokens' in summary(run) and run.environment['inputs']['vocabulary'] != run.environment['inputs']['tokenizer']
+    assert '512 of 1,500 tokens' in layermap_figure(card).layout.title.text
+    speed = run.read('speed').groupby('model').tokens.mean()
+    assert speed.student > speed.teacher                              # smaller pieces
+
+
+def test_the_saved_student_is_loaded_with_its_own_tokenizer_and_predicts_as_in_the_record(run):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    tok, model = AutoTokenizer.from_pretrained(run.path/'model'), AutoModelForSequenceClassification.from_pretrained(run.path/'model').eval()
+    assert len(tok) == model.config.vocab_size == 512
+    rows = run.predictions.query("model == 'student' and split == 'test'").merge(run.read('texts'), on=['id', 'language'])
+    with torch.no_grad(): z = model(**tok(rows.text.tolist(), return_tensors='pt', padding=True)).logits
+    assert [model.config.id2label[i] for i in z.argmax(-1).tolist()] == rows.predicted.tolist()
+    assert Classifier(run).predict(rows.text.tolist()).label.tolist() == rows.predicted.tolist()
+    assert not verify(run.path).faults
+
+
+def test_the_teacher_is_what_it_is_without_a_vocabulary(run):
+    plain = distil(RunConfig(**FEW | dict(vocab='off'), out_dir=str(run.path.parent)))
+    teachers = [r.predictions.query("model == 'teacher'").reset_index(drop=True) for r in (run, plain)]
+    pd.testing.assert_frame_equal(*teachers)
+    assert plain.config.get('vocab') is None and run.config['vocab'] == '512'
+    study = Study.open(run.path.parent)
+    assert {*study.table().arm} == {'copy_ft · paper', 'copy_ft · paper · vocab=512'}
+    assert arm_words('copy_ft · paper · vocab=512', run.config).endswith('with 512 tokens')
+
+
+def test_a_run_that_is_interrupted_ends_as_an_uninterrupted_one(run, tmp_path):
+    class Interrupt(TrainerCallback):
+        def on_step_end(self, args, state, control, **kw):
+            if state.global_step == 3: raise KeyboardInterrupt
+    cfg = RunConfig(**FEW, out_dir=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt): distil(cfg, callbacks=[Interrupt()])
+    again = distil(cfg)
+    assert again.path.name == run.path.name
+    a, b = weights(run), weights(again)
+    assert all(torch.equal(v, b[k]) for k,v in a.items())
+
+
+def test_students_with_one_vocabulary_are_trained_jointly_and_with_two_they_are_not(run, tmp_path):
+    configs = [RunConfig(**FEW, init=i, out_dir=str(tmp_path)) for i in ('copy_ft', 'scratch')]
+    both = distil_jointly(configs)
+    a, b = weights(run), weights(both[0])
+    assert all(torch.equal(v, b[k]) for k,v in a.items())
+    assert InitCard.load(both[1].path/'init_card.json').vocabulary['rows'] == 'random'
+    other = RunConfig(**FEW | dict(vocab='off'), out_dir=str(tmp_path))
+    with pytest.raises(InputError, match='not in vocab'): distil_jointly([configs[0], other])
+    assert [len(g) for g in joint_groups([*configs, other], True)] == [2, 1]
+
+
+def test_lost_files_of_the_setup_are_made_again(run):
+    before = {n: json.loads((run.path/n).read_text()) for n in ('environment.json', 'init_card.json')}
+    (run.path/'init_card.json').unlink()
+    (run.path/'environment.json').unlink()
+    with pytest.warns(UserWarning, match='made again without training'): distil(RunConfig(**FEW, out_dir=str(run.path.parent)))
+    after = {n: json.loads((run.path/n).read_text()) for n in before}
+    assert after['init_card.json'] == before['init_card.json'] and after['environment.json']['vocabulary'] == before['environment.json']['vocabulary']
+
+
+def test_a_vocabulary_that_cannot_be_chosen_is_refused_before_a_teacher_is_made(tmp_path, monkeypatch):
+    import privkd_nb.jobs.fine_tune as module
+    def made(*_): raise AssertionError('a teacher was made')
+    monkeypatch.setattr(module, 'teacher_path', made)
+    rows = [dict(text=f'{w} {i}', language=l, label='ab'[i % 2], split=s) for i in range(8) for w,l,s in (('play', 'en', 'train'), ('stop', 'en', 'test'), ('cheza', 'sw', 'test'))]
+    pd.DataFrame(rows).to_csv(tmp_path/'mine.csv', index=False)
+    given = dict(dataset=str(tmp_path/'mine.csv'), tiny=True, vocab='auto', out_dir=str(tmp_path/'runs'))
+    with pytest.raises(InputError, match='vocab=auto needs training or validation texts of every language, and sw has none'): distil(RunConfig(**given))
+    (tmp_path/'more.csv').write_text('text\nhabari\n')
+    with pytest.raises(InputError, match="more.csv has no column"): distil(RunConfig(**given, vocab_text=str(tmp_path/'more.csv')))
+    assert not (tmp_path/'runs').exists()
+    (tmp_path/'sw.txt').write_text('cheza muziki\nhabari ya asubuhi\n')
+    with pytest.raises(AssertionError, match='a teacher was made'): distil(RunConfig(**given, vocab_text=str(tmp_path/'sw.txt')))
+
+
+def test_terms_that_have_nothing_to_compare_are_refused(tmp_path, tok):
+    df = frame('sequence')
+    data, small = both_encodings(df, tok, 'sequence', ['me'])
+    card = InitCard('copy_ft', 'first', [0, 1], ['head'], 0, '', {}, None, {}, 1., vocabulary=dict(size=len(small), of=len(tok), rule=300, rows='copied'))
+    data.same[:] = False
+    task = SimpleNamespace(said=[])
+    with pytest.raises(InputError, match="losses has hidden, which compares token by token, but with vocab=300 the student reads no text in its teacher's tokens"):
+        say_vocabulary(task, ['ce', 'hidden'], card, Examples(data, data, data))
+    say_vocabulary(task, ['ce', 'logits'], card, Examples(data, data, data))
+    assert '40 of 40 training texts are read in other tokens; of the test texts' in task.said[0]
+
+
+def test_a_student_of_a_small_checkpoint_can_be_trimmed_too():
+    teacher, base = tiny_model('xlmr', 4, vocab_size=300), tiny_model('xlmr', 2, vocab_size=300, hidden_size=16)
+    student, card = init_student(InitSpec('pretrained', depth='stride', vocab=50), teacher, base, old_ids=np.arange(0, 100, 2) | 1)
+    assert student.get_input_embeddings().weight.shape == (50, 16) and base.config.vocab_size == 300
+    assert card.vocabulary == dict(size=50, of=300, rule=50, rows='copied')

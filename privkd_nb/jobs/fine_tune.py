@@ -114,7 +114,7 @@ def check_vocabulary_texts(cfg:RunConfig, task:Task)->None:
     "Raise an `InputError` where a vocabulary cannot be chosen, before a teacher is made"
     if cfg.vocab == 'off': return
     from privkd_nb.init.vocabulary import check_texts
-    check_texts(task, cfg.vocab_text or None)
+    check_texts(cfg.vocab, task, cfg.vocab_text or None)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #41760978
 TINY = dict(languages='de,en,sw', rows=40, epochs=1)
