@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['TOKENS', 'CHUNK', 'NAMERS', 'UNUSUAL', 'TIMES', 'cpu_quota', 'cpu_threads', 'choose_format', 'check_files',
-           'open_session', 'check_text', 'words_of', 'check_texts', 'pads_with', 'space_words', 'read_tokenizer',
-           'unknown_ids', 'length_batches', 'padded', 'batch_tokens', 'Prediction', 'Predictions', 'softmax', 'sigmoid',
-           'name_label', 'name_labels', 'name_words', 'LanguageWarning', 'kept_language', 'usual_unknown',
-           'check_languages', 'check_unknown', 'Logits', 'Student']
+           'open_session', 'check_text', 'words_of', 'check_texts', 'pads_with', 'tells_texts_apart', 'space_words',
+           'read_tokenizer', 'unknown_ids', 'length_batches', 'padded', 'batch_tokens', 'Prediction', 'Predictions',
+           'softmax', 'sigmoid', 'name_label', 'name_labels', 'name_words', 'LanguageWarning', 'kept_language',
+           'usual_unknown', 'check_languages', 'check_unknown', 'Logits', 'Student']
 
-# %% ../nbs/api/13_runtime.ipynb #59dde78a
+# %% ../nbs/api/13_runtime.ipynb #c62d1410
 import json, os, warnings
 from pathlib import Path
 from typing import Any, Iterable, Iterator, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from .core import InputError, as_words, check_choice, files_faults, read_checksums, read_json
 from .exported import FORMATS, MANIFEST, SEAL, Exported, read_export
 
-# %% ../nbs/api/13_runtime.ipynb #139f0a34
+# %% ../nbs/api/13_runtime.ipynb #25b2e0fc
 def cpu_quota()->float: # Cores; infinite where there is no limit
     "How many cores a container grants"
     for path in ('/sys/fs/cgroup/cpu.max', '/sys/fs/cgroup/cpu/cpu.cfs_quota_us'):
@@ -39,7 +39,7 @@ def cpu_threads()->int: # 0: not known here; onnxruntime then decides
     cores = len({siblings(cpu) for cpu in os.sched_getaffinity(0)})
     return max(1, int(min(cores, np.ceil(cpu_quota()))))
 
-# %% ../nbs/api/13_runtime.ipynb #93633334
+# %% ../nbs/api/13_runtime.ipynb #85bb9d22
 def choose_format(
     exported:Exported,
     wanted:str='', # One of the folder's formats; '': the smallest ONNX file
@@ -63,7 +63,7 @@ def check_files(
     faults |= {k: 'is not among the exported files' for k in used if k not in written and (exported.path/k).is_file()}
     if faults: raise InputError(f'{str(exported.path)!r} is damaged ({as_words(faults)}); export it again.')
 
-# %% ../nbs/api/13_runtime.ipynb #1ad5f751
+# %% ../nbs/api/13_runtime.ipynb #3f83b4bb
 def open_session(
     path:Path,      # An ONNX file
     threads:int=0,  # 0: as in `cpu_threads`
@@ -80,9 +80,10 @@ def open_session(
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads or cpu_threads(), 1, 3
     try: return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as e:
-        raise InputError(f"{path} cannot be run by onnxruntime {ort.__version__} ({str(e).splitlines()[0][:200]}); update onnxruntime, or take another format.") from e
+        why = str(e).splitlines()[0][:200]
+        raise InputError(f'onnxruntime {ort.__version__} cannot run {path} ({why}); update it, or take another format.') from e
 
-# %% ../nbs/api/13_runtime.ipynb #4861b842
+# %% ../nbs/api/13_runtime.ipynb #956c1784
 def check_text(
     text:Any,
     words:bool, # Are words labelled, one by one?
@@ -92,7 +93,8 @@ def check_text(
     if words and not isinstance(text, str) and isinstance(text, Iterable): parts = list(text)
     else: parts = [text]
     for p in parts:
-        if not isinstance(p, str): raise InputError(f"{at} is {repr(text)[:60]}, a {type(text).__name__}; give {'a list of words or ' if words else ''}a string.")
+        if isinstance(p, str): continue
+        raise InputError(f"{at} is {repr(text)[:60]}, a {type(text).__name__}; give {'a list of words or ' if words else ''}a string.")
     if not ''.join(parts).strip(): raise InputError(f'{at} is empty; leave it out.')
     return text if isinstance(text, str) else parts
 
@@ -106,10 +108,11 @@ def check_texts(
     what:str='text', # For messages
 )->list:
     "Texts, if all of them are"
-    if not isinstance(texts, Iterable): raise InputError(f'{texts!r} is no {what}, but a {type(texts).__name__}; give a string or a list of strings.')
+    if not isinstance(texts, Iterable):
+        raise InputError(f'{texts!r} is no {what}, but a {type(texts).__name__}; give a string or a list of strings.')
     return [check_text(t, words, f'{what} {i}') for i,t in enumerate(texts)]
 
-# %% ../nbs/api/13_runtime.ipynb #345b66bc
+# %% ../nbs/api/13_runtime.ipynb #e9e31cb5
 def pads_with(
     folder:Path,
     tok, # A `tokenizers.Tokenizer`
@@ -121,21 +124,29 @@ def pads_with(
     if found is None and (folder/'config.json').is_file(): found = read_json(folder/'config.json', dict).get('pad_token_id')
     return found if isinstance(found, int) else 0
 
+def tells_texts_apart(folder:Path)->bool:
+    "Whether a tokenizer gives the texts of a pair different types, as far as it says"
+    path = folder/'tokenizer_config.json'
+    names = read_json(path, dict).get('model_input_names') if path.is_file() else None
+    return names is None or 'token_type_ids' in names
+
 def space_words(
     tok, # A `tokenizers.Tokenizer`; changed in place if it reads a list of words otherwise than the text of these words
-)->None:
+)->bool: # Whether it was
     "Put a space before each word of a list, and before a text, where the tokenizer needs it"
     from tokenizers.normalizers import Prepend, Sequence
     from tokenizers.pre_tokenizers import ByteLevel
     words = ['a', "b's", 'a-b', 'a']
     enc, text = tok.encode(words, is_pretokenized=True, add_special_tokens=False), tok.encode(' '.join(words), add_special_tokens=False).ids
     inner = [i for i,w in zip(enc.ids, enc.word_ids) if w]                       # what precedes the first word differs rightly
-    if text[len(text)-len(inner):] == inner: return
+    if text[len(text)-len(inner):] == inner: return False
     pre = tok.pre_tokenizer
-    if isinstance(pre, ByteLevel): tok.pre_tokenizer = ByteLevel(add_prefix_space=True, use_regex=pre.use_regex, trim_offsets=pre.trim_offsets)
+    same = dict(use_regex=pre.use_regex, trim_offsets=pre.trim_offsets) if isinstance(pre, ByteLevel) else None
+    if same: tok.pre_tokenizer = ByteLevel(add_prefix_space=True, **same)
     else: tok.normalizer = Sequence([Prepend(' '), *([tok.normalizer] if tok.normalizer else [])])
+    return True
 
-# %% ../nbs/api/13_runtime.ipynb #02e6cf92
+# %% ../nbs/api/13_runtime.ipynb #81892e49
 def read_tokenizer(
     folder:Path,
     max_length:int,  # Longer texts are truncated; of a pair the longer one first
@@ -154,15 +165,15 @@ def read_tokenizer(
 def unknown_ids(
     tok, # A `tokenizers.Tokenizer`
 )->set[int]:
-    "The tokens of characters that a vocabulary lacks: its unknown token, and single bytes of characters beyond ASCII"
+    "The tokens of characters that a vocabulary lacks: its unknown token, and single bytes; as in a report by `vocabulary_report`"
     from tokenizers.decoders import ByteLevel
     model = tok.model
     unknown = getattr(model, 'unk_token', None) or next((t for t in ('<unk>', '[UNK]') if tok.token_to_id(t) is not None), '')
-    names = [unknown, *(f'<0x{b:02X}>' for b in range(128, 256))]
+    names = [unknown, *(f'<0x{b:02X}>' for b in range(256))]
     if isinstance(tok.decoder, ByteLevel): names += [chr(b) for b in range(161, 256) if b != 173]+[chr(b) for b in range(290, 324)]
     return {i for n in names if n and (i := tok.token_to_id(n)) is not None}
 
-# %% ../nbs/api/13_runtime.ipynb #1c0ab6d2
+# %% ../nbs/api/13_runtime.ipynb #472aef51
 TOKENS = dict(thread=256, device=16_384) # Of a batch: a thread of a CPU, and any other device
 CHUNK = 4096                             # Texts that are tokenized at a time
 
@@ -183,13 +194,14 @@ def padded(
     encodings:list, # Of the tokenizers library
     inputs:list[str], # Names of the model's inputs
     pad_id:int,
+    typed:bool=True,  # Whether types tell the texts of a pair apart
 )->dict[str,np.ndarray]: # (b,t) of int64 each
     "What a model reads of some texts"
     shape = len(encodings), max(len(e.ids) for e in encodings)
-    found = dict(input_ids=np.full(shape, pad_id, np.int64), attention_mask=np.zeros(shape, np.int64), token_type_ids=np.zeros(shape, np.int64))
+    found = dict(input_ids=np.full(shape, pad_id, np.int64), **{k: np.zeros(shape, np.int64) for k in ('attention_mask', 'token_type_ids')})
     for row,e in enumerate(encodings):
         n = len(e.ids)
-        found['input_ids'][row,:n], found['attention_mask'][row,:n], found['token_type_ids'][row,:n] = e.ids, 1, e.type_ids
+        found['input_ids'][row,:n], found['attention_mask'][row,:n], found['token_type_ids'][row,:n] = e.ids, 1, e.type_ids if typed else 0
     return {k: found[k] for k in inputs}
 
 def batch_tokens(
@@ -199,7 +211,7 @@ def batch_tokens(
     threads = session.get_session_options().intra_op_num_threads or os.cpu_count() or 1
     return TOKENS['thread']*threads if session.get_providers()[0] == 'CPUExecutionProvider' else TOKENS['device']
 
-# %% ../nbs/api/13_runtime.ipynb #fe4b4f3f
+# %% ../nbs/api/13_runtime.ipynb #42422b9e
 class Prediction(dict):
     "What a student predicts for a text"
     def __getattr__(self, name):
@@ -217,10 +229,11 @@ class Predictions(list):
     def table(self): # As of `Classifier.predict`: text, perhaps text_pair, and the fields of predictions
         "The predictions as a table of pandas"
         import pandas as pd
-        given = dict(text=[t if isinstance(t, str) else ' '.join(t) for t in self.texts]) | ({} if self.pairs is None else dict(text_pair=self.pairs))
+        given = dict(text=[t if isinstance(t, str) else ' '.join(t) for t in self.texts])
+        if self.pairs is not None: given['text_pair'] = self.pairs
         return pd.concat([pd.DataFrame(given), pd.DataFrame([dict(p) for p in self])], axis=1)
 
-# %% ../nbs/api/13_runtime.ipynb #e05fd6ad
+# %% ../nbs/api/13_runtime.ipynb #05e64e15
 def softmax(
     z:np.ndarray, # Logits
 )->np.ndarray:    # Of the same shape
@@ -264,7 +277,7 @@ def name_words(
 
 NAMERS = dict(sequence=name_label, multilabel=name_labels, token=name_words) # By kind of student
 
-# %% ../nbs/api/13_runtime.ipynb #d54c93f2
+# %% ../nbs/api/13_runtime.ipynb #ebdbf87c
 class LanguageWarning(UserWarning):
     "Texts in a language that a student was not exported for"
 
@@ -287,7 +300,7 @@ def usual_unknown(
     known = [v for k,v in shares.items() if language in (None, k) and isinstance(v, float)]
     return max(UNUSUAL, TIMES*max(known, default=0))
 
-# %% ../nbs/api/13_runtime.ipynb #0db9d4cd
+# %% ../nbs/api/13_runtime.ipynb #8ae53b1b
 def check_languages(
     given,              # A language for all texts, one a text, or None
     n:int,              # Texts
@@ -324,7 +337,7 @@ def check_unknown(
     if strict: raise InputError(f'{said}; leave them out.')
     warnings.warn(said, LanguageWarning, stacklevel=4)
 
-# %% ../nbs/api/13_runtime.ipynb #0693565e
+# %% ../nbs/api/13_runtime.ipynb #49af2c51
 class Logits:
     "The tokenizer and the ONNX file of an exported student"
     def __init__(self,
@@ -338,7 +351,7 @@ class Logits:
         self.format = choose_format(exported, format)
         if check: check_files(exported, self.format)
         self.tokenizer = read_tokenizer(exported.path, exported.manifest['max_length'], self.words)
-        self.pad_id = pads_with(exported.path, self.tokenizer)
+        self.pad_id, self.typed = pads_with(exported.path, self.tokenizer), tells_texts_apart(exported.path)
         self.session = open_session(exported.formats[self.format], threads, providers)
         self.max_tokens = max_tokens or batch_tokens(self.session)
 
@@ -350,15 +363,15 @@ class Logits:
         encode = self.tokenizer.encode_batch if self.words else self.tokenizer.encode_batch_fast    # which forgets whose word a token is
         for start in range(0, len(texts), CHUNK):
             part = slice(start, start+CHUNK)
-            given = list(map(words_of, texts[part])) if self.words else texts[part] if pairs is None else list(zip(texts[part], pairs[part]))
-            encodings = encode(given, is_pretokenized=self.words)
+            given = [words_of(t) for t in texts[part]] if self.words else texts[part]
+            encodings = encode(given if pairs is None else list(zip(given, pairs[part])), is_pretokenized=self.words)
             logits = [None]*len(encodings)
             for idx in length_batches([len(e.ids) for e in encodings], self.max_tokens):
-                batch = padded([encodings[i] for i in idx], self.inputs, self.pad_id)
+                batch = padded([encodings[i] for i in idx], self.inputs, self.pad_id, self.typed)
                 for i,z in zip(idx, self.session.run(None, batch)[0]): logits[i] = z.astype(np.float32)
             yield from zip(encodings, logits)
 
-# %% ../nbs/api/13_runtime.ipynb #92850f35
+# %% ../nbs/api/13_runtime.ipynb #290c6fae
 class Student:
     "An exported student, ready to predict"
     def __init__(self,
@@ -367,8 +380,8 @@ class Student:
         **kw,            # Of `Logits`: threads, providers, max_tokens, check
     ):
         exported = read_export(folder, check=False)
-        self.path, self.manifest, self.languages, self.kind, self.labels = exported.path, exported.manifest, exported.languages, exported.kind, exported.labels
-        self.pairs, self.max_length = bool(self.manifest.get('pairs')), self.manifest['max_length']
+        self.path, self.manifest, self.languages = exported.path, exported.manifest, exported.languages
+        self.kind, self.labels, self.max_length, self.pairs = (self.manifest.get(k, False) for k in ('kind', 'labels', 'max_length', 'pairs'))
         self.logits = Logits(exported, format, **kw)
         self.format, self.unknown_ids = self.logits.format, unknown_ids(self.logits.tokenizer)
 

@@ -134,7 +134,7 @@ def test_the_smallest_file_is_taken_and_damage_is_named(tmp_path):
     with pytest.raises(InputError, match="format='onnx-int4' is not a choice"): Student(folder, 'onnx-int4')
     small.write_bytes(b'not a model')
     with pytest.raises(InputError, match='is damaged'): Student(folder)
-    with pytest.raises(InputError, match='cannot be run by onnxruntime'): Student(folder, check=False)
+    with pytest.raises(InputError, match='onnxruntime .* cannot run'): Student(folder, check=False)
     change_manifest(folder, formats={'torch': 'model.safetensors'})
     with pytest.raises(InputError, match='--format onnx-int8'): Student(folder)
     (folder/'privkd.json').unlink()
