@@ -9,7 +9,7 @@ __all__ = ['TOKENS', 'CHUNK', 'NAMERS', 'UNUSUAL', 'TIMES', 'cpu_quota', 'cpu_th
            'softmax', 'sigmoid', 'name_label', 'name_labels', 'name_words', 'LanguageWarning', 'kept_language',
            'usual_unknown', 'check_languages', 'check_unknown', 'Logits', 'Student']
 
-# %% ../nbs/api/13_runtime.ipynb #c62d1410
+# %% ../nbs/api/13_runtime.ipynb #825a0a77
 import json, os, warnings
 from pathlib import Path
 from typing import Any, Iterable, Iterator, NamedTuple
@@ -17,7 +17,7 @@ import numpy as np
 from .core import InputError, as_words, check_choice, files_faults, read_checksums, read_json
 from .exported import FORMATS, MANIFEST, SEAL, Exported, read_export
 
-# %% ../nbs/api/13_runtime.ipynb #25b2e0fc
+# %% ../nbs/api/13_runtime.ipynb #0560c63d
 def cpu_quota()->float: # Cores; infinite where there is no limit
     "How many cores a container grants"
     for path in ('/sys/fs/cgroup/cpu.max', '/sys/fs/cgroup/cpu/cpu.cfs_quota_us'):
@@ -39,7 +39,7 @@ def cpu_threads()->int: # 0: not known here; onnxruntime then decides
     cores = len({siblings(cpu) for cpu in os.sched_getaffinity(0)})
     return max(1, int(min(cores, np.ceil(cpu_quota()))))
 
-# %% ../nbs/api/13_runtime.ipynb #85bb9d22
+# %% ../nbs/api/13_runtime.ipynb #79bacd53
 def choose_format(
     exported:Exported,
     wanted:str='', # One of the folder's formats; '': the smallest ONNX file
@@ -63,7 +63,7 @@ def check_files(
     faults |= {k: 'is not among the exported files' for k in used if k not in written and (exported.path/k).is_file()}
     if faults: raise InputError(f'{str(exported.path)!r} is damaged ({as_words(faults)}); export it again.')
 
-# %% ../nbs/api/13_runtime.ipynb #3f83b4bb
+# %% ../nbs/api/13_runtime.ipynb #a94ade7b
 def open_session(
     path:Path,      # An ONNX file
     threads:int=0,  # 0: as in `cpu_threads`
@@ -83,7 +83,7 @@ def open_session(
         why = str(e).splitlines()[0][:200]
         raise InputError(f'onnxruntime {ort.__version__} cannot run {path} ({why}); update it, or take another format.') from e
 
-# %% ../nbs/api/13_runtime.ipynb #956c1784
+# %% ../nbs/api/13_runtime.ipynb #1431fda7
 def check_text(
     text:Any,
     words:bool, # Are words labelled, one by one?
@@ -112,7 +112,7 @@ def check_texts(
         raise InputError(f'{texts!r} is no {what}, but a {type(texts).__name__}; give a string or a list of strings.')
     return [check_text(t, words, f'{what} {i}') for i,t in enumerate(texts)]
 
-# %% ../nbs/api/13_runtime.ipynb #e9e31cb5
+# %% ../nbs/api/13_runtime.ipynb #7e8d907d
 def pads_with(
     folder:Path,
     tok, # A `tokenizers.Tokenizer`
@@ -146,7 +146,7 @@ def space_words(
     else: tok.normalizer = Sequence([Prepend(' '), *([tok.normalizer] if tok.normalizer else [])])
     return True
 
-# %% ../nbs/api/13_runtime.ipynb #81892e49
+# %% ../nbs/api/13_runtime.ipynb #690ed897
 def read_tokenizer(
     folder:Path,
     max_length:int,  # Longer texts are truncated; of a pair the longer one first
@@ -173,7 +173,7 @@ def unknown_ids(
     if isinstance(tok.decoder, ByteLevel): names += [chr(b) for b in range(161, 256) if b != 173]+[chr(b) for b in range(290, 324)]
     return {i for n in names if n and (i := tok.token_to_id(n)) is not None}
 
-# %% ../nbs/api/13_runtime.ipynb #472aef51
+# %% ../nbs/api/13_runtime.ipynb #0ac5fe1d
 TOKENS = dict(thread=256, device=16_384) # Of a batch: a thread of a CPU, and any other device
 CHUNK = 4096                             # Texts that are tokenized at a time
 
@@ -211,7 +211,7 @@ def batch_tokens(
     threads = session.get_session_options().intra_op_num_threads or os.cpu_count() or 1
     return TOKENS['thread']*threads if session.get_providers()[0] == 'CPUExecutionProvider' else TOKENS['device']
 
-# %% ../nbs/api/13_runtime.ipynb #42422b9e
+# %% ../nbs/api/13_runtime.ipynb #07ce99d9
 class Prediction(dict):
     "What a student predicts for a text"
     def __getattr__(self, name):
@@ -226,14 +226,17 @@ class Predictions(list):
     def __init__(self, predictions, texts, pairs=None):
         super().__init__(predictions)
         self.texts, self.pairs = texts, pairs
-    def table(self): # As of `Classifier.predict`: text, perhaps text_pair, and the fields of predictions
-        "The predictions as a table of pandas"
+    def rows(self)->list[dict]: # text, perhaps text_pair, and the fields of predictions
+        "The predictions with their texts"
+        texts = [t if isinstance(t, str) else ' '.join(t) for t in self.texts]
+        pairs = [{}]*len(texts) if self.pairs is None else [dict(text_pair=t) for t in self.pairs]
+        return [dict(text=t) | pair | p for t,pair,p in zip(texts, pairs, self)]
+    def table(self): # As of `Classifier.predict`
+        "The same as a table of pandas"
         import pandas as pd
-        given = dict(text=[t if isinstance(t, str) else ' '.join(t) for t in self.texts])
-        if self.pairs is not None: given['text_pair'] = self.pairs
-        return pd.concat([pd.DataFrame(given), pd.DataFrame([dict(p) for p in self])], axis=1)
+        return pd.DataFrame(self.rows())
 
-# %% ../nbs/api/13_runtime.ipynb #05e64e15
+# %% ../nbs/api/13_runtime.ipynb #8e433f55
 def softmax(
     z:np.ndarray, # Logits
 )->np.ndarray:    # Of the same shape
@@ -277,7 +280,7 @@ def name_words(
 
 NAMERS = dict(sequence=name_label, multilabel=name_labels, token=name_words) # By kind of student
 
-# %% ../nbs/api/13_runtime.ipynb #ebdbf87c
+# %% ../nbs/api/13_runtime.ipynb #e9e7c391
 class LanguageWarning(UserWarning):
     "Texts in a language that a student was not exported for"
 
@@ -300,7 +303,7 @@ def usual_unknown(
     known = [v for k,v in shares.items() if language in (None, k) and isinstance(v, float)]
     return max(UNUSUAL, TIMES*max(known, default=0))
 
-# %% ../nbs/api/13_runtime.ipynb #8ae53b1b
+# %% ../nbs/api/13_runtime.ipynb #39310fb8
 def check_languages(
     given,              # A language for all texts, one a text, or None
     n:int,              # Texts
@@ -337,7 +340,7 @@ def check_unknown(
     if strict: raise InputError(f'{said}; leave them out.')
     warnings.warn(said, LanguageWarning, stacklevel=4)
 
-# %% ../nbs/api/13_runtime.ipynb #49af2c51
+# %% ../nbs/api/13_runtime.ipynb #194ef270
 class Logits:
     "The tokenizer and the ONNX file of an exported student"
     def __init__(self,
@@ -371,7 +374,7 @@ class Logits:
                 for i,z in zip(idx, self.session.run(None, batch)[0]): logits[i] = z.astype(np.float32)
             yield from zip(encodings, logits)
 
-# %% ../nbs/api/13_runtime.ipynb #290c6fae
+# %% ../nbs/api/13_runtime.ipynb #49873142
 class Student:
     "An exported student, ready to predict"
     def __init__(self,

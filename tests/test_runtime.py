@@ -151,3 +151,16 @@ def test_threads_and_providers(folder, monkeypatch):
         with pytest.raises(InputError, match='threads='): Student(folder, threads=bad)
     with pytest.raises(InputError, match='providers='): Student(folder, providers='NoSuchProvider')
     assert Student(folder, providers='CPUExecutionProvider')('Wake').label
+
+
+def test_the_terminal_predicts_from_an_exported_folder_without_torch(folders, capsys):
+    from privkd_nb.cli import main
+    command = f"import sys; from privkd_nb.cli import main; main(['predict', {str(folders['sequence'])!r}, 'Wake me up', {RUNES!r}, '--json']); print('torch' in sys.modules, file=sys.stderr)"
+    res = subprocess.run([sys.executable, '-c', command], capture_output=True, text=True)
+    first, second = json.loads(res.stdout)
+    assert {k: v for k, v in first.items() if k != 'text'} == Student(folders['sequence'])('Wake me up') and second['unknown'] > .4
+    assert res.stderr.splitlines()[-1] == 'False' and 'many tokens that the vocabulary lacks' in res.stderr
+    assert main(['predict', str(folders['pairs']), 'Wake me up']) == 2 and 'was trained on pairs of texts' in capsys.readouterr().err
+    assert main(['predict', str(folders['pairs']), 'Wake me up', '--pair', 'at seven']) == 0
+    assert main(['predict', str(folders['token']), 'Wake me '*20]) == 0
+    assert 'were cut at 16 tokens' in (said := capsys.readouterr()).err and said.out.count('Wake') >= 20

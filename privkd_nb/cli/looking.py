@@ -6,7 +6,7 @@
 __all__ = ['LISTED', 'SHARED', 'BIG_FIRST', 'SORTS', 'LIST', 'MAIN', 'SHOW', 'PREDICT', 'since', 'size_text', 'shared_values',
            'listed', 'fitting', 'list_command', 'add_list_options', 'result_dict', 'settings_text', 'weights_text',
            'show_running', 'show_command', 'add_run_name', 'several_labels', 'prediction_line', 'given_texts',
-           'split_pairs', 'predict_command', 'add_predict_options']
+           'split_pairs', 'predicted_rows', 'predict_command', 'add_predict_options']
 
 # %% ../../nbs/api/cli/09_looking.ipynb #c1bdd3c6
 import argparse, sys
@@ -16,7 +16,9 @@ from .options import Command
 from .output import BETWEEN, print_json, print_result, terminal_width
 from ..core import InputError, check_choice
 from ..jobs.config import RunConfig
+from ..exported import is_export
 from ..markup import as_text, visible, written
+from ..runtime import Student
 
 # %% ../../nbs/api/cli/09_looking.ipynb #573a1f02
 def since(
@@ -187,17 +189,26 @@ def split_pairs(lines:list[str])->tuple[list[str],list[str]]:
     first, second = zip(*(l.split('\t') for l in lines))
     return list(first), list(second)
 
+def predicted_rows(
+    name:str,        # As in `find_run`, or the folder of a model, or of an exported student
+    folder:str,      # Where the runs are
+    texts:list[str], pairs:list[str]|None=None,
+)->tuple[list[dict],int]: # A row a text, and where texts are cut
+    "What a model predicts; an exported student does so without torch"
+    if is_export(name): model = Student(name)
+    else:
+        from privkd_nb.evaluation.texts import Classifier
+        model = Classifier(name, folder)
+    if model.pairs and not pairs: texts, pairs = split_pairs(texts)
+    if is_export(name): return model(texts, pairs).rows(), model.max_length
+    return model.predict(texts, pairs).to_dict('records'), model.max_length
+
 def predict_command(given:dict)->None:
-    "`privkd predict`: what a run's student, or another fine-tuned model, makes of your own texts"
+    "`privkd predict`: what a run's student, or another fine-tuned or exported model, makes of your own texts"
     from privkd_nb.hub import quietly
     if not (texts := given_texts(given['texts'])): raise InputError('there is no text to predict; standard input was empty.')
-    with quietly():
-        from privkd_nb.evaluation.texts import Classifier
-        model, pairs = Classifier(given['run'], given.get('runs', 'runs')), given.get('pair')
-        if model.pairs and not pairs: texts, pairs = split_pairs(texts)
-        found = model.predict(texts, pairs)
-    if n := int(found.cut.sum()): print(f'privkd: {n} of {len(texts)} texts were cut at {model.max_length} tokens', file=sys.stderr)
-    rows = found.to_dict('records')
+    with quietly(): rows, most = predicted_rows(given['run'], given.get('runs', 'runs'), texts, given.get('pair'))
+    if n := sum(bool(r['cut']) for r in rows): print(f'privkd: {n} of {len(texts)} texts were cut at {most} tokens', file=sys.stderr)
     if given.get('json'): return print_json(rows)
     for row in rows: print(prediction_line(row))
 
@@ -205,8 +216,8 @@ def add_predict_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->None:
     "Which model, and which texts"
-    add_run_name(parser, 'a run, as in `privkd list`: its number, the beginning of its hash, its path, last; or the folder of a model')
+    add_run_name(parser, 'a run, as in `privkd list`: its number, the beginning of its hash, its path, last; or the folder of a model, or of an exported student')
     parser.add_argument('texts', nargs='+', metavar='TEXT', help="texts in quotes, or - for the lines of standard input")
     parser.add_argument('--pair', nargs='+', metavar='TEXT', help='the second texts, as many, if a label is for two')
 
-PREDICT = Command(predict_command, add_predict_options, ("predict last 'wake me up at seven'", 'predict 3 - --json < texts.txt'))
+PREDICT = Command(predict_command, add_predict_options, ("predict last 'wake me up at seven'", 'predict 3 - --json < texts.txt', "predict exported 'wake me up'"))
