@@ -71,7 +71,7 @@ def vocabulary_texts(
     languages:list[str],        # That are kept
     dataset:str='', data_dir:str='', # As in `data_of`
     text=None,                  # More text, from `read_texts` or what it reads; None: the run's data alone
-)->tuple[pd.DataFrame,pd.DataFrame,pd.DataFrame|None]: # The run's own, held out, and more
+)->tuple[pd.DataFrame,pd.DataFrame,pd.DataFrame|None]: # All training texts of the run's data, held out, and more
     "The texts that a vocabulary is chosen by"
     given = of_languages(read_texts(text), languages) if text is not None else None
     try: where = data_of(rec, dataset, data_dir)
@@ -82,5 +82,4 @@ def vocabulary_texts(
     check_same_data(rec, task)
     wide = dict(languages=','.join(languages), eval_languages='') if where[0] in CATALOG else {}
     every = task_again(rec, *where, scenario='all', fraction=1., unlabelled=-1, **wide)
-    more = [task_texts(every, 'train', languages)]+([given] if given is not None else [])
-    return task_texts(task, 'train', languages), task_texts(task, 'validation', languages), pd.concat(more, ignore_index=True)
+    return task_texts(every, 'train', languages), task_texts(task, 'validation', languages), given
