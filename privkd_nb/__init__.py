@@ -18,7 +18,7 @@ _WHERE = {
     'differences': 'analysis.compare', 'teacher_scores': 'analysis.compare', 'training_band': 'analysis.curves', 'runs_by_seed': 'analysis.examples',
     'example_differences': 'analysis.examples', 'disagreements': 'analysis.examples', 't_interval': 'analysis.stats', 'Explorer': 'apps.explorer', 'save_explorer': 'apps.explorer_file',
     # use
-    'Student': 'runtime',
+    'Student': 'runtime', 'export_run': 'export.chain', 'read_waterfall': 'export.stages', 'waterfall_figure': 'figures.waterfall', 'push': 'export.push',
     # figures and tables
     'use_notebook_renderer': 'figures.style', 'scores_figure': 'figures.comparisons', 'heatmap_figure': 'figures.comparisons',
     'training_figure': 'figures.comparisons', 'fraction_figure': 'figures.comparisons', 'results_figure': 'figures.comparisons',

@@ -19,7 +19,8 @@ BENCH = dict(models='xlmr-base', losses='ce,logits', arms='privkd,privkd_cached,
 PAGES = {                                                               # page -> its parameters, where they are not the defaults
     'index': {}, 'run': {}, 'effect': {}, 'bench': BENCH, 'results': {}, 'cookbook': {},
     'tutorials/01_first_distillation': {}, 'tutorials/02_your_data': {}, 'tutorials/03_reading_a_run': {},
-    'how_to/add_a_dataset': {}, 'how_to/no_labels': {}, 'how_to/resume_a_run': {}, 'how_to/save_time': {}, 'how_to/use_a_student': {}}
+    'how_to/add_a_dataset': {}, 'how_to/export_a_student': {},
+    'how_to/no_labels': {}, 'how_to/resume_a_run': {}, 'how_to/save_time': {}, 'how_to/use_a_student': {}}
 LARGEST = 400_000                                                       # bytes of a stored page
 PLACES = [f'{p}/' for p in (ROOT, Path.home(), tempfile.gettempdir(), '/home', '/Users') if str(p) != '/'] # Folders of this machine, or of any
 

@@ -34,7 +34,7 @@ class Choice:
 
 # %% ../../nbs/api/apps/02_choice.ipynb #b36bb061
 VIEWS = dict(scores='By language', difference='A minus B', gap='Gap to the teacher', training='Training', data='Amount of data',
-             layers='Layer map', examples='Examples')
+             layers='Layer map', waterfall='Waterfall', examples='Examples')
 
 # %% ../../nbs/api/apps/02_choice.ipynb #23d02242
 SIDEBAR = dict(dataset='Data', scenario='Trained on', fraction='Share of the training data', metric='Score', languages='Languages',
@@ -42,12 +42,12 @@ SIDEBAR = dict(dataset='Data', scenario='Trained on', fraction='Share of the tra
 FOR_VIEW = dict(a='A', b='B, the baseline', over='Intervals for new', sort_by='Sort languages by', sort_pairs='Sort languages by',
                 curve='Curve', language='Language', seed='Seed', statistic='Average')
 ONLY = dict( # Control -> the views that need it
-            a=['difference', 'layers', 'examples'], b=['difference', 'examples'], over=['difference'], sort_pairs=['difference'],
+            a=['difference', 'layers', 'waterfall', 'examples'], b=['difference', 'examples'], over=['difference'], sort_pairs=['difference'],
             sort_by=['scores', 'gap'], curve=['training'], language=['training', 'examples'],
-            seed=['layers', 'examples'], statistic=['data'])
+            seed=['layers', 'waterfall', 'examples'], statistic=['data'])
 PAIR, ONE_RUN = 'this view compares A and B, which have menus of their own', 'this view shows student A, which has a menu of its own'
 NOT_IN = dict( # Control -> view -> why it does not apply
     fraction=dict.fromkeys(('training', 'data'), 'this view shows every share'),
-    metric=dict(layers='a layer map has no score', examples='a prediction is right or wrong'),
+    metric=dict(layers='a layer map has no score', waterfall='an export has the score that it was judged by', examples='a prediction is right or wrong'),
     languages=dict(training='a curve is of one language, or of their mean', layers='a layer map is the same for all languages'),
-    **{k: dict(difference=PAIR, examples=PAIR, layers=ONE_RUN) for k in ('arms', 'inits', 'losses')})
+    **{k: dict(difference=PAIR, examples=PAIR, layers=ONE_RUN, waterfall=ONE_RUN) for k in ('arms', 'inits', 'losses')})

@@ -8,7 +8,7 @@ __all__ = ['AUTO', 'Asked', 'what_is_asked', 'export_folder', 'is_same', 'alread
            'facts_of', 'write_facts', 'measure', 'finish_folder', 'torch_stage', 'check_format', 'build_folder',
            'export_run']
 
-# %% ../../nbs/api/export/40_chain.ipynb #91be9930
+# %% ../../nbs/api/export/40_chain.ipynb #7745652f
 import shutil
 from datetime import datetime, timezone
 from importlib import import_module
@@ -40,7 +40,7 @@ from .onnx_scores import OnnxModel, onnx_logits
 from .quantize import quantize
 from ..runtime import Student
 
-# %% ../../nbs/api/export/40_chain.ipynb #59331091
+# %% ../../nbs/api/export/40_chain.ipynb #1161489d
 AUTO = 'onnx-int8-dynamic' # The first format that `auto` tries; then the next safer ones
 
 class Asked(NamedTuple):
@@ -61,7 +61,7 @@ class Asked(NamedTuple):
         more = {'-'.join(self.formats): self.formats != ['auto'], f'vocab-{self.vocab}': self.vocab != 'auto', f'{self.texts}-texts': self.texts > 0}
         return '-'.join(['all' if set(self.languages) == set(every) else few, *(k for k,given in more.items() if given)]).replace('/', '_')
 
-# %% ../../nbs/api/export/40_chain.ipynb #b2daf71b
+# %% ../../nbs/api/export/40_chain.ipynb #45879e39
 def what_is_asked(
     rec:Recorded,
     languages=None, format:str='auto', vocab='auto', max_drop:float=.01, strict:bool=False, texts:int=0, web:bool=False,
@@ -82,7 +82,7 @@ def what_is_asked(
     shown = text if isinstance(text, str) else '' if text is None else 'given'
     return Asked(sorted(set(langs)), [*dict.fromkeys(formats)], vocab, check_max_drop(max_drop), bool(strict), texts, bool(web), shown)
 
-# %% ../../nbs/api/export/40_chain.ipynb #70d5d213
+# %% ../../nbs/api/export/40_chain.ipynb #0931d583
 def export_folder(
     rec:Recorded, asked:Asked,
     out:str|Path|None=None, # As in `export_run`
@@ -90,12 +90,12 @@ def export_folder(
     "Where an export is written"
     return Path(out) if out else rec.run.path/EXPORTS/asked.name(rec.languages)
 
-# %% ../../nbs/api/export/40_chain.ipynb #7d501d51
+# %% ../../nbs/api/export/40_chain.ipynb #c01950a4
 def is_same(found:Exported, rec:Recorded, asked:Asked)->bool:
     "Whether an export is the one that is asked for"
     return found.manifest.get('run_hash') == content_key(rec.config) and found.manifest.get('asked') == asked.record()
 
-# %% ../../nbs/api/export/40_chain.ipynb #136fb83f
+# %% ../../nbs/api/export/40_chain.ipynb #87368258
 def already_there(
     path:Path, rec:Recorded, asked:Asked,
     redo:bool=False,
@@ -109,7 +109,7 @@ def already_there(
     if is_same(found, rec, asked): return found
     raise InputError(f'{path} holds another export ({found!r}); name another folder with out, or replace it with redo.')
 
-# %% ../../nbs/api/export/40_chain.ipynb #679868c9
+# %% ../../nbs/api/export/40_chain.ipynb #42126cef
 class Chain:
     "The stages of an export, as they are scored"
     def __init__(self,
@@ -128,7 +128,7 @@ class Chain:
         "The waterfall as far as it goes"
         return pd.concat(self.frames.values(), ignore_index=True)
 
-# %% ../../nbs/api/export/40_chain.ipynb #f72987e2
+# %% ../../nbs/api/export/40_chain.ipynb #96372fcc
 @patch
 def add(self:Chain,
     stage:str,                # One of `STAGES`
@@ -143,18 +143,19 @@ def add(self:Chain,
     with beside_bars(): self.say(stage_line(rows, verdict))
     return verdict
 
-# %% ../../nbs/api/export/40_chain.ipynb #2092a724
+# %% ../../nbs/api/export/40_chain.ipynb #2d29eced
 def stage_line(
     rows:pd.DataFrame, # From `stage_rows`
     verdict:Verdict|None,
 )->str:
     "A stage in a line"
     mean = rows[rows.group == 'all'].iloc[0]
-    drop = '' if pd.isna(mean['drop']) else f', {drop_words(*mean[["drop", "drop_low", "drop_high"]].astype(float))} below {mean.before}'
+    ends, up = mean[['drop', 'drop_low', 'drop_high']].astype(float), mean['drop'] < 0
+    drop = '' if pd.isna(mean['drop']) else f", {drop_words(*(-ends.iloc[[0, 2, 1]] if up else ends))} {'above' if up else 'below'} {mean.before}"
     why = '' if not verdict or verdict.word == 'passed' else f' ({verdict_words(verdict)})'
     return f'{mean.stage}: {mean.metric} {mean.score:.3f}{drop}{f"; {verdict.word}{why}" if verdict else ""}'
 
-# %% ../../nbs/api/export/40_chain.ipynb #d106b49a
+# %% ../../nbs/api/export/40_chain.ipynb #f8f9ecdc
 def early_stages(
     chain:Chain,
     teacher:str='', base:str='', # Where the models are now, as in `export_run`
@@ -174,7 +175,7 @@ def early_stages(
     chain.add('trained', rec.student)
     return models | dict(trained=own)
 
-# %% ../../nbs/api/export/40_chain.ipynb #4eddf850
+# %% ../../nbs/api/export/40_chain.ipynb #7f0f7be5
 class Trimmed(NamedTuple):
     "A student with its vocabulary"
     model:object
@@ -182,7 +183,7 @@ class Trimmed(NamedTuple):
     record:dict|None=None          # How it was chosen; None: the vocabulary is whole
     report:pd.DataFrame|None=None  # By language
 
-# %% ../../nbs/api/export/40_chain.ipynb #c42b7a33
+# %% ../../nbs/api/export/40_chain.ipynb #8208abc0
 def predict_changed(
     rec:Recorded,
     before, after, # Tokenizers
@@ -202,7 +203,7 @@ def predict_changed(
         found[c] = pd.Series(values, dtype=found[c].dtype)
     return found
 
-# %% ../../nbs/api/export/40_chain.ipynb #63842c21
+# %% ../../nbs/api/export/40_chain.ipynb #7c2816b5
 def trim_stage(
     chain:Chain,
     model, tokenizer, # The trained student's
@@ -223,7 +224,7 @@ def trim_stage(
     if asked.vocab != 'auto': raise StageRefusedError(verdict)
     return whole
 
-# %% ../../nbs/api/export/40_chain.ipynb #8e905dac
+# %% ../../nbs/api/export/40_chain.ipynb #bbd601aa
 def onnx_stage(
     chain:Chain,
     format:str,    # Of an ONNX file
@@ -242,7 +243,7 @@ def onnx_stage(
     chain.sizes[format] = folder_megabytes(chain.folder, path)
     return chain.add(format, found)
 
-# %% ../../nbs/api/export/40_chain.ipynb #867e3dc5
+# %% ../../nbs/api/export/40_chain.ipynb #6934aad8
 def tried(
     chain:Chain,
     format:str,
@@ -258,7 +259,7 @@ def tried(
     if verdict.word == 'refused' and not auto: raise StageRefusedError(verdict)
     return verdict.word != 'refused'
 
-# %% ../../nbs/api/export/40_chain.ipynb #7a8395f7
+# %% ../../nbs/api/export/40_chain.ipynb #6e0b6b0d
 def passing_formats(
     chain:Chain,
     student:Trimmed,
@@ -269,7 +270,7 @@ def passing_formats(
     if not auto: return [f for f in chain.asked.formats if f in ('onnx', 'torch') or tried(chain, f, student, auto)]
     return [next(f for f in [AUTO, *safer_formats(AUTO)] if f == 'onnx' or tried(chain, f, student, auto))]
 
-# %% ../../nbs/api/export/40_chain.ipynb #545dca32
+# %% ../../nbs/api/export/40_chain.ipynb #c2e21da6
 def languages_of(
     chain:Chain,
     every:list[str], # Languages of the run
@@ -278,7 +279,7 @@ def languages_of(
     kept, how = chain.asked.languages, chain.scored.trained_on
     return dict(kept=kept, left_out=[l for l in every if l not in kept], **{g: [l for l in kept if how.get(l) == g] for g in MEANS})
 
-# %% ../../nbs/api/export/40_chain.ipynb #5171a333
+# %% ../../nbs/api/export/40_chain.ipynb #2b4c0626
 def facts_of(
     chain:Chain,
     student:Trimmed,
@@ -295,7 +296,7 @@ def facts_of(
                 languages=languages_of(chain, every), vocabulary=student.record, scores=shares(scores), asked=chain.asked.record(),
                 unknown={} if student.report is None else shares(student.report.unknown_after), created=f'{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}')
 
-# %% ../../nbs/api/export/40_chain.ipynb #a06e2102
+# %% ../../nbs/api/export/40_chain.ipynb #cada84e5
 def write_facts(
     chain:Chain, student:Trimmed, formats:list[str], every:list[str], # As in `facts_of`
 )->dict: # The same
@@ -305,7 +306,7 @@ def write_facts(
     write_checksums(chain.folder/SEAL)
     return fields
 
-# %% ../../nbs/api/export/40_chain.ipynb #dbb4d62b
+# %% ../../nbs/api/export/40_chain.ipynb #911c1b0e
 def measure(
     chain:Chain,
     models:dict,      # From `early_stages`
@@ -326,7 +327,7 @@ def measure(
         rows.loc[last, 'size_mb'] = chain.sizes.get(stage, np.nan)
         for k in speeds: rows.loc[last, k] = speeds[k].get(stage, np.nan)
 
-# %% ../../nbs/api/export/40_chain.ipynb #453598d1
+# %% ../../nbs/api/export/40_chain.ipynb #809d0f13
 def finish_folder(
     chain:Chain,
     student:Trimmed,
@@ -349,7 +350,7 @@ def finish_folder(
     if chain.asked.web: import_module('privkd_nb.export.web').write_web(chain.folder)
     write_checksums(chain.folder/SEAL)
 
-# %% ../../nbs/api/export/40_chain.ipynb #c2d40196
+# %% ../../nbs/api/export/40_chain.ipynb #e6972a71
 def torch_stage(chain:Chain)->str:
     "The stage whose predictions are those of the weights that are saved"
     return 'trimmed' if 'trimmed' in chain.frames and chain.verdicts['trimmed'].word != 'refused' else 'trained'
@@ -365,7 +366,7 @@ def check_format(chain:Chain, format:str, student:Trimmed)->int: # As from `chec
         want = decoded(onnx_logits(OnnxModel(chain.folder/FORMATS[format].file), data, max_tokens=1), data, chain.rec.labels, cuts)
     return check_fresh(chain.folder, format, want, some)
 
-# %% ../../nbs/api/export/40_chain.ipynb #40d9e00f
+# %% ../../nbs/api/export/40_chain.ipynb #76b10e53
 def build_folder(
     chain:Chain,
     models:dict,     # From `early_stages`
@@ -384,7 +385,7 @@ def build_folder(
     with phase('loading the folder in a fresh process'):
         for f in formats: check_format(chain, f, student)
 
-# %% ../../nbs/api/export/40_chain.ipynb #8334b6b1
+# %% ../../nbs/api/export/40_chain.ipynb #39cbd0a6
 def export_run(
     run,                    # A finished run, as in `find_run`: its path, number or hash, or 'last'
     out:str|Path|None=None, # The folder to write; None: below the run's, in `exports`

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALONE', 'FRESH', 'plain', 'fresh_predictions', 'answer', 'fresh_texts', 'fresh_process', 'check_fresh']
 
-# %% ../../nbs/api/export/16_fresh.ipynb #1530f246
+# %% ../../nbs/api/export/16_fresh.ipynb #3214b045
 import json, os, subprocess, sys
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -13,12 +13,12 @@ from ..core import InputError
 from .stages import some_texts
 from ..exported import read_export
 
-# %% ../../nbs/api/export/16_fresh.ipynb #dcd015a4
+# %% ../../nbs/api/export/16_fresh.ipynb #d9d12f68
 ALONE = 'onnx-fp16', 'onnx-int8', 'onnx-int8-dynamic', 'onnx-int4' # Formats in which a text is compared alone
 
 def plain(value): return sorted(value) if isinstance(value, (list, tuple, np.ndarray)) else value
 
-# %% ../../nbs/api/export/16_fresh.ipynb #7e39f118
+# %% ../../nbs/api/export/16_fresh.ipynb #5c683241
 def fresh_predictions(
     folder:str|Path,
     format:str,      # One of the folder's formats
@@ -37,13 +37,13 @@ def fresh_predictions(
         values = [p['label' if kind == 'sequence' else 'labels'] for p in found]
     return [list(v) if kind == 'token' else plain(v) for v in values]
 
-# %% ../../nbs/api/export/16_fresh.ipynb #3e085cd1
+# %% ../../nbs/api/export/16_fresh.ipynb #96d3ac00
 def answer()->None:
     "What the other process runs: folder and format are arguments, the texts are on standard input"
     given = json.loads(sys.stdin.read())
     print(json.dumps(fresh_predictions(sys.argv[1], sys.argv[2], given['texts'], given['pairs'])))
 
-# %% ../../nbs/api/export/16_fresh.ipynb #e7140671
+# %% ../../nbs/api/export/16_fresh.ipynb #d7053af3
 FRESH = 6 # Texts a language
 
 def fresh_texts(
@@ -56,7 +56,7 @@ def fresh_texts(
     spread = p.assign(turn=p.groupby(['language', 'predicted']).cumcount()).sort_values('turn', kind='stable')
     return np.sort(spread.groupby('language').head(each).index.to_numpy())
 
-# %% ../../nbs/api/export/16_fresh.ipynb #4ab86ad7
+# %% ../../nbs/api/export/16_fresh.ipynb #001db4f7
 def fresh_process(
     folder:str|Path, format:str, texts:list, pairs:list|None=None, # As in `fresh_predictions`
 )->list:
@@ -70,7 +70,7 @@ def fresh_process(
         why = (p.stderr.strip().splitlines() or [f'it ended with {p.returncode}'])[-1]
         raise InputError(f'{folder} cannot be loaded by a fresh process ({why[:300]}); nothing was exported.') from None
 
-# %% ../../nbs/api/export/16_fresh.ipynb #1a4463b7
+# %% ../../nbs/api/export/16_fresh.ipynb #2f9ee87e
 def check_fresh(
     folder:str|Path,          # An exported folder, sealed
     format:str,

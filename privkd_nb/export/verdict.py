@@ -6,7 +6,7 @@
 __all__ = ['UNSURE', 'Verdict', 'check_max_drop', 'judge', 'drop_words', 'verdict_table', 'verdict_words', 'safer_choice',
            'StageRefusedError']
 
-# %% ../../nbs/api/export/11_verdict.ipynb #3504b2da
+# %% ../../nbs/api/export/11_verdict.ipynb #b335c852
 from typing import NamedTuple
 import numpy as np, pandas as pd
 from ..core import InputError
@@ -15,7 +15,7 @@ from ..exported import FORMATS
 from ..markup import as_text
 from ..record import GROUPS
 
-# %% ../../nbs/api/export/11_verdict.ipynb #cfa969a7
+# %% ../../nbs/api/export/11_verdict.ipynb #3ff06067
 UNSURE = 3 # Times `max_drop`: a drop that should be excluded in every language
 
 class Verdict(NamedTuple):
@@ -41,7 +41,7 @@ class Verdict(NamedTuple):
         "'refused', 'unsure' or 'passed'"
         return 'refused' if self.broken or self.strict and self.doubtful else 'unsure' if self.doubtful else 'passed'
 
-# %% ../../nbs/api/export/11_verdict.ipynb #88395cff
+# %% ../../nbs/api/export/11_verdict.ipynb #7c9d9dfa
 def check_max_drop(
     max_drop:float, # As the user gave it
 )->float:
@@ -51,7 +51,7 @@ def check_max_drop(
     if not 0 <= value < 1: raise InputError(f"max_drop={max_drop!r} is not a share from 0 to 1; for one point write .01.")
     return value
 
-# %% ../../nbs/api/export/11_verdict.ipynb #fe6fc08a
+# %% ../../nbs/api/export/11_verdict.ipynb #d7958daa
 def judge(
     rows:pd.DataFrame,    # From `stage_rows`
     max_drop:float=.01,   # How much lower a score may surely be
@@ -61,7 +61,7 @@ def judge(
     frame = rows[(rows.group != 'stage') & np.isfinite(rows.lost.astype(float))]
     return Verdict(rows.stage.iloc[0], frame.reset_index(drop=True), check_max_drop(max_drop), strict)
 
-# %% ../../nbs/api/export/11_verdict.ipynb #dccf635e
+# %% ../../nbs/api/export/11_verdict.ipynb #4a9b23da
 def drop_words(
     lost:float, low:float, high:float, # Shares
 )->str:
@@ -76,7 +76,7 @@ def verdict_table(v:Verdict)->pd.DataFrame: # Index: languages, the worst first,
     points = {k: (100*f[c]).round(1).values for k,c in dict(score='score', drop='lost', low='lost_low', high='lost_high').items()}
     return pd.DataFrame(dict(points, texts=f.texts.values), index=index)
 
-# %% ../../nbs/api/export/11_verdict.ipynb #4506f50a
+# %% ../../nbs/api/export/11_verdict.ipynb #30e09a61
 def verdict_words(v:Verdict)->str:
     "A verdict in a sentence"
     f = v.frame.assign(name=[l or GROUPS[g] for g,l in zip(v.frame.group, v.frame.language)]).set_index('name')
@@ -87,7 +87,7 @@ def verdict_words(v:Verdict)->str:
     if v.doubtful: return f'{v.stage} may have lost {most} or more since training in {listed(v.doubtful)}, which the test texts cannot exclude'
     return f'{v.stage} has lost less than {most} since training in every language'
 
-# %% ../../nbs/api/export/11_verdict.ipynb #41a0d19f
+# %% ../../nbs/api/export/11_verdict.ipynb #7c38c69d
 def safer_choice(
     stage:str, # One of `STAGES`
 )->str:        # As an option of `privkd export`; '': there is none
