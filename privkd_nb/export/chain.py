@@ -8,10 +8,9 @@ __all__ = ['AUTO', 'Asked', 'what_is_asked', 'export_folder', 'is_same', 'alread
            'facts_of', 'write_facts', 'measure', 'finish_folder', 'torch_stage', 'check_format', 'build_folder',
            'export_run']
 
-# %% ../../nbs/api/export/40_chain.ipynb #7745652f
+# %% ../../nbs/api/export/40_chain.ipynb #dbe8db38
 import shutil
 from datetime import datetime, timezone
-from importlib import import_module
 from pathlib import Path
 from typing import Callable, NamedTuple
 import numpy as np, pandas as pd
@@ -27,6 +26,7 @@ from .recorded import length_limit, scored_of
 from .stages import METRIC_OF, after_training, some_texts, stage_rows
 from .texts import vocabulary_texts
 from .verdict import StageRefusedError, Verdict, check_max_drop, drop_words, judge, verdict_words
+from .web import write_web
 from ..exported import CARD, EXPORTS, FORMATS, SEAL, VOCABULARY, WATERFALL, Exported, is_export, read_export
 from ..exported import safer_formats, write_manifest
 from ..models.loading import load_encoder, load_tokenizer
@@ -40,7 +40,7 @@ from .onnx_scores import OnnxModel, onnx_logits
 from .quantize import quantize
 from ..runtime import Student
 
-# %% ../../nbs/api/export/40_chain.ipynb #1161489d
+# %% ../../nbs/api/export/40_chain.ipynb #0ce2c166
 AUTO = 'onnx-int8-dynamic' # The first format that `auto` tries; then the next safer ones
 
 class Asked(NamedTuple):
@@ -61,7 +61,7 @@ class Asked(NamedTuple):
         more = {'-'.join(self.formats): self.formats != ['auto'], f'vocab-{self.vocab}': self.vocab != 'auto', f'{self.texts}-texts': self.texts > 0}
         return '-'.join(['all' if set(self.languages) == set(every) else few, *(k for k,given in more.items() if given)]).replace('/', '_')
 
-# %% ../../nbs/api/export/40_chain.ipynb #45879e39
+# %% ../../nbs/api/export/40_chain.ipynb #c24be243
 def what_is_asked(
     rec:Recorded,
     languages=None, format:str='auto', vocab='auto', max_drop:float=.01, strict:bool=False, texts:int=0, web:bool=False,
@@ -82,7 +82,7 @@ def what_is_asked(
     shown = text if isinstance(text, str) else '' if text is None else 'given'
     return Asked(sorted(set(langs)), [*dict.fromkeys(formats)], vocab, check_max_drop(max_drop), bool(strict), texts, bool(web), shown)
 
-# %% ../../nbs/api/export/40_chain.ipynb #0931d583
+# %% ../../nbs/api/export/40_chain.ipynb #fb4e86a9
 def export_folder(
     rec:Recorded, asked:Asked,
     out:str|Path|None=None, # As in `export_run`
@@ -90,12 +90,12 @@ def export_folder(
     "Where an export is written"
     return Path(out) if out else rec.run.path/EXPORTS/asked.name(rec.languages)
 
-# %% ../../nbs/api/export/40_chain.ipynb #c01950a4
+# %% ../../nbs/api/export/40_chain.ipynb #5fdbe7a3
 def is_same(found:Exported, rec:Recorded, asked:Asked)->bool:
     "Whether an export is the one that is asked for"
     return found.manifest.get('run_hash') == content_key(rec.config) and found.manifest.get('asked') == asked.record()
 
-# %% ../../nbs/api/export/40_chain.ipynb #87368258
+# %% ../../nbs/api/export/40_chain.ipynb #f35be8c6
 def already_there(
     path:Path, rec:Recorded, asked:Asked,
     redo:bool=False,
@@ -109,7 +109,7 @@ def already_there(
     if is_same(found, rec, asked): return found
     raise InputError(f'{path} holds another export ({found!r}); name another folder with out, or replace it with redo.')
 
-# %% ../../nbs/api/export/40_chain.ipynb #42126cef
+# %% ../../nbs/api/export/40_chain.ipynb #003a35dc
 class Chain:
     "The stages of an export, as they are scored"
     def __init__(self,
@@ -128,7 +128,7 @@ class Chain:
         "The waterfall as far as it goes"
         return pd.concat(self.frames.values(), ignore_index=True)
 
-# %% ../../nbs/api/export/40_chain.ipynb #96372fcc
+# %% ../../nbs/api/export/40_chain.ipynb #14347d8e
 @patch
 def add(self:Chain,
     stage:str,                # One of `STAGES`
@@ -143,7 +143,7 @@ def add(self:Chain,
     with beside_bars(): self.say(stage_line(rows, verdict))
     return verdict
 
-# %% ../../nbs/api/export/40_chain.ipynb #2d29eced
+# %% ../../nbs/api/export/40_chain.ipynb #991e430b
 def stage_line(
     rows:pd.DataFrame, # From `stage_rows`
     verdict:Verdict|None,
@@ -155,7 +155,7 @@ def stage_line(
     why = '' if not verdict or verdict.word == 'passed' else f' ({verdict_words(verdict)})'
     return f'{mean.stage}: {mean.metric} {mean.score:.3f}{drop}{f"; {verdict.word}{why}" if verdict else ""}'
 
-# %% ../../nbs/api/export/40_chain.ipynb #f8f9ecdc
+# %% ../../nbs/api/export/40_chain.ipynb #caf2f18c
 def early_stages(
     chain:Chain,
     teacher:str='', base:str='', # Where the models are now, as in `export_run`
@@ -175,7 +175,7 @@ def early_stages(
     chain.add('trained', rec.student)
     return models | dict(trained=own)
 
-# %% ../../nbs/api/export/40_chain.ipynb #7f0f7be5
+# %% ../../nbs/api/export/40_chain.ipynb #f8eafb7f
 class Trimmed(NamedTuple):
     "A student with its vocabulary"
     model:object
@@ -183,7 +183,7 @@ class Trimmed(NamedTuple):
     record:dict|None=None          # How it was chosen; None: the vocabulary is whole
     report:pd.DataFrame|None=None  # By language
 
-# %% ../../nbs/api/export/40_chain.ipynb #8208abc0
+# %% ../../nbs/api/export/40_chain.ipynb #f7167a31
 def predict_changed(
     rec:Recorded,
     before, after, # Tokenizers
@@ -203,7 +203,7 @@ def predict_changed(
         found[c] = pd.Series(values, dtype=found[c].dtype)
     return found
 
-# %% ../../nbs/api/export/40_chain.ipynb #7c2816b5
+# %% ../../nbs/api/export/40_chain.ipynb #d430ada8
 def trim_stage(
     chain:Chain,
     model, tokenizer, # The trained student's
@@ -224,7 +224,7 @@ def trim_stage(
     if asked.vocab != 'auto': raise StageRefusedError(verdict)
     return whole
 
-# %% ../../nbs/api/export/40_chain.ipynb #bbd601aa
+# %% ../../nbs/api/export/40_chain.ipynb #97419a0d
 def onnx_stage(
     chain:Chain,
     format:str,    # Of an ONNX file
@@ -243,7 +243,7 @@ def onnx_stage(
     chain.sizes[format] = folder_megabytes(chain.folder, path)
     return chain.add(format, found)
 
-# %% ../../nbs/api/export/40_chain.ipynb #6934aad8
+# %% ../../nbs/api/export/40_chain.ipynb #407c3b8b
 def tried(
     chain:Chain,
     format:str,
@@ -259,7 +259,7 @@ def tried(
     if verdict.word == 'refused' and not auto: raise StageRefusedError(verdict)
     return verdict.word != 'refused'
 
-# %% ../../nbs/api/export/40_chain.ipynb #6e0b6b0d
+# %% ../../nbs/api/export/40_chain.ipynb #ed6066fb
 def passing_formats(
     chain:Chain,
     student:Trimmed,
@@ -270,7 +270,7 @@ def passing_formats(
     if not auto: return [f for f in chain.asked.formats if f in ('onnx', 'torch') or tried(chain, f, student, auto)]
     return [next(f for f in [AUTO, *safer_formats(AUTO)] if f == 'onnx' or tried(chain, f, student, auto))]
 
-# %% ../../nbs/api/export/40_chain.ipynb #c2e21da6
+# %% ../../nbs/api/export/40_chain.ipynb #76fb14cd
 def languages_of(
     chain:Chain,
     every:list[str], # Languages of the run
@@ -279,7 +279,7 @@ def languages_of(
     kept, how = chain.asked.languages, chain.scored.trained_on
     return dict(kept=kept, left_out=[l for l in every if l not in kept], **{g: [l for l in kept if how.get(l) == g] for g in MEANS})
 
-# %% ../../nbs/api/export/40_chain.ipynb #2b4c0626
+# %% ../../nbs/api/export/40_chain.ipynb #ccae0324
 def facts_of(
     chain:Chain,
     student:Trimmed,
@@ -296,7 +296,7 @@ def facts_of(
                 languages=languages_of(chain, every), vocabulary=student.record, scores=shares(scores), asked=chain.asked.record(),
                 unknown={} if student.report is None else shares(student.report.unknown_after), created=f'{datetime.now(timezone.utc):%Y-%m-%dT%H:%M:%SZ}')
 
-# %% ../../nbs/api/export/40_chain.ipynb #cada84e5
+# %% ../../nbs/api/export/40_chain.ipynb #c5c5e125
 def write_facts(
     chain:Chain, student:Trimmed, formats:list[str], every:list[str], # As in `facts_of`
 )->dict: # The same
@@ -306,7 +306,7 @@ def write_facts(
     write_checksums(chain.folder/SEAL)
     return fields
 
-# %% ../../nbs/api/export/40_chain.ipynb #911c1b0e
+# %% ../../nbs/api/export/40_chain.ipynb #94ce33da
 def measure(
     chain:Chain,
     models:dict,      # From `early_stages`
@@ -327,7 +327,7 @@ def measure(
         rows.loc[last, 'size_mb'] = chain.sizes.get(stage, np.nan)
         for k in speeds: rows.loc[last, k] = speeds[k].get(stage, np.nan)
 
-# %% ../../nbs/api/export/40_chain.ipynb #809d0f13
+# %% ../../nbs/api/export/40_chain.ipynb #868994be
 def finish_folder(
     chain:Chain,
     student:Trimmed,
@@ -347,10 +347,10 @@ def finish_folder(
     rec = chain.rec
     facts = CardFacts(name, fields, chain.frame, student.report, rec.config, rec.environment, rec.card, machine(), doubts, chain.notes)
     (chain.folder/CARD).write_text(model_card(facts), encoding='utf-8')
-    if chain.asked.web: import_module('privkd_nb.export.web').write_web(chain.folder)
+    if chain.asked.web: write_web(chain.folder)
     write_checksums(chain.folder/SEAL)
 
-# %% ../../nbs/api/export/40_chain.ipynb #e6972a71
+# %% ../../nbs/api/export/40_chain.ipynb #842d4768
 def torch_stage(chain:Chain)->str:
     "The stage whose predictions are those of the weights that are saved"
     return 'trimmed' if 'trimmed' in chain.frames and chain.verdicts['trimmed'].word != 'refused' else 'trained'
@@ -366,7 +366,7 @@ def check_format(chain:Chain, format:str, student:Trimmed)->int: # As from `chec
         want = decoded(onnx_logits(OnnxModel(chain.folder/FORMATS[format].file), data, max_tokens=1), data, chain.rec.labels, cuts)
     return check_fresh(chain.folder, format, want, some)
 
-# %% ../../nbs/api/export/40_chain.ipynb #76b10e53
+# %% ../../nbs/api/export/40_chain.ipynb #d5b37553
 def build_folder(
     chain:Chain,
     models:dict,     # From `early_stages`
@@ -385,7 +385,7 @@ def build_folder(
     with phase('loading the folder in a fresh process'):
         for f in formats: check_format(chain, f, student)
 
-# %% ../../nbs/api/export/40_chain.ipynb #39cbd0a6
+# %% ../../nbs/api/export/40_chain.ipynb #3b01800e
 def export_run(
     run,                    # A finished run, as in `find_run`: its path, number or hash, or 'last'
     out:str|Path|None=None, # The folder to write; None: below the run's, in `exports`
