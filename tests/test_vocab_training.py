@@ -11,11 +11,13 @@ from privkd_nb.analysis.load import Study
 from privkd_nb.compute.forward import forward
 from privkd_nb.core import InputError
 from privkd_nb.data.encoding import encode
+from privkd_nb.data.tasks import load_task
 from privkd_nb.data.two_encodings import TwoEncodings, collate_of
 from privkd_nb.evaluation.texts import Classifier
 from privkd_nb.figures.layermap import layermap_figure
 from privkd_nb.init.spec import InitSpec
 from privkd_nb.init.student import InitCard, init_student
+from privkd_nb.init.vocabulary import texts_to_choose_by
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.jobs.distil import Examples, distil, say_vocabulary
 from privkd_nb.jobs.joint import distil_jointly
@@ -306,3 +308,16 @@ def test_a_student_of_a_small_checkpoint_can_be_trimmed_too():
     student, card = init_student(InitSpec('pretrained', depth='stride', vocab=50), teacher, base, old_ids=np.arange(0, 100, 2) | 1)
     assert student.get_input_embeddings().weight.shape == (50, 16) and base.config.vocab_size == 300
     assert card.vocabulary == dict(size=50, of=300, rule=50, rows='copied')
+
+
+def test_no_test_text_is_counted_and_texts_left_out_of_training_are():
+    task = load_task('playground', languages='de,sw', fraction=.1)
+    every, tested = load_task('playground', languages='de,sw'), task.test.text.iloc[0]
+    more = pd.DataFrame(dict(text=[tested, 'Guten Morgen'], language=['de', 'de']))
+    by = texts_to_choose_by(task, every, more)
+    assert tested not in {*by['text'].text, *by['own'].text, *by['held'].text} and 'Guten Morgen' in {*by['text'].text}
+    left_out = {*every.train.text}-{*task.train.text}-{*task.test.text}
+    assert left_out and left_out <= {*by['text'].text} and {*task.train.text} == {*by['own'].text}
+    assert {*by['held'].text} == {*task.validation.text}                          # there are other texts of both languages
+    bare = texts_to_choose_by(task, more=None)
+    assert not len(bare['text'])                                                  # each language is trained on

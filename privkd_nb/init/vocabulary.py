@@ -31,25 +31,28 @@ def languages_of(task:Task)->list[str]:
 
 def texts_to_choose_by(
     task:Task,
-    more=None,   # More text, as for `read_texts`; None: there is none
+    every:Task|None=None, # The same data with all training texts; None: there are no others
+    more=None,            # More text, as for `read_texts`; None: there is none
 )->dict[str,pd.DataFrame]: # As `choose_vocabulary` takes them: own, held, text
     "The texts that are counted, and those that decide how many tokens are kept"
-    own, validation = task_texts(task), task_texts(task, 'validation')
-    odd = validation.groupby('language').cumcount() % 2 == 1
-    text = [plain_texts(validation[odd])]
-    if more is not None: text.append(of_languages(plain_texts(read_texts(more)), languages_of(task)))
-    held = validation[~odd]
+    own, validation, languages = task_texts(task), task_texts(task, 'validation'), languages_of(task)
+    text, tested = [], set(plain_texts(task_texts(task, 'test'))['text'])
+    if every is not None: text.append(plain_texts(task_texts(every, languages=languages)))
+    if more is not None: text.append(of_languages(plain_texts(read_texts(more)), languages))
+    text = [d[~d['text'].isin(tested)] for d in text]
+    bare = ~validation['language'].isin({l for d in (own, *text) for l in d['language'].unique()})
+    half = bare & (validation.groupby('language').cumcount() % 2 == 1)
+    held, text = validation[~half], pd.concat([*text, plain_texts(validation[half])], ignore_index=True)
     known = own[~own['language'].isin(held['language'])]            # languages without a validation text are judged by their own
-    return dict(own=own, held=pd.concat([held, known]), text=pd.concat(text, ignore_index=True))
+    return dict(own=own, held=pd.concat([held, known]), text=text)
 
 # %% ../../nbs/api/init/05_vocabulary.ipynb #3afd82d6
 def check_texts(
     rule:str|int, # As in `student_vocabulary`
-    task:Task,
-    more=None, # As in `texts_to_choose_by`
+    task:Task, every:Task|None=None, more=None, # As in `texts_to_choose_by`
 )->None:
     "Raise an `InputError` for languages that are scored and have no text that a vocabulary can be chosen by"
-    found = {l for d in texts_to_choose_by(task, more).values() for l in d['language'].unique()}
+    found = {l for d in texts_to_choose_by(task, every, more).values() for l in d['language'].unique()}
     lost = [l for l in languages_of(task) if l not in found]
     if rule != 'auto' or not lost: return
     raise InputError(f"vocab=auto needs training or validation texts of every language, and {', '.join(lost)} has none; "
@@ -68,11 +71,10 @@ def student_vocabulary(
     rule:str|int,   # As in `InitSpec`: 'auto', or a number of tokens
     tokenizer,      # The teacher's
     config,         # The teacher's configuration: tokens that it names are kept
-    task:Task,
-    more=None,      # As in `texts_to_choose_by`
+    task:Task, every:Task|None=None, more=None, # As in `texts_to_choose_by`
 )->StudentVocabulary:
     "Choose a student's vocabulary by the texts of a run"
-    chosen = choose_vocabulary(tokenizer, **texts_to_choose_by(task, more), languages=languages_of(task), size=rule)
+    chosen = choose_vocabulary(tokenizer, **texts_to_choose_by(task, every, more), languages=languages_of(task), size=rule)
     named = [i for v in token_settings(config).values() for i in np.ravel(v) if i in set(chosen.order.tolist())]
     small, old_ids = trim_tokenizer(tokenizer, [*named, *chosen.keep_ids])
     return StudentVocabulary(small, old_ids, str(rule), dict(fixed=chosen.fixed, why=chosen.rule))

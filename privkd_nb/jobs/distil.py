@@ -237,7 +237,7 @@ def say_vocabulary(
     shares = ', '.join(f'{l} {a/b:.1%}' for l,(a,b) in data.test.changed().items())
     said = (f"the student keeps {v['size']:,} of its teacher's {v['of']:,} tokens; {n:,} of {len(data.train):,} training texts "
             f"are read in other tokens{left_out}; of the test texts {shares}")
-    if v['rule'] == 'auto' and v['size'] > v['of']/2: said += '; more text to count tokens in (vocab_text) would let it keep fewer'
+    if v['rule'] == 'auto' and v['size'] > v['of']/2: said += '; with fewer languages, or more text to count tokens in (vocab_text), it can keep fewer'
     if said not in task.said: task.said.append(said)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #cf121100

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['TINY', 'VALIDATION_SIZE', 'EVALUATIONS', 'PASSES', 'SHARE', 'AT_LEAST', 'with_teachers_labels', 'teachers_labels',
-           'as_teacher_reads', 'labelled_only', 'losses_for', 'check_terms', 'check_vocabulary_texts', 'load_data',
-           'validation_subset', 'scored_texts', 'scored_examples', 'token_limit', 'encode_rows', 'check_lengths',
-           'base_path', 'last_checkpoint', 'record_teacher', 'fit', 'peak_lr', 'fine_tune', 'teacher_key',
-           'fine_tune_with_all', 'teacher_path', 'check_tokenizer', 'Models', 'load_source', 'load_models',
-           'with_vocabulary']
+           'as_teacher_reads', 'labelled_only', 'losses_for', 'check_terms', 'check_vocabulary_texts', 'read_task',
+           'all_texts', 'load_data', 'validation_subset', 'scored_texts', 'scored_examples', 'token_limit',
+           'encode_rows', 'check_lengths', 'base_path', 'last_checkpoint', 'record_teacher', 'fit', 'peak_lr',
+           'fine_tune', 'teacher_key', 'fine_tune_with_all', 'teacher_path', 'check_tokenizer', 'Models', 'load_source',
+           'load_models', 'with_vocabulary']
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #3f49e7b2
 import shutil, tempfile
@@ -112,13 +112,26 @@ def check_terms(
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #6d9eb3d0
 def check_vocabulary_texts(cfg:RunConfig, task:Task)->None:
     "Raise an `InputError` where a vocabulary cannot be chosen, before a teacher is made"
-    if cfg.vocab == 'off': return
+    if cfg.vocab != 'auto': return
     from privkd_nb.init.vocabulary import check_texts
-    check_texts(cfg.vocab, task, cfg.vocab_text or None)
+    check_texts(cfg.vocab, task, all_texts(cfg), cfg.vocab_text or None)
 
 # %% ../../nbs/api/jobs/01_fine_tune.ipynb #41760978
 TINY = dict(languages='de,en,sw', rows=40, epochs=1)
 
+def read_task(cfg:RunConfig, scenario:str, fraction:float, seed:int)->Task:
+    "The data of a run, or more of them"
+    few = cfg.tiny and cfg.dataset in BUILT_IN and cfg.languages == 'all'
+    return load_task(cfg.dataset, **cfg.own(), data_dir=cfg.data_dir or None, languages=TINY['languages'] if few else cfg.languages,
+                     scenario=scenario, eval_languages=cfg.eval_languages or None, fraction=fraction, seed=seed,
+                     limit=TINY['rows'] if cfg.tiny else None, unlabelled=cfg.unlabelled,
+                     without_labels=cfg.without_labels, labels=teachers_labels(cfg))
+
+def all_texts(cfg:RunConfig)->Task|None: # None: the run trains on them all
+    "The data of a run with the texts that it leaves out of training"
+    return None if cfg.scenario == 'all' and cfg.fraction == 1 else read_task(cfg, 'all', 1., 0)
+
+# %% ../../nbs/api/jobs/01_fine_tune.ipynb #408a97b1
 @accepts_former_names(who='role')
 @phase('loading the data')
 def load_data(
@@ -129,12 +142,8 @@ def load_data(
     own = dict(student=(cfg.scenario, cfg.fraction, cfg.seed),
                teacher=(cfg.teacher_scenario or cfg.scenario, cfg.teacher_fraction, 0))
     scenario, fraction, seed = own[role]
-    few = cfg.tiny and cfg.dataset in BUILT_IN and cfg.languages == 'all'
     content = cfg.data_content()                # before it is read: what changes while it is read is noticed later
-    task = load_task(cfg.dataset, **cfg.own(), data_dir=cfg.data_dir or None, languages=TINY['languages'] if few else cfg.languages,
-                     scenario=scenario, eval_languages=cfg.eval_languages or None, fraction=fraction, seed=seed,
-                     limit=TINY['rows'] if cfg.tiny else None, unlabelled=cfg.unlabelled,
-                     without_labels=cfg.without_labels, labels=teachers_labels(cfg))
+    task = read_task(cfg, scenario, fraction, seed)
     task.content = content
     if role == 'teacher': return labelled_only(task)
     task = as_teacher_reads(cfg, task)
@@ -399,7 +408,7 @@ def with_vocabulary(
     if models.vocabulary and models.vocabulary.rule == cfg.vocab: return models
     from privkd_nb.init.vocabulary import student_vocabulary
     with phase("choosing the student's vocabulary"):
-        vocabulary = student_vocabulary(cfg.vocab, models.tokenizer, models.teacher.config, task, cfg.vocab_text or None)
+        vocabulary = student_vocabulary(cfg.vocab, models.tokenizer, models.teacher.config, task, all_texts(cfg), cfg.vocab_text or None)
     texts = sample_texts(*map(task.rows, SPLITS))
     check_languages(probe_tokenizer(vocabulary.tokenizer, texts), f'a student with vocab={cfg.vocab}')
     return models._replace(vocabulary=vocabulary)
