@@ -108,9 +108,8 @@ def _update(self:Explorer):
 @patch
 def _show(self:Explorer, answer): # The figure or a sentence, and what can be saved
     self.answer = answer
-    if self.figure is not None:
-        self.plot.filename = self.views.filename(self.view.value, self.choice)
-        self.plot.show(self.figure)
+    self.plot.filename = self.views.filename(self.view.value, self.choice)
+    if self.figure is not None: self.plot.show(self.figure)
     else: self.plot.show(go.Figure())
     display = None if self.figure is not None else 'none'
     if self.plot.layout.display != display: self.plot.layout.display = display
