@@ -40,12 +40,14 @@ def language_table(
                                  script=language_info(l).script, place=i, orders={k: p[l] for k,p in places.items()})
     return {f'L{i}': about(i, l) for i,l in enumerate(codes)}
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #3d697f9f
 def keys_of(
     table:dict, # From `language_table`
 )->dict[str,str]: # Language -> key
     "The key of each language"
     return {v['code']: k for k,v in table.items()}
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #225abbd7
 def run_keys(study:Study)->dict[str,str]: # Run -> key
     "The key of each run"
     return {r: f'R{i}' for i,r in enumerate(study.configs)}
@@ -72,6 +74,7 @@ def tables_of(
             for c,x in score_arrays(scores, m, model).items(): found.setdefault(c, {}).setdefault(m, {})[model] = packed_table(x, key)
     return found
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #31a00e0b
 def cell_entries(
     views:Views,
     metrics:list[str],
@@ -99,6 +102,7 @@ def teacher_values(
     whole = rows[rows.group == 'all'].value
     return dict(all=float(whole.mean()) if len(whole) else None, languages={key[l]: [float(r['sum']), int(r['count'])] for l,r in one.iterrows()})
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #a954015a
 def task_entries(
     scores:pd.DataFrame, # `Study.scores`
     metrics:list[str],
@@ -119,6 +123,7 @@ def band_entries(
         return dict(arm=arm, fraction=float(fraction), step=[int(s) for s in g.step], score=values(g.score), seeds=[int(g.seeds.min()), int(g.seeds.max())]) | ends
     return [one(*k, g) for k,g in band.groupby(['arm', 'fraction'], sort=False, observed=True)]
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #f30b0ceb
 def bands_of_scores(
     history:pd.DataFrame, # Validation scores of one data set and scenario
     points:int=150,       # Steps kept of each band
@@ -130,6 +135,7 @@ def bands_of_scores(
         parts = {Cell(*c): g.iloc[::max(1, len(g)//points)] for c,g in d.groupby(CELL, observed=True)}
         yield metric, language, pd.concat([parts[c] for c in order_cells(parts)])
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #5db78d09
 def score_bands(
     history:pd.DataFrame, # Of one data set and scenario
     metrics:list[str],
@@ -141,6 +147,7 @@ def score_bands(
     for m,l,band in bands_of_scores(h): found.setdefault(m, {})[key[l] if l else ''] = band_entries(band)
     return found
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #281f0b85
 def scene_entries(
     views:Views,
     metrics:list[str],
@@ -251,6 +258,7 @@ def _set(self:Examples, rows, gold): # The key of a set of texts, in this order
     self.sets[s]['gold'] = [int(n) for n in self._number(s, [g for g,k in zip(gold, kept) if k])]
     return s
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #f1e826ec
 @patch
 def as_dict(self:Examples)->dict: # sets, runs, predicted: numbers of labels as base64, the highest for none
     "What the page reads"
@@ -288,6 +296,7 @@ def arm_entries(
 WORDS = dict(views=VIEWS, sidebar=SIDEBAR, for_view=FOR_VIEW, only=ONLY, not_in=NOT_IN, looks=LOOK_OF, pair_orders=PAIR_ORDERS, group_names=GROUP_NAMES,
              marks=MARKS, diverging=DIVERGING, cell_ink=CELL_INK, score_names={m: score_name(m) for m in SCORES}, level=.95) # The same for every study
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #0e786402
 def look_words()->dict: # What every file has
     "Names and looks that the page shares with the explorer"
     keys = ('clear', 'clear_holm', 'name', 'color', 'symbol')
@@ -303,6 +312,7 @@ def t_factors(
     from scipy.special import stdtrit
     return {df: float(stdtrit(max(df, 1), (1+level)/2)) for df in range(n)}
 
+# %% ../../nbs/api/apps/07_explorer_data.ipynb #32dea20d
 def explorer_data(
     views:Views,
     first:dict={}, # First values of controls, by name, and of the view

@@ -28,10 +28,12 @@ def as_function(
     if not found: raise ValueError('the module has no default export')
     return f'(() => {{\n{before}\nreturn {export}\n}})()'
 
+# %% ../../nbs/api/apps/09_explorer_file.ipynb #d23e1667
 def script(name:str)->str: # e.g. 'choices.js'
     "A script of the package"
     return resources.files('privkd_nb').joinpath(name).read_text(encoding='utf-8')
 
+# %% ../../nbs/api/apps/09_explorer_file.ipynb #a3aefaae
 def page_script()->str:
     "What the page runs"
     parts = ["'use strict';", "const D = JSON.parse(document.getElementById('privkd-data').textContent);",
@@ -79,6 +81,7 @@ def limits(
     kept = ' and '.join(filter(None, [few, some]))
     return [f'Examples: this file holds {kept}; the folder of runs has all.'] if kept else []
 
+# %% ../../nbs/api/apps/09_explorer_file.ipynb #47379819
 def explorer_page(
     views:Views,
     first:dict={},  # As in `explorer_data`
@@ -120,6 +123,7 @@ def write_explorer(
     with replacing(path) as tmp: tmp.write_text(page, encoding='utf-8')
     return path
 
+# %% ../../nbs/api/apps/09_explorer_file.ipynb #7550b1cb
 def save_explorer(
     runs,              # A folder of runs, a packed study, a `Study`, or 'sample'
     path:str|Path,     # Ends in .html

@@ -11,6 +11,7 @@ from contextlib import suppress
 from textwrap import fill
 import privkd_nb
 from .bench import BENCH_COMMAND
+from .choosing import RECOMMEND
 from .explore import EXPLORE
 from .export import EXPORT, PUSH
 from .folders import PACK, VERIFY
@@ -25,7 +26,7 @@ from ..markup import visible
 from ..processes import answer_signals, say_last_words
 
 # %% ../../nbs/api/cli/20_console.ipynb #96c70219
-COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, list=LIST, show=SHOW, predict=PREDICT, explore=EXPLORE, html=HTML,
+COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, list=LIST, show=SHOW, predict=PREDICT, recommend=RECOMMEND, explore=EXPLORE, html=HTML,
                 export=EXPORT, push=PUSH,
                 pack=PACK, verify=VERIFY, mirror=MIRROR, bench=BENCH_COMMAND)
 
