@@ -319,8 +319,8 @@ function runOf(c, arm) {
 const made = (kept, run) => {                             // a figure that Python has made
   const [i, why] = kept[run] ?? [];
   if (i === undefined || why) refuse(why || 'this file holds no figure of this run; open the folder with privkd explore.');
-  const {data, layout, ...m} = D.made[i];
-  return {...m, figure: {data, layout: {...layout, template: D.template}}};
+  const {data, layout, frame, html} = D.made[i], words = [...new DOMParser().parseFromString(html, 'text/html').querySelectorAll('p')].map(p => p.textContent);
+  return data ? {frame, words, figure: {data, layout: {...layout, template: D.template}}} : {frame, message: words.join(' ')};
 };
 for (const [view, kept] of Object.entries(D.made_of)) VIEWS[view] = c => made(kept, runOf(c, c.a));
 

@@ -168,7 +168,8 @@ MADE = ('layers', 'waterfall') # Views of one run, where there are such
 
 def as_entry(answer:Answer)->dict:
     "What a view has made, as JSON"
-    spec = json.loads(answer.figure.to_json()) if answer.figure is not None else dict(data=[], layout={})
+    if answer.figure is None: return dict(html=answer.html, frame=[])
+    spec = json.loads(answer.figure.to_json())
     layout = {k: v for k,v in spec['layout'].items() if k != 'template'}       # which all share
     return dict(data=spec['data'], layout=layout, html=answer.html, frame=json.loads(answer.frame.to_json(orient='records')))
 
@@ -300,7 +301,8 @@ WORDS = dict(views=VIEWS, sidebar=SIDEBAR, for_view=FOR_VIEW, only=ONLY, not_in=
 def look_words()->dict: # What every file has
     "Names and looks that the page shares with the explorer"
     keys = ('clear', 'clear_holm', 'name', 'color', 'symbol')
-    return WORDS | dict(template=TEMPLATE.to_plotly_json(),
+    every = dict(waterfall='a file has this figure for all languages')
+    return WORDS | dict(not_in=NOT_IN | dict(languages=NOT_IN['languages'] | every), template=TEMPLATE.to_plotly_json(),
                         verdicts=[dict(zip(keys, (*k, *v))) for k,v in VERDICTS.items()])
 
 # %% ../../nbs/api/apps/07_explorer_data.ipynb #fd000023
