@@ -79,6 +79,15 @@ def test_latencies_of_two_machines_are_not_compared():
     assert recommend_among([a, b], dict(max_mb=10), 'accuracy').choice == 'a'
 
 
+def test_files_of_one_run_are_told_apart_by_texts_alone():
+    a = student('a', .80)
+    def file(lost, error): return a._replace(name=f'a, {lost}', test=a.test-lost, lost_error=error)
+    assert recommend_among([a, file(.05, .01)], {}, 'accuracy').choice == 'a'
+    r = recommend_among([a, file(.01, .01)], {}, 'accuracy', np.zeros((500, 2)))
+    assert r.choice is None and r.needs['seeds'] is None and r.needs['texts'] == 3920       # 500 (1.96+.84)²
+    assert set(recommend_among([a, file(0., 0.)], {}, 'accuracy').tie) == {'a', 'a, 0.0'}
+
+
 def test_text_noise_counts():
     a, b = student('a', .710, .711, .709), student('b', .700, .700, .700)
     assert recommend_among([a, b], {}, 'accuracy').choice == 'a'

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MOST', 'LIMITS', 'FORMATS', 'seed_draws', 'text_draws', 'unit_moves', 'text_moves', 'Standing', 'standing', 'tied',
            'choice_rates', 'seeds_needed', 'texts_needed', 'candidate_table', 'check_limits', 'check_machines',
-           'Recommendation', 'pick', 'next_steps', 'step_words', 'need_words', 'what_is_needed', 'nearest',
-           'nearest_words', 'choice_words', 'recommend_among', 'recommend']
+           'latency_notes', 'Recommendation', 'pick', 'next_steps', 'step_words', 'need_words', 'what_is_needed',
+           'nearest', 'nearest_words', 'choice_words', 'recommend_among', 'recommend']
 
 # %% ../../nbs/api/analysis/16_recommend.ipynb #rc000004
 import math
@@ -15,8 +15,7 @@ import numpy as np, pandas as pd
 from ..core import InputError
 from ..markup import Table, as_html, as_text, html_text, md_text, visible
 from ..record import SCORES
-from .candidates import Candidate, candidates, one_place
-from .compare import choose, trained_languages
+from .candidates import EXPORTED_AT, Candidate, candidates
 from .examples import outcome
 from .load import Study
 from .pairs import rows_over_seeds
@@ -196,10 +195,17 @@ def check_machines(
     limits:dict,
 )->None:
     "Raise an `InputError` if latencies of different machines would be compared with one limit"
-    machines = sorted({c.machine for c in found if c.latency_ms == c.latency_ms and c.machine and c.machine != 'where it was exported'})
+    machines = sorted({c.machine for c in found if c.latency_ms == c.latency_ms and c.machine not in ('', EXPORTED_AT)})
     if 'max_ms' in limits and len(machines) > 1:
         raise InputError(f"latencies were measured on {len(machines)} machines ({visible('; '.join(machines), 300)}) and do not compare; "
                          "measure all runs on one of them, or leave out max_ms.")
+
+def latency_notes(found:list[Candidate])->list[str]:
+    "What to know of latencies that stand in one table"
+    machines = {c.machine for c in found if c.latency_ms == c.latency_ms and c.machine}
+    if len(machines) < 2: return []
+    return ['Latencies of exported files were measured when they were exported; those of runs when they ended, '
+            'perhaps on another machine.' if EXPORTED_AT in machines else 'Latencies were measured on several machines and do not compare.']
 
 # %% ../../nbs/api/analysis/16_recommend.ipynb #rc000018
 class Recommendation:
@@ -258,7 +264,8 @@ def step_words(
 )->list[str]:
     "The next steps in sentences"
     words = []
-    for (step, name), f in steps.groupby(['step', 'name'], sort=False):
+    for name, f in steps.groupby('name', sort=False):
+        step, f = ' and '.join(f.step.unique()), f[f.step == f.step.iloc[0]]
         all_, each = f[f.group == 'all'].iloc[0], f[f.group == 'language']
         ends = '' if np.isnan(all_.low) else f' [{all_.low:+.3f}, {all_.high:+.3f}]'
         cost = ', '.join(f'{v:+.3g} {u}' for v,u in ((all_.more_mb, 'MB'), (all_.more_ms, 'ms')) if v == v)
@@ -289,9 +296,12 @@ def what_is_needed(
     s, n = float(d.std()) if len(d) > 1 else np.nan, 0 if moves is None else len(moves)
     var = a.lost_error**2+b.lost_error**2+(0. if moves is None else float(((moves[:, i]-moves[:, j])**2).sum()))
     delta, known = float(d.mean()), len(d) > 1
+    now = f"{len(d)} seed{'s'*(len(d) != 1)}"+(f' and {n:,} test texts, translations counted once' if n else '')
+    if a.arm == b.arm:                                                # of the same runs: seeds do not matter
+        texts = math.ceil(n*var*(1.96+.84)**2/delta**2) if delta and var and n else None
+        return dict(between=(a.name, b.name), delta=delta, seeds=None, texts=texts, both=None, now=now)
     alone = (seeds_needed(delta, s, var), texts_needed(delta, s, var, len(d), n)) if known else (2, None)
     more = ((seeds_needed(delta, s, var/f), n*f) for f in (2, 3, 4, 6, 8, 16)) if known and n and alone == (None, None) else ()
-    now = f"{len(d)} seed{'s'*(len(d) != 1)}"+(f' and {n:,} test texts, translations counted once' if n else '')
     return dict(between=(a.name, b.name), delta=delta, seeds=alone[0], texts=alone[1], both=min((m for m in more if m[0]), key=lambda m: m[0]*m[1], default=None), now=now)
 
 # %% ../../nbs/api/analysis/16_recommend.ipynb #rc00001f
@@ -324,8 +334,8 @@ def choice_words(
     t, name = table.iloc[first], SCORES.get(metric, metric)
     about = f"{name} {t.score:.3f} [{t.low:.3f}, {t.high:.3f}] on the test, worst in {t.worst_language} ({t.worst:.3f})"
     luck = f', by about {s.optimism:.3f} for the highest of {len(found)}' if s.optimism >= .0005 else ''
-    by = 'nothing: it is the only one' if len(found) == 1 else 'validation scores, so its test score is a fair report' if fair else \
-        f'the test scores that are reported, which is optimistic{luck}'
+    by = 'validation scores, so its test score is a fair report' if fair else f'the test scores that are reported, which is optimistic{luck}'
+    if len(found) == 1: return [f"Ship {t['name']}: {about}.", 'It is the only candidate within the limits, and is compared with no other.']
     if tie == [first]: return [f"Ship {t['name']}: {about}.", f'It is the best of {len(found)} with a probability of {t.best:.1%} over new seeds and texts. Chosen by {by}.']
     names = ', '.join(found[i].name for i in tie)
     why = f'the likeliest best one has {table.best.max():.0%}' if table.best.notna().all() else 'with one seed in common, nothing is known of others'
@@ -358,14 +368,15 @@ def recommend_among(
     s = standing(x[:, inside], near, own[inside], level=level)
     table.loc[inside, 'best'] = s.best
     first, fair = pick(some, metric)
-    tie = tied(s.best, level) if len(seeds) > 1 or len(some) == 1 else np.argsort(-s.best, kind='stable').tolist()
+    tells = len(seeds) > 1 or len({c.arm for c in some}) == 1           # files of one run differ by no seed
+    tie = tied(s.best, level) if tells else np.argsort(-s.best, kind='stable').tolist()
     tie = tie if first in tie else [*tie, first]
-    if len(seeds) < 2 and len(some) > 1: table['best'] = np.nan
+    if not tells: table['best'] = np.nan
     sure, words = tie == [first], choice_words(some, table.loc[inside].reset_index(drop=True), tie, first, fair, s, metric)
     order = np.argsort(-x[:, inside].mean(0), kind='stable')
     needs = what_is_needed(some, *order[:2], near) if not sure and len(some) > 1 else None
     steps = next_steps(found, int(inside[first if sure else tie[0]]), level)
-    notes = [f'{n[:1].upper()}{n[1:]}.' for n in dict.fromkeys(c.note for c in some if c.note)]
+    notes = [f'{n[:1].upper()}{n[1:]}.' for n in dict.fromkeys(c.note for c in some if c.note)]+latency_notes(some)
     return Recommendation(some[first].name if sure else None, [] if sure else [some[i].name for i in tie], table, steps, needs,
                           [*words, *([need_words(needs)] if needs else []), *step_words(steps), *notes], metric, every.ahead)
 
