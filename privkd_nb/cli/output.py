@@ -53,7 +53,8 @@ def where_and_next(run)->str:
     name, notebook = shlex.quote(short_name(run.path)), run.path/'run.ipynb'
     texts = ' --pair '.join(map(shlex.quote, example_text(run).split(BETWEEN)))
     rows = [('model', run.path/'model'), *([('notebook', notebook)] if notebook.exists() else []),
-            ('try next', f'privkd predict {name} {texts}'), ('', f'privkd explore {shlex.quote(str(run.path.parent))}')]
+            ('try next', f'privkd predict {name} {texts}'), ('', f'privkd export {name}'),
+            ('', f'privkd explore {shlex.quote(str(run.path.parent))}')]
     return '\n'.join(f'{k:10}{visible(v, 0)}' for k,v in rows)
 
 def print_result(run)->None:
