@@ -5,28 +5,32 @@
 # %% auto #0
 __all__ = ['EXPORTED', 'exported']
 
-# %% ../../nbs/api/export/03_proof.ipynb #0685e379
+# %% ../../nbs/api/export/03_proof.ipynb #b396e578
 import tempfile
 from pathlib import Path
 from .onnx import input_names, to_onnx
 from .onnx_scores import OnnxModel
+from .quantize import QUANTIZERS, quantize
 from ..init.proofs import HEADS
 from ..models.architectures import ARCHITECTURES
 from ..models.tiny import tiny_model
 
-# %% ../../nbs/api/export/03_proof.ipynb #a2fe6c53
+# %% ../../nbs/api/export/03_proof.ipynb #5c72c59b
 def exported(
     arch:str,     # Of `ARCHITECTURES`
     heads=HEADS,  # Kinds of tasks
 )->str:
-    "An ONNX file computes what the encoder computes, with token types where it has them"
+    "An ONNX file computes what the encoder computes, with token types where it has them, and quantizers pass over none of its weights"
     layers = 2 if ARCHITECTURES[arch].per_layer else 1               # the second one sees its neighbours only
     for kind in heads:
         model = tiny_model(arch, layers, kind=kind, seed=3, type_vocab_size=1+ARCHITECTURES[arch].token_types)
-        with tempfile.TemporaryDirectory() as d: student = OnnxModel(to_onnx(model, Path(d)/'model.onnx'), threads=1)
+        with tempfile.TemporaryDirectory() as d:
+            student = OnnxModel(to_onnx(model, Path(d)/'model.onnx'), threads=1)
+            found = {how: quantize(student.path, Path(d)/'smaller.onnx', how) for how in QUANTIZERS}
+        assert all(f.size_mb < f.was_mb for f in found.values()) and found['onnx-fp16'].mean < .01 and found['onnx-int8'].mean < .2, found
         assert student.inputs == input_names(model.config) and student.kind == kind, student
         assert ('token_type_ids' in student.inputs) == ARCHITECTURES[arch].token_types
     return ''
 
-# %% ../../nbs/api/export/03_proof.ipynb #dd183113
+# %% ../../nbs/api/export/03_proof.ipynb #19614169
 EXPORTED = dict.fromkeys(ARCHITECTURES, 'holds')
