@@ -84,12 +84,31 @@ def test_the_cards_head_is_what_the_hub_reads(made):
 def test_it_is_made_once(made, run, tmp_path):
     seal = (made.path/SEAL).stat().st_mtime_ns
     assert export(run).path == made.path and (made.path/SEAL).stat().st_mtime_ns == seal
-    with pytest.raises(InputError, match='holds another export .* replace it with redo'): export(run, out=made.path, format='torch')
+    with pytest.raises(InputError, match='holds another export .* replace it with --redo'): export(run, out=made.path, format='torch')
     (tmp_path/'mine').mkdir()
     (tmp_path/'mine'/'thesis.tex').write_text('years of work')
     for redo in (False, True):
         with pytest.raises(InputError, match='holds other files, which are not touched'): export(run, out=tmp_path/'mine', redo=redo)
     assert (tmp_path/'mine'/'thesis.tex').read_text() == 'years of work'
+
+
+def test_nothing_is_replaced_that_was_not_asked_for(run, at_once, tmp_path):
+    out, how = tmp_path/'student', dict(format='torch', vocab='off', texts=5)
+    export(run, out=out, **how)
+    card = (out/CARD).read_text(encoding='utf-8').replace('---\n', '---\nlicense: mit\n', 1)
+    (out/CARD).write_text(card, encoding='utf-8')
+    assert export(run, out=out, **how).path == out and (out/CARD).read_text(encoding='utf-8') == card         # as the card asks for
+    with pytest.raises(InputError, match='holds another export .*--redo'): export(run, out=out, **how | dict(texts=6))
+    for name in ('notes.txt', '.git/HEAD'):
+        (out/name).parent.mkdir(exist_ok=True)
+        (out/name).write_text('mine')
+        for redo in (False, True):
+            with pytest.raises(InputError, match=f'holds {name}, .* would be lost'): export(run, out=out, redo=redo, **how | dict(texts=6))
+        (out/name).unlink()
+    (out/SEAL).unlink()
+    with pytest.raises(InputError, match='a damaged export .*replace it with --redo'): export(run, out=out, **how)
+    assert (out/CARD).read_text(encoding='utf-8') == card
+    assert export(run, out=out, redo=True, **how).path == out and 'license: mit' not in (out/CARD).read_text(encoding='utf-8')
 
 
 def test_torch_alone_needs_no_onnxruntime_and_loads_as_any_model(run, tmp_path, at_once, monkeypatch):

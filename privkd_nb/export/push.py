@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Iterator
 from urllib.parse import urlsplit
 from ..core import InputError, as_words, folder_faults, read_checksums, replacing, write_checksums
-from ..exported import CARD, SEAL, Exported, exports_of, is_export, read_export
+from ..exported import CARD, SEAL, Exported, damage, exports_of, is_export, read_export
 from ..finding import find_run, is_run_folder
 from ..hub import LOG_IN, causes, from_client, meaning
 from ..markup import visible
@@ -32,8 +32,7 @@ def export_to_push(
         if len(found) > 1: raise InputError(f"{run} has {len(found)} exports ({', '.join(p.name for p in found)}); name the folder of one.")
         path = found[0]
     exported = read_export(path, check=False)
-    faults = {k: v for k,v in folder_faults(path/SEAL).items() if k != CARD or v == 'is missing'}
-    if faults: raise InputError(f'{path} is damaged ({as_words(faults)}) and is not pushed; export it again.')
+    if faults := damage(path): raise InputError(f'{path} is damaged ({as_words(faults)}) and is not pushed; export it again.')
     return exported
 
 # %% ../../nbs/api/export/41_push.ipynb #e25a380e
