@@ -1,7 +1,8 @@
 "An exported student without torch: it agrees with the model that it was made of, imports nothing heavy, and says what it cannot do."
 import json, subprocess, sys, warnings
+from pathlib import Path
 
-import numpy as np
+import numpy as np, pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
@@ -82,16 +83,18 @@ def test_it_runs_where_nothing_heavy_is_installed(folder):
 
 def test_what_is_no_text_is_refused_with_its_place(folder):
     student = Student(folder)
-    for given, said in {(1.5,): 'text 0 is 1.5, a float', ('a', float('nan')): 'text 1 is nan', ('a', None): 'text 1 is None', ('a', '  '): 'text 1 is empty', (b'a',): "text 0 is b'a'", (('a', 'b'),): 'text 0 is'}.items():
-        with pytest.raises(InputError, match=said): student(list(given))
+    for given, said in (([1.5], 'text 0 is 1.5, a float'), (['a', float('nan')], 'text 1 is nan'), (['a', None], 'text 1 is None'), (['a', '  '], 'text 1 is empty'), ([b'a'], 'text 0 is bytes; decode it'),
+                        (['a', bytearray(b'b')], 'text 1 is bytearray; decode it'), ([{'a': 1}], "text 0 is {'a': 1}, a dict"), ([('a', 'b')], 'text 0 is')):
+        with pytest.raises(InputError, match=said): student(given)
     with pytest.raises(InputError, match='text 0 is empty'): student('')
-    with pytest.raises(InputError, match='is no text'): student(3)
+    for given, said in ((3, '3 is no text, but a int'), ({'Wake me': 1}, 'is no text, but a dict'), ({}, '{} is no text, but a dict'), (b'Wake', 'text 0 is bytes; decode it'), (pd.DataFrame(dict(text=['a'])), 'a DataFrame; give a string or a list')):
+        with pytest.raises(InputError, match=said): student(given)
     assert student([]) == [] and student(iter(['a'])) == student(['a']) == student(np.array(['a']))
 
 def test_words_are_given_as_a_text_or_a_list(folders):
     student = Student(folders['token'])
     assert student(['Wake me', ['Wake', 'me']])[0] == student('Wake me') == student([['Wake', 'me']])[0]
-    for given, said in {((),): 'text 0 is empty', (('a', 1),): r"text 0 is \('a', 1\), a tuple; give a list of words or a string"}.items():
+    for given, said in {((),): 'text 0 is empty', (b'Wake me',): 'text 0 is bytes', (('a', b'b'),): 'text 0 is bytes', (('a', 1),): r"text 0 is \('a', 1\), a tuple; give a list of words or a string"}.items():
         with pytest.raises(InputError, match=said): student(list(given))
     with pytest.raises(InputError, match='labels words'): student.probabilities(['a'])
 
@@ -108,13 +111,33 @@ def test_many_texts_come_back_in_order(folder, monkeypatch):
 def test_a_language_that_was_left_out_is_reported(folder):
     student = Student(folder)
     with pytest.warns(LanguageWarning, match="'sw' is left out of this export, which is for de, en"): student('Wake me up', language='sw')
-    with pytest.warns(LanguageWarning, match="'fr-CA' is not among its languages"): student(['Wake me up']*2, language=['en-US', 'fr-CA'])
+    with pytest.warns(LanguageWarning, match="^'fr-CA' is not among the languages that the export is for: de, en; "): student(['Wake me up']*2, language=['en-US', 'fr-CA'])
+    for bad in (5, {'de': 1}, b'de'):
+        with pytest.raises(InputError, match="is not a language; give a code such as 'de', or one a text"): student('Wake me up', language=bad)
+    for bad in (float('nan'), ['de']):
+        with pytest.raises(InputError, match=r"language 1 is (nan|\['de'\]), a (float|list); give a code"): student(['Wake me up']*2, language=['en', bad])
     with pytest.raises(InputError, match="export the run again with this language"): student('Wake me up', language='sw', strict=True)
     with pytest.warns(LanguageWarning, match=r"1 of 2 texts has many tokens that the vocabulary lacks \(text 1, 'ᚠᚢᚦᚨᚱᚲ'"): assert student(['Wake me up', RUNES])[1].unknown > .4
     with pytest.raises(InputError, match='leave them out'): student(RUNES, strict=True)
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert student('Wake me up', language='en').unknown == 0
+
+AT_LINE_5 = """import threading
+from privkd_nb import Student
+student = Student({folder!r})
+def ask():
+    student(['Wake me up']*4, language=['ru', 'fr', 'ru', 'it'])
+ask(); t = threading.Thread(target=ask); t.start(); t.join()
+student('{runes}')
+"""
+
+def test_a_warning_names_the_line_that_called_once(folder, tmp_path):
+    (tmp_path/'mine.py').write_text(AT_LINE_5.format(folder=str(folder), runes=RUNES), encoding='utf-8')
+    res = subprocess.run([sys.executable, '-W', 'always', 'mine.py'], cwd=tmp_path, capture_output=True, text=True)
+    at = [l.split(': LanguageWarning: ') for l in res.stderr.splitlines() if 'LanguageWarning: ' in l]
+    assert res.returncode == 0 and [Path(a).name for a, _ in at] == ['mine.py:5', 'mine.py:5', 'mine.py:7'], res.stderr
+    assert at[0][1].startswith("'ru', 'fr', 'it' are not among the languages that the export is for: de, en; ")
 
 def test_bytes_of_foreign_characters_count_as_unknown(folders):
     for kind in ('multilabel', 'token'):
