@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['AUTO', 'Asked', 'what_is_asked', 'export_folder', 'is_same', 'check_replaceable', 'already_there', 'Chain',
            'stage_line', 'early_stages', 'Trimmed', 'predict_changed', 'trim_stage', 'onnx_stage', 'tried',
-           'passing_formats', 'languages_of', 'facts_of', 'write_facts', 'measure', 'finish_folder', 'torch_stage',
-           'check_format', 'build_folder', 'export_run']
+           'passing_formats', 'languages_of', 'default_first', 'torch_stage', 'stage_of', 'facts_of', 'write_facts',
+           'measure', 'finish_folder', 'check_format', 'build_folder', 'export_run']
 
 # %% ../../nbs/api/export/40_chain.ipynb #dbe8db38
 import shutil
@@ -24,7 +24,7 @@ from .measured import folder_megabytes, machine, pipeline_call, stage_speeds, st
 from .recorded import Lacking, Recorded, copied_student, encoded_rows, load_teacher, of_texts, read_recorded, run_to_export
 from .recorded import length_limit, scored_of
 from .stages import METRIC_OF, after_training, some_texts, stage_rows
-from .texts import vocabulary_texts
+from .texts import typed, vocabulary_texts
 from .verdict import StageRefusedError, Verdict, check_max_drop, drop_words, judge, verdict_words
 from .web import write_web
 from ..exported import CARD, EXPORTS, FORMATS, SEAL, VOCABULARY, WATERFALL, Exported, damage, foreign_files, is_export, read_export
@@ -131,9 +131,7 @@ class Chain:
     ):
         self.rec, self.asked, self.folder, self.say, self.scored = rec, asked, Path(folder), say, scored_of(rec)
         self.frames, self.verdicts, self.notes, self.sizes, self.predictions = {}, {}, [], {}, {}
-        self.before = None            # The last stage that was not refused, and its predictions
-    @property
-    def shipped(self)->str: return self.before[0]
+        self.before = None            # What the next stage is made from, and its predictions
     @property
     def frame(self)->pd.DataFrame:
         "The waterfall as far as it goes"
@@ -150,7 +148,8 @@ def add(self:Chain,
     verdict = judge(rows, self.asked.max_drop, self.asked.strict) if stage in after_training() else None
     if verdict: rows.loc[rows.group == 'stage', 'verdict'], self.verdicts[stage] = verdict.word, verdict
     self.frames[stage], self.predictions[stage] = rows, predictions
-    if not verdict or verdict.word != 'refused': self.before = stage, predictions
+    rounded = stage in FORMATS and stage != 'onnx'                   # nothing is made from it
+    if not rounded and not (verdict and verdict.word == 'refused'): self.before = stage, predictions
     with beside_bars(): self.say(stage_line(rows, verdict))
     return verdict
 
@@ -290,6 +289,21 @@ def languages_of(
     kept, how = chain.asked.languages, chain.scored.trained_on
     return dict(kept=kept, left_out=[l for l in every if l not in kept], **{g: [l for l in kept if how.get(l) == g] for g in MEANS})
 
+# %% ../../nbs/api/export/40_chain.ipynb #7f2f5ae3
+def default_first(
+    folder:Path,
+    formats:list[str], # Of `FORMATS`
+)->dict[str,str]:      # Format -> file
+    "The files of formats, the one first that is taken if none is named: the smallest ONNX file"
+    sizes = {f: (folder/FORMATS[f].file).stat().st_size for f in formats}
+    return {f: FORMATS[f].file for f in sorted(formats, key=lambda f: (f == 'torch', sizes[f]))}
+
+def torch_stage(chain:Chain)->str:
+    "The stage whose predictions are those of the weights that are saved"
+    return 'trimmed' if 'trimmed' in chain.frames and chain.verdicts['trimmed'].word != 'refused' else 'trained'
+
+def stage_of(chain:Chain, format:str)->str: return format if format in chain.frames else torch_stage(chain) # That a file was scored in
+
 # %% ../../nbs/api/export/40_chain.ipynb #ccae0324
 def facts_of(
     chain:Chain,
@@ -298,8 +312,8 @@ def facts_of(
     every:list[str],   # Languages of the run
 )->dict:               # As in `FIELDS` of `exported`
     "What the manifest says"
-    rec, files = chain.rec, {f: FORMATS[f].file for f in formats}
-    scores = chain.frames[chain.shipped].query("group == 'language'").set_index('language').score
+    rec, files = chain.rec, default_first(chain.folder, formats)
+    scores = chain.frames[stage_of(chain, next(iter(files)))].query("group == 'language'").set_index('language').score
     inputs = next((OnnxModel(chain.folder/p).inputs for f,p in files.items() if f != 'torch'), ['input_ids', 'attention_mask'])
     def shares(values): return {l: round(float(v), 6) for l,v in values.items() if np.isfinite(v)}
     return dict(run=rec.run.path.name, run_hash=content_key(rec.config), kind=rec.kind, pairs=rec.pairs, labels=rec.labels, thresholds=rec.thresholds,
@@ -356,19 +370,15 @@ def finish_folder(
     if student.report is not None: student.report.reset_index().to_parquet(chain.folder/VOCABULARY, index=False)
     doubts = [verdict_words(v) for v in chain.verdicts.values() if v.word != 'passed']
     rec = chain.rec
-    facts = CardFacts(name, fields, chain.frame, student.report, rec.config, rec.environment, rec.card, machine(), doubts, chain.notes)
+    facts = CardFacts(name, fields, chain.frame, student.report, rec.config, rec.environment, rec.card, machine(), doubts, chain.notes, typed(rec.run))
     (chain.folder/CARD).write_text(model_card(facts), encoding='utf-8')
     if chain.asked.web: write_web(chain.folder)
     write_checksums(chain.folder/SEAL)
 
 # %% ../../nbs/api/export/40_chain.ipynb #842d4768
-def torch_stage(chain:Chain)->str:
-    "The stage whose predictions are those of the weights that are saved"
-    return 'trimmed' if 'trimmed' in chain.frames and chain.verdicts['trimmed'].word != 'refused' else 'trained'
-
 def check_format(chain:Chain, format:str, student:Trimmed)->int: # As from `check_fresh`
     "Have some test texts predicted by a fresh process"
-    scored = chain.predictions.get(format, chain.predictions[torch_stage(chain)])
+    scored = chain.predictions[stage_of(chain, format)]
     at = fresh_texts(scored)
     some, want = chain.rec.rows.iloc[at], scored.iloc[at]
     if format in ALONE:

@@ -235,7 +235,7 @@ def chosen(
         return len(order), f'{why}; give some (text=), or leave the language out'
     size = rounded(max(fixed, smallest(needed, most)), len(order))
     hint = '' if more or size < fixed+STEP else '; more text of these languages (text=) would leave fewer'
-    return size, f'the fewest with which at most {most:.0%} of the texts of every language change{hint}'
+    return size, f'the fewest with which at most {most:.0%} of the held-out texts of every language change (validation texts, where there are any){hint}'
 
 # %% ../../nbs/api/models/15_vocabulary.ipynb #c5571718
 def choose_vocabulary(
