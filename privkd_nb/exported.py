@@ -10,7 +10,7 @@ __all__ = ['FORMATS', 'MANIFEST', 'SEAL', 'CARD', 'WATERFALL', 'VOCABULARY', 'VE
 # %% ../nbs/api/12_exported.ipynb #667f7bc0
 from pathlib import Path
 from typing import NamedTuple
-from .core import LEFT, InputError, as_words, check_choice, folder_faults, read_checksums, read_json, write_json
+from .core import LEFT, InputError, as_words, check_choice, folder_faults, is_held, read_checksums, read_json, write_json
 
 # %% ../nbs/api/12_exported.ipynb #f23ae9fb
 class Format(NamedTuple):
@@ -130,6 +130,8 @@ def read_export(
     "An exported student; an `InputError` if the folder is none, or was damaged"
     path = Path(folder)
     if not path.is_dir(): raise InputError(f"{str(folder)!r} is not a folder; name one that `privkd export` has written.")
+    if LEFT.fullmatch(path.name) and is_held(path, shared=True) is False:
+        raise InputError(f"{str(folder)!r} is what an interrupted export has left; export the run again.")
     if not is_export(path):
         what = 'a model' if (path/'config.json').is_file() else 'other files' if any(path.iterdir()) else 'nothing'
         raise InputError(f"{str(folder)!r} is not an exported student, but holds {what}; `privkd export RUN` writes one.")

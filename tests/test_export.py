@@ -95,6 +95,7 @@ def test_it_is_made_once(made, run, tmp_path):
 def test_nothing_is_replaced_that_was_not_asked_for(run, at_once, tmp_path):
     out, how = tmp_path/'student', dict(format='torch', vocab='off', texts=5)
     export(run, out=out, **how)
+    assert {oct(q.stat().st_mode) for q in out.rglob('*') if q.is_file()} == {oct((out/CARD).stat().st_mode)}    # what the umask gives
     card = (out/CARD).read_text(encoding='utf-8').replace('---\n', '---\nlicense: mit\n', 1)
     (out/CARD).write_text(card, encoding='utf-8')
     assert export(run, out=out, **how).path == out and (out/CARD).read_text(encoding='utf-8') == card         # as the card asks for
@@ -109,6 +110,17 @@ def test_nothing_is_replaced_that_was_not_asked_for(run, at_once, tmp_path):
     with pytest.raises(InputError, match='a damaged export .*replace it with --redo'): export(run, out=out, **how)
     assert (out/CARD).read_text(encoding='utf-8') == card
     assert export(run, out=out, redo=True, **how).path == out and 'license: mit' not in (out/CARD).read_text(encoding='utf-8')
+
+
+def test_more_text_is_told_apart_and_places_are_tried_first(run, tmp_path):
+    from privkd_nb.cli.console import interrupted
+    from privkd_nb.export.chain import text_mark
+    for name in 'ab': (tmp_path/f'{name}.de.txt').write_text(f'{name} word')
+    a, b, whole = (text_mark(str(p)) for p in (tmp_path/'a.de.txt', tmp_path/'b.de.txt', tmp_path))
+    assert len({a, b, whole, text_mark(None)}) == 4 and text_mark(tmp_path/'a.de.txt') == a
+    for out in (tmp_path/'a.de.txt'/'x', Path('/proc/x')):
+        with pytest.raises(InputError, match=f'{out} cannot be written .* --out'): export(run, out=out, format='torch')
+    assert 'begins anew' in interrupted(['export', 'last']) and 'checkpoint' in interrupted(['run'])
 
 
 def test_torch_alone_needs_no_onnxruntime_and_loads_as_any_model(run, tmp_path, at_once, monkeypatch):
@@ -178,7 +190,9 @@ def test_a_kill_leaves_no_folder_that_loads(place, run, at_once, tmp_path):
     out = tmp_path/'student'
     assert killed_at(place, run, out) == signal.SIGKILL
     assert not out.exists()
-    assert [q.name.endswith('.tmp') for q in tmp_path.iterdir() if q.name.startswith('.student.')] == [True]
+    left, = (q for q in tmp_path.iterdir() if q.name.startswith('.student.'))
+    assert left.suffix == '.tmp'
+    with pytest.raises(InputError, match='interrupted export has left'): read_export(left)
     if place == 'check_fresh':                                                      # the next export sweeps what was left
         assert list(export(run, out=out, format='torch', vocab='off').formats) == ['torch'] and [q.name for q in tmp_path.iterdir()] == ['student']
 

@@ -187,6 +187,7 @@ def save_trimmed(
     "Save a model with its tokenizer"
     with quietly(): model.save_pretrained(out)
     write_tokenizer(tokenizer, out)
+    for p in out.glob('*.safetensors'): p.chmod((out/'config.json').stat().st_mode)  # not for its owner alone
 
 def trim_folder(
     folder:str|Path, # Of a saved model with its tokenizer
