@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMATS', 'MANIFEST', 'SEAL', 'CARD', 'WATERFALL', 'VOCABULARY', 'VERSION', 'LANGUAGES', 'FIELDS', 'NEEDED', 'OWN',
            'EXPORTS', 'Format', 'safer_formats', 'write_manifest', 'Exported', 'damage', 'foreign_files', 'is_export',
-           'check_manifest', 'read_export', 'exports_of']
+           'check_manifest', 'read_whole', 'read_export', 'exports_of']
 
 # %% ../nbs/api/12_exported.ipynb #667f7bc0
 from pathlib import Path
@@ -123,6 +123,13 @@ def check_manifest(
     if outside: raise InputError(f"{path} names {str(outside[0])[:60]!r}, which is no file of an exported student; export it again.")
     return found
 
+def read_whole(read, path:Path, *args):
+    "What a file of an export says; the error for a damaged one says what to do"
+    try: return read(path, *args)
+    except InputError as e:
+        why = str(e).removesuffix('; delete the file and run the command that writes it again.').removesuffix('.')
+        raise InputError(f'{why}; export it again.') from None
+
 def read_export(
     folder:str|Path,
     check:bool=True, # Compare every file with its checksum
@@ -137,9 +144,9 @@ def read_export(
         raise InputError(f"{str(folder)!r} is not an exported student, but holds {what}; `privkd export RUN` writes one.")
     if not (path/SEAL).is_file():
         raise InputError(f"{str(folder)!r} lacks {SEAL}: it was not exported to its end, or changed; export it again.")
-    if check and (faults := damage(path)):
+    if check and (faults := read_whole(damage, path)):
         raise InputError(f"{str(folder)!r} is damaged ({as_words(faults)}); export it again.")
-    return Exported(path, check_manifest(read_json(path/MANIFEST, dict), path/MANIFEST))
+    return Exported(path, check_manifest(read_whole(read_json, path/MANIFEST, dict), path/MANIFEST))
 
 # %% ../nbs/api/12_exported.ipynb #b8c3fab7
 EXPORTS = 'exports'

@@ -34,7 +34,7 @@ const plain = a => Array.isArray(a) ? a : a?.bdata !== undefined
 // --- the page's theme: transparent ground, text and grid in its colours, black ink in its text colour
 const luma = rgb => { const [r, g, b] = (rgb.match(/[\d.]+/g) ?? [0, 0, 0]).map(Number); return .3*r + .6*g + .1*b; };
 const repaint = (o, ink) => typeof o === 'string' ? (/^(#000|#000000|black)$/i.test(o) ? ink : o)
-  : o && Object.getPrototypeOf(o) === Object.prototype ? Object.fromEntries(Object.entries(o).map(([k, v]) => [k, /color|line|marker|font/.test(k) ? repaint(v, ink) : v])) : o;
+  : Array.isArray(o) ? o.map(v => repaint(v, ink)) : o && Object.getPrototypeOf(o) === Object.prototype ? Object.fromEntries(Object.entries(o).map(([k, v]) => [k, /color|line|marker|font/.test(k) ? repaint(v, ink) : v])) : o;
 
 function themed(figure, el) {
   const ink = getComputedStyle(el).color, dark = luma(ink) > 128, grid = dark ? 'rgba(255,255,255,.14)' : 'rgba(0,0,0,.10)', none = 'rgba(0,0,0,0)';

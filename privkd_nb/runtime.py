@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Iterable, Iterator, Mapping
 import numpy as np
 from .core import InputError, as_words, check_choice, files_faults, read_checksums, read_json
-from .exported import FORMATS, MANIFEST, SEAL, Exported, read_export
+from .exported import FORMATS, MANIFEST, SEAL, Exported, read_export, read_whole
 
 # %% ../nbs/api/13_runtime.ipynb #0560c63d
 def cpu_quota()->float: # Cores; infinite where there is no limit
@@ -57,7 +57,7 @@ def check_files(
     format:str, # From `choose_format`
 )->None:
     "Raise an `InputError` if a file that is used has changed since it was exported; others are not read"
-    written = read_checksums(exported.path/SEAL) or {}
+    written = read_whole(read_checksums, exported.path/SEAL) or {}
     used = MANIFEST, 'config.json', 'tokenizer.json', 'tokenizer_config.json', exported.manifest['formats'][format]
     faults = files_faults(exported.path, {k: v for k,v in written.items() if k.startswith(used)})
     faults |= {k: 'is not among the exported files' for k in used if k not in written and (exported.path/k).is_file()}

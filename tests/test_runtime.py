@@ -8,6 +8,7 @@ from transformers import AutoTokenizer
 
 from exported_folder import TEXTS, TOKENIZERS, change_manifest, make_export
 from privkd_nb import Classifier, InputError, Student
+from privkd_nb.exported import read_export
 from privkd_nb.models.loading import load_tokenizer
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.runtime import LanguageWarning, read_tokenizer
@@ -158,6 +159,13 @@ def test_the_smallest_file_is_taken_and_damage_is_named(tmp_path):
     small.write_bytes(b'not a model')
     with pytest.raises(InputError, match='is damaged'): Student(folder)
     with pytest.raises(InputError, match='onnxruntime .* cannot run'): Student(folder, check=False)
+    for name in ('done.json', 'privkd.json'):                              # cut off, or changed
+        whole = (folder/name).read_text()
+        for bad in (whole[:-9], whole.replace('a', 'b', 1)):
+            (folder/name).write_text(bad)
+            for read in (Student, read_export):
+                with pytest.raises(InputError, match=rf'{name}.*; export it again\.$'): read(folder)
+        (folder/name).write_text(whole)
     change_manifest(folder, formats={'torch': 'model.safetensors'})
     with pytest.raises(InputError, match='--format onnx-int8'): Student(folder)
     (folder/'privkd.json').unlink()

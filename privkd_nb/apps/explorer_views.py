@@ -244,7 +244,7 @@ def waterfall(self:Views, c:Choice)->Answer:
     if c.languages: frame = frame[(frame.group != 'language') | frame.language.isin(c.languages)]
     others = [f"Other exports of this run: {', '.join(e.path.name for e in found[1:])}."] if found[1:] else []
     about = f"{first.path.name}: {', '.join(first.manifest['formats'])}, exported {first.manifest.get('created')}."
-    return Answer(waterfall_figure(frame, f'From the teacher to {first.path.name}'), frame, paragraphs([about, *others]))
+    return Answer(waterfall_figure(frame), frame, paragraphs([about, *others]))
 
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #c98042db
 CSS = '''<style>.pkd table{border-collapse:collapse;width:100%;font-size:13px}

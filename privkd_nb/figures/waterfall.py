@@ -33,14 +33,14 @@ def stage_label(
     row, # Of the group 'stage'
 )->str:  # HTML, for an axis
     "A stage with its size, its speed and its verdict"
-    known = [f'{row.size_mb:,.3g} MB' if row.size_mb < 1000 else f'{row.size_mb:,.0f} MB'] if pd.notna(row.size_mb) else []
+    known = [f'{row.size_mb:,.3g}<br>MB' if row.size_mb < 1000 else f'{row.size_mb:,.0f}<br>MB'] if pd.notna(row.size_mb) else []
     known += [f'{row.latency_ms:,.3g} ms'] if pd.notna(row.latency_ms) else []
-    known += [f'{row.texts_per_second:,.0f} texts/s'] if pd.notna(row.texts_per_second) else []
+    known += [f'{row.texts_per_second:,.0f}<br>texts/s'] if pd.notna(row.texts_per_second) else []
     verdict = [f'<b>{row.verdict}</b>'] if row.verdict in ('refused', 'unsure') else []
-    return '<br>'.join([plot_text(row.stage).replace('-int', '-<br>int'), *known, *verdict])
+    return '<br>'.join([plot_text(row.stage).replace('-', '-<br>'), *known, *verdict])
 
 # %% ../../nbs/api/figures/07_waterfall.ipynb #2fa7e131
-SCALE = [[0, '#0072B2'], [.49, '#ffffff'], [.51, '#ffffff'], [1, '#D55E00']] # A gain, nothing, a loss
+SCALE = [[0, 'rgba(0,114,178,.75)'], [.49, 'rgba(0,114,178,0)'], [.51, 'rgba(213,94,0,0)'], [1, 'rgba(213,94,0,.75)']] # A gain; nothing, the page's ground; a loss
 MOST = .05 # A drop that has the full colour
 
 def _cells(frame, stages, langs): # Scores and drops, languages × stages
@@ -62,7 +62,7 @@ def language_cells(
     about = [[told(l, *o) for o in zip(stages, vs, ds)] for l,vs,ds in zip(langs, score.values, drop.values)]
     shade = drop.where(score.isna() | drop.notna(), 0.).clip(-MOST, MOST).round(4)
     z = shade.astype(object).where(shade.notna(), None).values.tolist()
-    return go.Heatmap(z=z, x=list(range(len(stages))), y=list(range(len(langs))), text=text, texttemplate='%{text}', textfont=dict(size=11),
+    return go.Heatmap(z=z, x=list(range(len(stages))), y=list(range(len(langs))), text=text, texttemplate='%{text}', textfont=dict(size=11, color='#000000'),
                       customdata=about, hovertemplate='%{customdata}<extra></extra>', colorscale=SCALE, zmin=-MOST, zmax=MOST,
                       xgap=2, ygap=1, showscale=False)
 
@@ -84,7 +84,7 @@ def mean_bars(
 # %% ../../nbs/api/figures/07_waterfall.ipynb #83985445
 def waterfall_figure(
     frame:pd.DataFrame, # A waterfall: `waterfall.parquet` of an exported student
-    title:str='From the teacher to the shipped file', # e.g. with the name of the export
+    title:str='', # '': from the teacher to the last stage
 )->go.Figure:
     "Mean score, size and speed of each stage; below, each language"
     if not len(frame) or not (frame.group == 'language').any(): return empty_figure('there is no stage to show')
@@ -96,10 +96,10 @@ def waterfall_figure(
     rows = frame[frame.group == 'stage'].drop_duplicates('stage').set_index('stage', drop=False)
     how = f.drop_duplicates('language').set_index('language').trained
     ticks = [n+MARKS.get(how.get(l), '') for l,n in zip(langs, plot_names(langs))]
-    fig.update_xaxes(tickvals=list(range(len(stages))), range=[-.5, len(stages)-.5], showgrid=False, tickangle=0, tickfont=dict(size=11))
+    fig.update_xaxes(tickvals=list(range(len(stages))), range=[-.5, len(stages)-.5], showgrid=False, zeroline=False, tickangle=0, tickfont=dict(size=10))
     fig.update_xaxes(ticktext=[stage_label(rows.loc[s]) for s in stages], side='bottom', row=2, col=1)
     fig.update_yaxes(range=[0, 108], title_text='mean', row=1, col=1)
-    fig.update_yaxes(tickvals=list(range(len(langs))), ticktext=ticks, range=[len(langs)-.5, -.5], showgrid=False, row=2, col=1)
+    fig.update_yaxes(tickvals=list(range(len(langs))), ticktext=ticks, range=[len(langs)-.5, -.5], showgrid=False, zeroline=False, row=2, col=1)
     metric = ' and '.join(score_name(m) for m in dict.fromkeys(f.metric))
     note = f'{metric}, in points; colour: difference to the stage before (orange a loss, blue a gain, full at {100*MOST:g} points); bars: its 95 % interval'
-    return headed(fig, title, note, tops+below+95, margin=dict(l=60, r=20, b=110), hovermode='closest')
+    return headed(fig, title or f'From the teacher to {stages[-1]}', note, tops+below+135, margin=dict(l=60, r=20, b=150), hovermode='closest')
