@@ -11,7 +11,8 @@ from exported_folder import TEXTS, change_manifest, make_export
 from hostile import PAYLOADS
 from privkd_nb import InputError, Student
 from privkd_nb.data.playground import playground_rows
-from privkd_nb.exported import read_export
+from privkd_nb.export.quantize import QUANTIZERS
+from privkd_nb.exported import FORMATS, read_export
 from privkd_nb.export.web import write_web
 
 pytest.importorskip('onnxruntime', reason='skipped: onnxruntime is not installed')
@@ -61,13 +62,23 @@ LINES = """async text => { const {env, pipeline} = await import('./lib/transform
   const classify = await pipeline('text-classification', '..', {dtype: 'fp32'});
   return classify(text); }"""                                # what the model card and the how-to say, but for where the folder is
 
-CASES = dict(sequence=dict(), multilabel=dict(tokenizer='bpe', thresholds=dict(lights=.2, alarm=.6, weather=.5)), token=dict(arch='modernbert', tokenizer='byte_level', labels=['O', 'B-X', 'I-X']),
+def in_8_bits(folder):
+    "Have the browser and Python take a file that rounds activations on the scale of their batch, which is one text in the browser"
+    import onnx
+    path, how = folder/FORMATS['onnx'].file, 'onnx-int8-dynamic'
+    onnx.save(QUANTIZERS[how](onnx.load(path)), folder/FORMATS[how].file)
+    path.unlink()
+    change_manifest(folder, formats={how: FORMATS[how].file})
+
+CASES = dict(sequence=dict(), dynamic=dict(), multilabel=dict(tokenizer='bpe', thresholds=dict(lights=.2, alarm=.6, weather=.5)), token=dict(arch='modernbert', tokenizer='byte_level', labels=['O', 'B-X', 'I-X']),
              pairs=dict(arch='bert', tokenizer='word_pieces', pairs=True, types=True))
 
 @pytest.mark.parametrize('kind', CASES)
 def test_the_browser_agrees_with_python(tmp_path, browser, kind):
-    folder = with_page(make_export(tmp_path/'exported', 'sequence' if kind == 'pairs' else kind, **CASES[kind]))
-    student, pairs = Student(folder), dict(pairs=TEXTS_OF_MANY[::-1]) if kind == 'pairs' else {}
+    folder = make_export(tmp_path/'exported', 'sequence' if kind in ('pairs', 'dynamic') else kind, **CASES[kind])
+    if kind == 'dynamic': in_8_bits(folder)
+    with_page(folder)
+    student, pairs = Student(folder, max_tokens=1), dict(pairs=TEXTS_OF_MANY[::-1]) if kind == 'pairs' else {}
     expected = student(TEXTS_OF_MANY, **pairs)
     with served(folder) as address:
         opened(browser, address)
