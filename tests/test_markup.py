@@ -170,6 +170,7 @@ ALLOWED = { # What may stand in markup without going through a writer, because i
     'figures.pages': {'get_plotlyjs()', "ALL.replace('FIT', FIT)"}, 'stored': {'data', 'inside', 'sentence'},      # plotly.js; JSON in an attribute, and a sentence of our own
     'data.tasks': {'self.metric'}, 'jobs.report': {"size_of(models['student'])", "size_of(models['teacher'])", 'score'},
     'figures.style': {'text', 'note'},
+    'export.card': {'install', 'language'}, 'figures.waterfall': {'row.verdict'},     # words of our own; one of two words, or nothing is written
     'figures.run': {'sign', 'color', 'who', 'when', 'plot_text(score_name(metric))'},       # a sign, its colour, a word of our own; plotly's texts
     'init.student': {'SOURCES[self.source]', 'arrows', 'source', "random_ or 'nothing'", 'sizes'},
 }
