@@ -54,7 +54,7 @@ def jupyter_lab(folder):
 
 @contextmanager
 def chromium(width=1280, height=900):
-    "A browser page that keeps its errors in `.errors`"
+    "A browser page that keeps its errors in `.errors`, and the addresses that it asks for in `.asked`"
     if os.environ.get('PRIVKD_BROWSER') == 'required': import playwright.sync_api
     sync_api = pytest.importorskip('playwright.sync_api', reason='skipped: playwright is not installed')
     if not CHROMIUM:
@@ -64,7 +64,8 @@ def chromium(width=1280, height=900):
         browser = pw.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         try:
             page = browser.new_page(viewport=dict(width=width, height=height))
-            page.errors = []
+            page.errors, page.asked = [], []
+            page.on('request', lambda r: page.asked.append(r.url))
             page.on('pageerror', lambda e: page.errors.append(str(e)))
             page.on('console', lambda m: page.errors.append(m.text) if m.type == 'error' and not any(h in m.text for h in HARMLESS) else None)
             yield page

@@ -23,10 +23,7 @@ def sample(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def browser():
-    with chromium() as page:
-        page.asked = []
-        page.on('request', lambda r: page.asked.append(r.url))
-        yield page
+    with chromium() as page: yield page
 
 
 @pytest.fixture

@@ -42,10 +42,7 @@ def with_page(folder):
 
 @pytest.fixture(scope='module')
 def browser():
-    with chromium() as page:
-        page.asked = []
-        page.on('request', lambda r: page.asked.append(r.url))
-        yield page
+    with chromium() as page: yield page
 
 def opened(page, address):
     page.errors.clear(); page.asked.clear()
