@@ -250,11 +250,10 @@ def trim_stage(
     rec, asked = chain.rec, chain.asked
     whole = Trimmed(model, tokenizer)
     with phase('choosing the vocabulary'): chosen = choose_vocabulary(tokenizer, own, held, more, asked.languages, asked.vocab)
+    advise_text(chain, chosen)
     if chosen.size >= chosen.of:
-        advise_text(chain, chosen)
         chain.notes.append(f'The vocabulary is whole: {chosen.rule}.')
         return whole
-    advise_text(chain, chosen)
     with phase('trimming the vocabulary'): small, tok, old_ids = trim_student(model, tokenizer, chosen.keep_ids)
     with phase('scoring the trimmed student'): verdict = chain.add('trimmed', predict_changed(rec, tokenizer, tok, old_ids, small))
     if verdict.word != 'refused':

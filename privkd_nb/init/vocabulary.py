@@ -75,6 +75,6 @@ def student_vocabulary(
 )->StudentVocabulary:
     "Choose a student's vocabulary by the texts of a run"
     chosen = choose_vocabulary(tokenizer, **texts_to_choose_by(task, every, more), languages=languages_of(task), size=rule)
-    named = [i for v in token_settings(config).values() for i in np.ravel(v) if i in set(chosen.order.tolist())]
+    named = np.intersect1d([i for v in token_settings(config).values() for i in np.ravel(v)], chosen.order)
     small, old_ids = trim_tokenizer(tokenizer, [*named, *chosen.keep_ids])
     return StudentVocabulary(small, old_ids, str(rule), dict(fixed=chosen.fixed, why=chosen.rule))
