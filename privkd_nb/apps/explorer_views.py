@@ -25,6 +25,7 @@ from ..figures.difference import PAIR_ORDERS, difference_figure
 from ..export.stages import read_waterfall
 from ..exported import exports_of, read_export
 from ..figures.layermap import layermap_figure
+from ..init.spec import COPIED
 from ..figures.waterfall import waterfall_figure
 from ..figures.style import order_terms, score_name, term_name
 from .choice import VIEWS, Choice
@@ -212,7 +213,7 @@ def layer_answer(
     card:dict, # As in init_card.json
 )->Answer:
     "Where a student's layers were copied from"
-    copied = card['source'] in ('copy_base', 'copy_ft') and 'encoder' in card['parts']
+    copied = card['source'] in COPIED and 'encoder' in card['parts']
     influence = dict(enumerate((card.get('scores') or {}).get('block_influence', [])))
     def row(i, l): return dict(student_layer=i, source=card['source'] if copied else 'random',
         source_layer=l if copied else None, influence=influence.get(l))

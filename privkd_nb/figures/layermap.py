@@ -8,6 +8,7 @@ __all__ = ['copied_pairs', 'layermap_figure']
 # %% ../../nbs/api/figures/03_layermap.ipynb #8ea96aa2
 import plotly.graph_objects as go
 from .style import COLORS, figure_layout, titled
+from ..init.spec import COPIED
 
 # %% ../../nbs/api/figures/03_layermap.ipynb #9a5e9069
 def copied_pairs(
@@ -15,10 +16,10 @@ def copied_pairs(
 )->list[tuple]:
     "(source, student) of every part that was copied: layers by number, 'embeddings' and 'head' by name"
     source, parts = card['source'], card['parts']
-    if source not in ('copy_base', 'copy_ft'): return []
+    if source not in COPIED: return []
     pairs = [('embeddings', 'embeddings')] if 'embeddings' in parts else []
     if 'encoder' in parts: pairs += [(t, s) for s,t in enumerate(card['layers'])]
-    if 'head' in parts and source == 'copy_ft': pairs.append(('head', 'head'))     # a base model has no head
+    if 'head' in parts and source != 'copy_base': pairs.append(('head', 'head'))     # a base model has no head
     return pairs
 
 # %% ../../nbs/api/figures/03_layermap.ipynb #b8c81f6e
@@ -45,10 +46,11 @@ def _influence_bars(influence, where): # The same for bars beside the source's l
 # %% ../../nbs/api/figures/03_layermap.ipynb #2ad318eb
 def _heading(card): # What the initialization was, and how large the models are
     what = dict(scratch='every weight random', copy_base='copied from the base model', copy_ft='copied from the fine-tuned teacher',
+                random_subset='copied from layers drawn at random', noise="noise with the scale of the teacher's weights",
                 pretrained='an existing checkpoint')
     models = card.get('models') or {}
     sizes = [f"{k} {models[k]['total']/1e6:.1f} M parameters" for k in ('teacher', 'student') if models.get(k, {}).get('total')]
-    rule = [f"rule {card['depth']}"] if card['source'] in ('copy_base', 'copy_ft') else []
+    rule = [f"rule {card['depth']}"] if card['source'] in COPIED else []
     if v := card.get('vocabulary'): sizes.append(f"{v['size']:,} of {v['of']:,} tokens")
     return titled(f"{card['source']}: {what.get(card['source'], card['source'])}", ' · '.join(rule+sizes) or ' ')
 

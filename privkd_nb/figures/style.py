@@ -30,7 +30,7 @@ def term_color(
 # %% ../../nbs/api/figures/00_style.ipynb #c5af5f5d
 COLORS = {
     'teacher': '#000000', 'student': '#0072B2',
-    'scratch': '#999999', 'copy_base': '#E69F00', 'copy_ft': '#0072B2', 'pretrained': '#009E73',
+    'scratch': '#999999', 'copy_base': '#E69F00', 'copy_ft': '#0072B2', 'pretrained': '#009E73', 'random_subset': '#56B4E9', 'noise': '#882255',
     'loss': term_color('loss'), **{t: term_color(t) for t in TERMS}}
 
 def order_terms(

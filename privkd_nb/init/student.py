@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['per_layer', 'student_config', 'fresh_model', 'source_name', 'only_owner', 'settings_of', 'check_settings',
            'check_places', 'copy_weights', 'InitCard', 'note_of', 'make_card', 'vocabulary_of', 'vocabulary_text',
-           'init_student', 'build_student']
+           'init_student', 'add_noise', 'build_student']
 
 # %% ../../nbs/api/init/03_student.ipynb #bbd2a12f
 import copy
@@ -283,13 +283,27 @@ def init_student(
     if spec.vocab != 'off' and old_ids is None:
         raise InputError(f"vocab={spec.vocab} needs the tokens that are kept; choose them with `student_vocabulary`, and pass its old_ids.")
     m = base.config.num_hidden_layers if spec.source == 'pretrained' else spec.n_layers
-    if spec.depth == 'auto': spec = replace(spec, depth=auto_rule(n, m, row.lacks if row else {}))
-    layers = resolve_layers(spec.depth, n, m)
+    lacks = row.lacks if row else {}
+    if spec.depth == 'auto': spec = replace(spec, depth=auto_rule(n, m, lacks))
+    layers = resolve_layers(spec.depth, n, m, lacks, spec.seed)
     student, copied, source = build_student(spec, teacher, base, layers)
     if old_ids is not None:
         from privkd_nb.models.trim import trim_model
         student = trim_model(student, old_ids)
     return student, make_card(spec, teacher, student, layers, copied, source, old_ids)
+
+# %% ../../nbs/api/init/03_student.ipynb #76da3442
+@torch.no_grad()
+def add_noise(
+    student,   # Changed in place
+    names,     # Of its parameters that are replaced
+    seed:int,  # Of the draws; the global random state stays unchanged
+)->None:
+    "Replace tensors by normal noise with the mean and the standard deviation that they had"
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for k,p in student.named_parameters():
+            if k in names: p.copy_(torch.randn_like(p)*p.std(correction=0)+p.mean())
 
 # %% ../../nbs/api/init/03_student.ipynb #b3b14952
 def build_student(
@@ -304,9 +318,12 @@ def build_student(
     student = fresh_model(type(teacher), student_config(teacher, layers, **(spec.config or {})), seed_for(spec.seed, 'student'))
     set_labels(student, model_labels(teacher))
     if spec.source == 'scratch': return student, {}, None
-    source, n = teacher if spec.source == 'copy_ft' else base, teacher.config.num_hidden_layers
+    source, n = base if spec.source == 'copy_base' else teacher, teacher.config.num_hidden_layers
     if source.config.num_hidden_layers != n:
         raise InputError(f"the base model has {source.config.num_hidden_layers} layers but the teacher {n}; "
                          f"pass the model that the teacher was fine-tuned from.")
-    parts = [p for p in spec.parts if spec.source == 'copy_ft' or p != 'head']
-    return student, copy_weights(student, source, layers, parts), source
+    parts = [p for p in spec.parts if spec.source != 'copy_base' or p != 'head']
+    copied = copy_weights(student, source, layers, parts)
+    if spec.source != 'noise': return student, copied, source
+    add_noise(student, copied, seed_for(spec.seed, 'noise'))
+    return student, {}, source

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, check_languages, own_files, training_languages
-from ..core import InputError, as_list, check_path, accepts_former_names, check_choice, content_key, did_you_mean, files_hash, lazy_import
+from ..core import PRECISIONS, InputError, accepts_former_names, as_list, check_choice, check_path, content_key, did_you_mean
+from ..core import files_hash, lazy_import
 from ..data.languages import find_language
 from ..init.depth import AUTO_RULES, auto_rule, check_fit, resolve_layers
 from ..init.spec import InitSpec, vocab_rule
@@ -87,12 +88,12 @@ class RunConfig(DataConfig):
     teacher_fraction:float = _p(1., "share of the training data the teacher sees")
     teacher_epochs:int = _p(4, "passes over the teacher's data")
     # ---- student -----------------------------------------------
-    init:str = _p('copy_ft', "the student's initial weights: scratch, copy_base, copy_ft or pretrained")
+    init:str = _p('copy_ft', "the student's initial weights: scratch, copy_base, copy_ft, pretrained, or the controls random_subset and noise")
     student:str = _p('', "a small checkpoint, for init pretrained")
     parts:str = _p('embeddings,encoder,head', 'what is copied')
     layers:int = _p(0, "student layers; 0: half of the teacher's")
     depth:str = _p('auto', 'which teacher layers: auto (stride_odd, or endpoints for ModernBERT), stride, stride_odd, endpoints, first, last, '
-                           'symmetric, random:SEED, or a list')
+                           'symmetric, random (by the seed), random:SEED, or a list')
     vocab:str = _p('off', "the student's vocabulary: off (the teacher's), auto (what the run's texts need), or how many of the teacher's tokens are kept")
     vocab_text:str = _p('', "a file or folder of more text with its languages, which vocab counts tokens in; empty: the run's texts alone")
     # ---- training ----------------------------------------------
@@ -110,6 +111,7 @@ class RunConfig(DataConfig):
     unpadding:str = _p('auto', 'compute no padding: auto, on (or an error) or off')
     memory:str = _p('fixed', 'when memory runs out: fixed (stop) or fit (smaller micro-batches, then activation checkpointing)')
     compile:str = _p('auto', "compile the student's layers: auto (if that is measured to be faster), on or off")
+    precision:str = _p('auto', 'auto (bfloat16 on a GPU that has it, else float32), bf16 (also on a CPU; fast where it has AMX) or fp32')
     cache:str = _p('auto', "cache the teacher's outputs for other runs: auto or off")
     budget:float = _p(1., 'GiB of hidden states and attention that are cached; logits always are')
     # ---- run ---------------------------------------------------
@@ -144,7 +146,8 @@ def field_groups()->dict[str,list]: # Name of a group -> fields
 @patch
 def init_spec(self:RunConfig)->InitSpec:
     "How the student is initialized"
-    return InitSpec(self.init, self.depth_rule(), self.layers or None, self.parts, self.seed, vocab=self.vocab)
+    depth = self.depth if self.init == 'random_subset' else self.depth_rule()
+    return InitSpec(self.init, depth, self.layers or None, self.parts, self.seed, vocab=self.vocab)
 
 @patch
 def base_name(self:RunConfig)->str:
@@ -177,6 +180,7 @@ def lacks(self:RunConfig)->dict: # As in `Architecture`
 @patch
 def depth_rule(self:RunConfig)->str:
     "The rule by which layers are chosen, also for 'auto'"
+    if self.init == 'random_subset': return 'random'
     if self.depth != 'auto': return self.depth
     n = self.known_depth()
     return auto_rule(n, self.layers, self.lacks()) if n else AUTO_RULES[0]
@@ -256,7 +260,7 @@ def check_numbers(self:RunConfig)->None:
     if self.seed >= 2**32: raise InputError(f"seed={self.seed} must be at most {2**32-1}.")
 
 CHOICES = dict(batching=[*BATCHING], embedding_rows=['auto', 'used', 'all'], unpadding=['auto', 'on', 'off'],
-               compile=['auto', 'on', 'off'], memory=['fixed', 'fit'], cache=['auto', 'off'])
+               compile=['auto', 'on', 'off'], precision=[*PRECISIONS], memory=['fixed', 'fit'], cache=['auto', 'off'])
 
 @patch
 def check_choices(self:RunConfig)->None:
@@ -274,8 +278,8 @@ def check_init(self:RunConfig)->None:
         raise InputError("init='pretrained' needs the small checkpoint: pass its name or folder as student.")
     self.check_vocab()
     if not (n := self.known_depth()): return
-    layers = resolve_layers(rule := self.depth_rule(), n, self.layers or None)
-    if self.init in ('copy_base', 'copy_ft') and 'encoder' in self.parts: check_fit(rule, layers, n, self.lacks())
+    layers = resolve_layers(rule := self.depth_rule(), n, self.layers or None, self.lacks(), self.seed)
+    if self.init not in ('scratch', 'pretrained') and 'encoder' in self.parts: check_fit(rule, layers, n, self.lacks())
 
 @patch
 def check(self:RunConfig)->None:
@@ -321,7 +325,7 @@ def of(cls:RunConfig,
     return cls(**given)
 
 # %% ../../nbs/api/jobs/00_config.ipynb #250712f8
-SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'embedding_rows', 'unpadding', 'memory', 'compile',
+SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'embedding_rows', 'unpadding', 'memory', 'compile', 'precision',
                 'cache', 'budget') # Where a run is recorded and how it is computed
 NAMED_AS = dict(max_tokens='pieces') # Former names that records keep
 LATER = ('vocab', 'vocab_text', 'class_weights', 'batching', 'max_tokens', 'labels', 'unlabelled',

@@ -252,7 +252,7 @@ def write_setup(
     "Write configuration, environment and init card"
     inputs = inputs or inputs_of(task, models, card)
     run.begin(cfg.identity(), describe_environment(
-        **compute_setup(), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data, models.teacher, student)),
+        **compute_setup(cfg.precision), data=dict(fingerprint=inputs['data'], **describe_data(cfg, task, data, models.teacher, student)),
         train_languages=task.train_languages, inputs=inputs, **(dict(text_languages=task.text_languages) if task.text_languages else {}),
         **describe_vocabulary(card, data, models.vocabulary and models.vocabulary.about),
         metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
@@ -332,7 +332,8 @@ def arguments_of(
     "The training arguments of a run"
     steps = len(StepSampler(train.lengths, cfg.batch_size, cfg.seed, cfg.batching, cfg.max_tokens))
     return training_args(folder, len(train), TINY['epochs'] if cfg.tiny else cfg.epochs, learning_rate(cfg, teacher),
-                         cfg.batch_size, steps, seed=cfg.seed, metric=metric, patience=cfg.patience)
+                         cfg.batch_size, steps, seed=cfg.seed, metric=metric, patience=cfg.patience,
+                         precision=cfg.precision)
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #a5b68a7e
 def make_trainer(

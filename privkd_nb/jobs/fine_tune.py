@@ -292,7 +292,7 @@ def fine_tune(
     train, val = (encode_rows(cfg, task, d, tok, model) for d in (task.train, validation_subset(task)))
     check_lengths(model, cfg.max_length, train, val)
     args = training_args(work, len(train), TINY['epochs'] if cfg.tiny else cfg.teacher_epochs, peak_lr(cfg, model),
-                         cfg.batch_size, seed=0, metric=task.metric, evals=2)
+                         cfg.batch_size, seed=0, metric=task.metric, evals=2, precision=cfg.precision)
     if is_main(): task.announce('fine-tuning the teacher')
     with phase('fine-tuning the teacher', drawn=False) as p:
         trainer = DistillTrainer(model, losses='ce', class_weights=cfg.class_weights, history=History(work/'history.jsonl' if is_main() else None),

@@ -46,6 +46,7 @@ def training_args(
     evals:int=5,         # Evaluations and checkpoints in the run
     metric:str='accuracy', # Chooses checkpoints when stopping early
     patience:int=0,      # Stop after so many evaluations without progress and keep the best; 0: train to the end
+    precision:str='auto',# As in `compute_setup`
     **kw,                # Any other `TrainingArguments`
 )->TrainingArguments:
     "Training arguments for a distillation"
@@ -57,8 +58,9 @@ def training_args(
     checkpoints = dict(eval_strategy='steps', eval_steps=every, save_strategy='steps', save_steps=every, save_total_limit=2,
                        load_best_model_at_end=patience > 0, metric_for_best_model=f'eval_{metric}', greater_is_better=True)
     logs = dict(logging_strategy='steps', logging_steps=5, logging_nan_inf_filter=False, report_to=[], disable_tqdm=True)
-    machine = dict(bf16=compute_setup()['bf16'], use_cpu=on_cpu(), dataloader_pin_memory=torch.cuda.is_available(), remove_unused_columns=False,
-                   ddp_find_unused_parameters=False)       # every term reads the logits, if with weight zero
+    setup = compute_setup(precision)
+    machine = dict(bf16=setup['bf16'], use_cpu=on_cpu() or setup['bf16'] and setup['device'] == 'cpu',
+                   dataloader_pin_memory=torch.cuda.is_available(), remove_unused_columns=False, ddp_find_unused_parameters=False)       # every term reads the logits, if with weight zero
     given = dict(output_dir=str(folder), seed=seed, data_seed=seed) | size | optimizer | checkpoints | logs | machine | kw
     args = TrainingArguments(**given)
     args._n_gpu = min(args.n_gpu, 1)    # several GPUs work as several processes, under torchrun
