@@ -7,7 +7,7 @@ import pytest
 API = Path(__file__).parent.parent/'nbs'/'api'
 PACKAGE = API.parent.parent/'privkd_nb'
 # From the ground up. A package imports only what stands before it; '' are the pages that lie beside the packages.
-ORDER = ['', 'data', 'models', 'compute', 'losses', 'init', 'evaluation', 'train', 'analysis', 'jobs', 'figures', 'export', 'apps', 'bench', 'cli']
+ORDER = ['', 'data', 'models', 'compute', 'losses', 'init', 'evaluation', 'train', 'analysis', 'jobs', 'studies', 'figures', 'export', 'report', 'apps', 'bench', 'cli']
 IMPORT = re.compile(r'''(?:from\s+privkd_nb\.([\w.]+)\s+import|import\s+privkd_nb\.([\w.]+)|lazy_import\(['"]privkd_nb\.([\w.]+)['"]\))''')
 
 
