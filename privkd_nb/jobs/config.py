@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['content', 'own_data', 'weights', 'KINDS', 'FIRST', 'XLMR', 'OWN', 'CHOICES', 'INJECTED', 'SAME_NUMBERS', 'NAMED_AS',
-           'LATER', 'RECIPE', 'as_text', 'typed_value', 'DataConfig', 'RunConfig', 'field_groups', 'assigned_names',
-           'check_parameters']
+           'LATER', 'RECIPE', 'READS', 'as_text', 'typed_value', 'DataConfig', 'RunConfig', 'field_groups',
+           'assigned_names', 'check_parameters']
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9e59f110
 import ast, math, os
@@ -389,10 +389,19 @@ def data_content(self:RunConfig)->dict[str,str]: # 'dataset', and 'data' for loc
     copies = dict(data=f'@{h}') if (h := self.copies_hash()) else {}
     return dict(dataset=self.data_name(), **copies)
 
+READS = 'dataset data_dir vocab_text tiny base teacher student init'.split() # Parameters that decide what a run reads, whatever its files hold
+
 @patch
-def identity(self:RunConfig)->dict:
+def contents(self:RunConfig)->dict:
+    "What the data, the texts and the models of a run are, by their content"
+    return self.data_content() | self.text_content() | self.models_content()
+
+@patch
+def identity(self:RunConfig,
+    contents:dict|None=None, # From `contents` of a run with the same `READS`, if at hand
+)->dict:
     "The parameters that a run is named by: everything that affects its numbers"
     usual = {k for k in LATER if getattr(self, k) == RunConfig.__dataclass_fields__[k].default}
     same = {NAMED_AS.get(k, k): v for k,v in (asdict(self) | dict(depth=self.depth_rule())).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
-    return same | self.data_content() | self.text_content() | dict(losses=losses) | self.models_content() | dict(recipe=RECIPE)
+    return same | (contents or self.contents()) | dict(losses=losses, recipe=RECIPE)

@@ -1,0 +1,149 @@
+"A study as it is written: its runs, their roles, and the line that a refusal names."
+import json
+from itertools import product
+from pathlib import Path
+
+import pytest
+
+from privkd_nb import InputError, RunConfig, Study
+from privkd_nb.core import content_key
+from privkd_nb.jobs.study import grid
+from privkd_nb.studies.definition import read_studies, read_study
+
+TEXT = '''# which start is best?
+question: Which start is best?
+init: [copy_ft, scratch]
+losses:
+  - ce
+  - "ce,logits"
+fraction: [.1, .3]
+seeds: 2
+arms:
+  - {init: copy_base, losses: ce, seeds: 1}
+exclude:
+  - {init: scratch, fraction: .3}
+tiny: true
+'''
+
+
+@pytest.fixture
+def write(tmp_path):
+    "Writes a study file, in which a text is replaced by another one"
+    def f(old='', new='', name='starts.yaml'):
+        assert old in TEXT
+        (tmp_path/name).write_text(TEXT.replace(old, new) if old else TEXT)
+        return tmp_path/name
+    return f
+
+
+def said(path, **changes):
+    with pytest.raises(InputError) as e: Study.read(path, **changes)
+    return str(e.value)
+
+
+def asked(study): return [(c.seed, c.init, c.losses, c.fraction) for c in study.configs if study.roles[content_key(c.identity())] == 'asked']
+
+
+def test_the_runs_of_a_file(write):
+    study = Study.read(write())
+    product_ = [(i, l, f) for i,l,f in product(['copy_ft', 'scratch'], ['ce', 'ce,logits'], [.1, .3]) if (i, f) != ('scratch', .3)]
+    arm = [('copy_base', 'ce', f) for f in (.1, .3)]
+    assert asked(study) == [(0, *r) for r in product_+arm] + [(1, *r) for r in product_]       # seeds outermost
+    assert study.name == 'starts' and study.question == 'Which start is best?' and study.reference == dict(init='copy_ft', losses='ce,logits')
+    assert Study.read(write(), controls='off').roles == {k: r for k,r in study.roles.items() if r == 'asked'}
+
+
+def test_python_and_json_make_the_same_runs(write, tmp_path):
+    given = dict(question='Which start is best?', init=['copy_ft', 'scratch'], losses=['ce', 'ce,logits'], fraction=[.1, .3], seeds=2,
+                 arms=[dict(init='copy_base', losses='ce', seeds=1)], exclude=[dict(init='scratch', fraction=.3)], tiny=True)
+    (tmp_path/'starts.json').write_text(json.dumps(given, indent='\t'))
+    assert Study(**given).roles == Study.read(write()).roles == Study.read(tmp_path/'starts.json').roles
+
+
+def test_a_plain_product_is_the_grid_of_before():
+    given = dict(init=['copy_ft', 'scratch'], losses=['ce', 'paper'], seed=[3, 1], tiny=True)
+    assert Study(**given, controls='off').configs == grid(**given)
+
+
+@pytest.mark.parametrize('old, new, line, says', [
+    ('scratch]', 'scrach]', 3, "init='scrach' is not a choice; choose from scratch, copy_base, copy_ft"), ('init:', 'innit:', 3, "Did you mean 'init'?"),
+    ('  - ce\n', '  - [ce, logitz]\n', 5, "Did you mean 'logits'?"), ('"ce,logits"', 'ce', 6, "losses has 'ce' twice"), ('.3]\n', '.3, 3]\n', 7, 'fraction=3.0 is not above 0'),
+    ('fraction: [.1', 'fraction: [.1, 1e-1', 7, 'fraction=1e-1 makes the same runs as fraction=.1 (line 7)'), ('[.1, .3]', '[]', 7, 'fraction is an empty list'),
+    ('seeds: 2', 'seeds: 0', 8, 'seeds=0 is no number of seeds'), ('seeds: 2', 'seeds: [0, x]', 8, "seed='x' is not a whole number"), ('seeds: 2', 'seeds:', 8, 'seeds has no value'),
+    ('losses: ce, seeds', 'loses: ce, seeds', 10, "Did you mean 'losses'?"), ('copy_base, losses: ce', 'scratch, losses: ce', 10, 'this arm makes the same runs as the lists of the study'),
+    ('copy_base', 'pretrained', 10, "init='pretrained' needs the small checkpoint"), ('fraction: .3}', 'fraction: .2}', 12, 'this exclusion fits no run: fraction=.2 is not among .1, .3'),
+    ('{init: scratch, fraction: .3}', '{seed: [0, 1]}', 11, 'exclusions leave no run'), ('tiny: true', 'tiny: maybe', 13, "tiny='maybe' is not a choice"),
+    ('tiny: true', 'tiny: true\nfraction: .1', 14, 'fraction stands here again, after line 7'), ('tiny: true', 'layers: 99', 13, 'layers=99 is impossible'),
+    ('tiny: true', 'languages: [de, en]', 13, 'languages is a list, and a study tries each value of a list on its own; write languages: de,en'),
+    ('tiny: true', 'design: factor', 13, "Did you mean 'factorial'?"), ('tiny: true', 'controls: [scratch, same_stat]', 13, "Did you mean 'same_start'?"),
+    ('tiny: true', 'reference: copy_base/paper', 13, 'is no arm of this study'), ('tiny: true', 'baseline: copy_ft', 13, 'baseline is for design: ablation'),
+    ('tiny: true', 'out_dir: [a, b]', 13, 'out_dir is a list'), ('tiny: true', 'name: a/b', 13, 'is no name of a file'), ('tiny: true', 'seed: 1', 13, 'seed and seeds are both given'),
+    ('init: [copy_ft, scratch]', 'init: [copy_ft, scratch', 3, 'this is no YAML')])
+def test_a_wrong_line_is_named(write, old, new, line, says):
+    message = said(write(old, new))
+    assert message.startswith(f'starts.yaml, line {line}: ') and says in message and message.count('starts.yaml') == 1
+
+
+def test_words_of_yaml_that_are_no_truth_values(write):
+    study = Study.read(write('tiny: true', 'vocab: off\nunpadding: on\nout_dir: yes'))
+    assert {(c.vocab, c.unpadding, c.out_dir) for c in study.configs} == {('off', 'on', 'yes')}
+
+
+def test_what_is_changed_has_no_line(write):
+    assert said(write(), init='scrach').startswith("init='scrach'") and said(write(), exclude=[dict(init='x')]).startswith('this exclusion')
+    assert len(asked(Study.read(write(), exclude=[], arms=[], seeds=1, fraction=.1))) == 4
+
+
+@pytest.mark.parametrize('given, roles', [
+    (dict(losses='ce,logits'), {('copy_ft', 'ce'): 'same_start', ('scratch', 'ce,logits'): 'scratch', ('scratch', 'ce'): 'scratch'}),
+    (dict(losses='ce'), {}), (dict(losses='ce,logits', init='scratch'), {('scratch', 'ce'): 'same_start'}),
+    (dict(losses='ce,logits', controls='same_start'), {('copy_ft', 'ce'): 'same_start'}), (dict(losses=['ce', 'ce,logits'], init=['copy_ft', 'scratch']), {}),
+    (dict(losses='ce,logits', student='my_small'), {('copy_ft', 'ce'): 'same_start', ('scratch', 'ce,logits'): 'scratch', ('scratch', 'ce'): 'scratch',
+                                                    ('pretrained', 'ce,logits'): 'pretrained', ('pretrained', 'ce'): 'pretrained'})])
+def test_every_distilled_arm_has_its_controls(given, roles):
+    study = Study(**given, seeds=2, tiny=True)
+    found = {(p.cfg.init, p.cfg.losses): p.role for p in study.runs if p.role not in ('asked', 'random_subset')}
+    assert found == roles and len({p.name for p in study.runs}) == len(study) and {p.cfg.seed for p in study.runs} == {0, 1}
+
+
+def test_a_start_without_copied_layers_is_run_once_for_all_depths():
+    study = Study(depth=['first', 'last'], losses='ce,logits', seeds=1, tiny=True)
+    assert [(p.cfg.init, p.cfg.losses) for p in study.runs if p.role == 'scratch'] == [('scratch', 'ce,logits'), ('scratch', 'ce')]
+    layers = [p for p in Study(depth=['first', 'last'], losses='paper', seeds=1, tiny=True).runs if p.role == 'scratch']
+    assert [(p.cfg.losses, p.cfg.depth) for p in layers] == [('paper', 'first'), ('ce', 'auto'), ('paper', 'last')]   # its layers are compared
+
+
+def test_a_value_that_some_runs_do_not_read():
+    study = Study(init=['copy_ft', 'pretrained'], student=['a', 'b'], losses='ce', seeds=1, tiny=True)
+    assert [(c.init, c.student) for c in study.configs] == [('copy_ft', 'a'), ('pretrained', 'a'), ('pretrained', 'b')]
+
+
+def test_designs():
+    given = dict(init=['copy_ft', 'scratch', 'copy_base'], losses=['paper', 'ce'], depth=['auto', 'first'], fraction=[.3, .1], seeds=1, controls='off', tiny=True)
+    def arms(study): return [(c.fraction, c.init, c.losses, c.depth) for c in study.configs]
+    assert len(arms(Study(**given))) == 24
+    first = [(.3, 'copy_ft', 'paper', 'auto'), (.3, 'scratch', 'paper', 'auto'), (.3, 'copy_base', 'paper', 'auto'), (.3, 'copy_ft', 'ce', 'auto'), (.3, 'copy_ft', 'paper', 'first')]
+    assert arms(Study(**given, design='ablation')) == first + [(.1, *a[1:]) for a in first]
+    other = arms(Study(**given, design='ablation', baseline='scratch/ce'))
+    assert other[0] == (.3, 'scratch', 'ce', 'auto') and len(other) == 10 and (.3, 'scratch', 'paper', 'auto') in other
+    curve = arms(Study(**{**given, 'depth': 'auto', 'losses': 'ce'}, design='learning_curve'))
+    assert [a[0] for a in curve] == [.1]*3+[.3]*3
+    assert [c.fraction for c in Study(design='learning_curve', losses='ce', seeds=1, tiny=True).configs] == [.01, .03, .1, .3, 1]
+    with pytest.raises(InputError, match='a learning curve needs several'): Study(design='learning_curve', fraction=.1)
+
+
+def test_the_definition_is_kept_beside_the_runs(tmp_path):
+    out = str(tmp_path/'runs')
+    first, second = (Study(question=q, init=i, losses='ce,logits', seeds=1, tiny=True, out_dir=out) for q,i in (('One?', 'copy_ft'), ('Two?', 'copy_base')))
+    assert read_study(tmp_path) == {} == (read_study(out) if Path(out).exists() else {})
+    first.write()
+    assert second.write().name == 'two.study.json'
+    assert {d['question'] for d in read_studies(out)} == {'One?', 'Two?'} and read_study(out, 'one')['reference'] == dict(init='copy_ft', losses='ce,logits')
+    kept = read_study(out, 'two')
+    assert [(r['run'], r['role']) for r in kept['runs']] == list(second.roles.items()) and kept['definition']['init'] == 'copy_base'
+    assert Study(**kept['definition']).roles == second.roles                                  # it can be made again from its record
+
+
+def test_the_public_study_opens_finished_runs():
+    from privkd_nb.analysis.load import Study as Reader
+    assert type(Study.open('sample')) is Reader and len(Study.open('sample')) == 72
