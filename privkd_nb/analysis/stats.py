@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['MIN_UNITS', 'mean', 'iqm', 'language_mean', 'Interval', 'as_table', 'check_level', 'spread', 't_interval',
            'crossed_interval', 'draws', 'quantiles', 'bootstrap', 'sign_flip', 'holm', 'draw_groups', 'drawn_sums',
-           'ratio_difference', 'mean_of_defined', 'percentiles', 'paired_ratio', 'shapley']
+           'ratio_difference', 'mean_of_defined', 'percentiles', 'PairedDraws', 'paired_draws', 'paired_ratio',
+           'shapley']
 
 # %% ../../nbs/api/analysis/00_stats.ipynb #1904070b
 from functools import lru_cache
@@ -256,11 +257,56 @@ def percentiles(
     if not high-low > 1e-12: low = high = np.nan
     return Interval(float(point), float(low), float(high), units, f'bootstrap over {what}', level=level)
 
-# %% ../../nbs/api/analysis/00_stats.ipynb #ad711e09
-def paired_ratio(
+# %% ../../nbs/api/analysis/00_stats.ipynb #a2e8dafe
+class PairedDraws(NamedTuple):
+    "Differences of two models on the same examples, and on resamples of these; by language"
+    points:dict[str,float]      # A - B; NaN where a score is not defined
+    values:dict[str,np.ndarray] # A - B of the resamples, (r,)
+    units:dict[str,np.ndarray]  # The numbers of the units that were drawn
+    apart:dict[str,int]         # Which languages were drawn together: the number of their group
+
+    def over(self, languages)->tuple[float,np.ndarray,int,int]: # The mean; of the resamples, (r,); units; groups that were drawn apart
+        "The mean over those of the languages whose score is defined"
+        langs = [l for l in self.points if l in languages]
+        units = len(np.unique(np.concatenate([self.units[l] for l in langs]))) if langs else 0
+        has, groups = [l for l in langs if np.isfinite(self.points[l])], len({self.apart[l] for l in langs})
+        if not has: return np.nan, np.full(1, np.nan), units, groups
+        return float(np.mean([self.points[l] for l in has])), mean_of_defined([self.values[l] for l in has]), units, groups
+
+    def what(self, languages)->str: # 'examples' or 'sets of translations'
+        "What was drawn"
+        langs = [l for l in self.points if l in languages]
+        return 'sets of translations' if len({self.apart[l] for l in langs}) < len(langs) else 'examples'
+
+# %% ../../nbs/api/analysis/00_stats.ipynb #46f84ff3
+def paired_draws(
     a:np.ndarray,     # Model A: (examples, 2), numerator and denominator of the score
     b:np.ndarray,     # Model B: the same examples
     language,         # Of each example
+    reps:int=10_000,  # Resamples
+    seed:int=0,       # Of the draws
+    ids=None,         # Of each example: those that share one are drawn together; None: each is drawn on its own
+    languages=None,   # Those to compare, with the draws of all; None: all
+)->PairedDraws:
+    "The differences of two scores on resampled examples"
+    both, language, rng = np.hstack([a, b]).astype(float), np.asarray(language), np.random.default_rng(seed)
+    if not np.isfinite(both).all(): raise InputError("an example's outcome is missing or infinite; leave it out of both models.")
+    kept, made, n = np.isin(language, language if languages is None else list(languages)), PairedDraws({}, {}, {}, {}), 0
+    for g,(e,l,u) in enumerate(g.T for g in (draw_groups(language, ids) if len(both) else [])):
+        langs, col = np.unique(l, return_inverse=True)
+        parts = np.zeros((u.max()+1, len(langs), 4))
+        np.add.at(parts, (u, col), both[e])
+        points = ratio_difference(parts.sum(0))
+        values = ratio_difference(drawn_sums(parts.reshape(len(parts), -1), reps, rng).reshape(reps, len(langs), 4))
+        for j in sorted(set(col[kept[e]])):
+            for d,v in zip(made, (points[j], values[:, j], n+np.unique(u[col == j]), g)): d[language[e[col == j][0]]] = v
+        n += u.max()+1
+    return made
+
+def paired_ratio(
+    a:np.ndarray,     # As in `paired_draws`
+    b:np.ndarray,
+    language,
     reps:int=10_000,  # Resamples
     level:float=.95,  # Of the interval
     seed:int=0,       # Of the draws
@@ -269,27 +315,12 @@ def paired_ratio(
     languages=None,      # Those to compare, with the draws of all; None: all
 )->tuple[dict[str,Interval],Interval]: # A - B in each language; and the mean over languages
     "The difference of two scores on the same examples, with an interval over examples"
-    both, language, rng = np.hstack([a, b]).astype(float), np.asarray(language), np.random.default_rng(seed)
     check_level(level)
-    if not np.isfinite(both).all(): raise InputError("an example's outcome is missing or infinite; leave it out of both models.")
-    found, drawn, n, what, kept = {}, {}, 0, 'examples', np.isin(language, language if languages is None else list(languages))
-    groups = draw_groups(language, ids) if len(both) else []
-    for e,l,u in (g.T for g in groups):
-        langs, col = np.unique(l, return_inverse=True)
-        if len(set(l[kept[e]])) > 1: what = 'sets of translations'
-        parts = np.zeros((u.max()+1, len(langs), 4))
-        np.add.at(parts, (u, col), both[e])
-        points = ratio_difference(parts.sum(0))
-        values = ratio_difference(drawn_sums(parts.reshape(len(parts), -1), reps, rng).reshape(reps, len(langs), 4))
-        n += len(set(u[kept[e]]))
-        for j in sorted(set(col[kept[e]])):
-            name = language[e[col == j][0]]
-            found[name] = percentiles(points[j], values[:, j], len(set(u[col == j])), level, 'examples', least=least)
-            if np.isfinite(points[j]): drawn[name] = values[:, j]
-    if not drawn: return found, Interval(np.nan, np.nan, np.nan, n, f'bootstrap over {what}', level=level)
-    point = float(np.mean([found[l].point for l in drawn]))
-    used = sum(kept[g[:, 0]].any() for g in groups)
-    return {l: found[l] for l in dict.fromkeys(language[kept].tolist())}, percentiles(point, mean_of_defined(list(drawn.values())), n, level, what, used, least)
+    d = paired_draws(a, b, language, reps, seed, ids, languages)
+    def one(l): return percentiles(d.points[l], d.values[l], len(d.units[l]), level, 'examples', least=least)
+    each = {l: one(l) for l in dict.fromkeys(np.asarray(language).tolist()) if l in d.points}
+    point, values, units, groups = d.over([*d.points])
+    return each, percentiles(point, values, units, level, d.what([*d.points]), groups, least)
 
 # %% ../../nbs/api/analysis/00_stats.ipynb #d4ce457f
 def shapley(
