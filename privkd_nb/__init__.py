@@ -17,6 +17,7 @@ _WHERE = {
     'Study': 'studies.definition', 'load_runs': 'analysis.load', 'choose': 'analysis.compare', 'overall': 'analysis.compare', 'by_language': 'analysis.compare',
     'differences': 'analysis.compare', 'teacher_scores': 'analysis.compare', 'training_band': 'analysis.curves', 'runs_by_seed': 'analysis.examples',
     'example_differences': 'analysis.examples', 'disagreements': 'analysis.examples', 't_interval': 'analysis.stats', 'Explorer': 'apps.explorer', 'save_explorer': 'apps.explorer_file',
+    'tests_against': 'analysis.against', 'verdict': 'analysis.against', 'grouped': 'analysis.grouped',
     'recommend': 'analysis.recommend', 'Recommendation': 'analysis.recommend', 'pareto_figure': 'figures.pareto',
     # use
     'Student': 'runtime', 'export_run': 'export.chain', 'read_waterfall': 'export.stages', 'waterfall_figure': 'figures.waterfall', 'push': 'export.push',
