@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TINY_BASE', 'BaseSpec', 'pretraining_batches', 'lsa_vectors', 'mask_tokens', 'random_base', 'mlm_loss', 'pretrain',
-           'playground_base']
+           'base_folder', 'playground_base']
 
 # %% ../../nbs/api/models/09_playground_base.ipynb #be09add4
 import sys
@@ -164,10 +164,15 @@ def pretrain(
     return float(torch.stack(losses[int(.9*spec.steps):]).mean())
 
 # %% ../../nbs/api/models/09_playground_base.ipynb #834e8cae
+def base_folder(
+    spec:BaseSpec=BaseSpec(), # As in `playground_base`
+)->Path:                      # It need not be there
+    "Where the cache has a base model"
+    return cache_dir('base')/content_key([asdict(spec), playground_key()])
+
 def playground_base(
     spec:BaseSpec=BaseSpec(), # Settings; `TINY_BASE` for a model of seconds that learns next to nothing
     progress:bool=True,       # Show a progress bar
 )->Path:                      # A folder for `from_pretrained`
     "The playground's base model, from the cache or pretrained now"
-    path = cache_dir('base')/content_key([asdict(spec), playground_key()])
-    return build_once(path, lambda tmp: pretrain(spec, tmp, progress=progress))
+    return build_once(base_folder(spec), lambda tmp: pretrain(spec, tmp, progress=progress))
