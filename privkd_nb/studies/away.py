@@ -6,7 +6,7 @@
 __all__ = ['UNFINISHED', 'CACHE', 'ABOUT', 'sealed', 'Outbox', 'sending', 'lay_out', 'shared_folder', 'make_teacher',
            'teacher_pass', 'pass_key', 'share_rows', 'bring_made', 'here', 'train_here', 'answer']
 
-# %% ../../nbs/api/studies/12_away.ipynb #d31e7558
+# %% ../../nbs/api/studies/12_away.ipynb #206e1482
 import shutil, threading, time, traceback
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
@@ -16,10 +16,6 @@ from filelock import FileLock
 from ..checkpoints import CHECKSUMS, COPY, saved_steps
 from ..core import DiskError, InputError, cache_dir, content_key, make_folder
 from ..jobs.config import RunConfig
-from ..jobs.distil import distil, run_lock
-from ..jobs.fine_tune import base_path, load_data, teacher_key, teacher_path
-from ..jobs.study import score_line
-from ..models.playground_base import TINY_BASE, base_folder
 from ..record import DONE, PROGRESS, Run, StatusFile
 from .storage import Storage
 from ..train.callbacks import START
@@ -107,15 +103,17 @@ def shared_folder(
     if not storage.has(name): storage.put(path, name)
     return name
 
-# %% ../../nbs/api/studies/12_away.ipynb #af4b74bc
+# %% ../../nbs/api/studies/12_away.ipynb #1c17fba0
 def make_teacher(
     cfg:RunConfig,
     storage:Storage|None,
 )->list[str]: # Names of the folders in the storage, the base first
     "Have the teacher of a run, and the model that it is fine-tuned from, here and in the storage"
+    from privkd_nb.jobs.fine_tune import base_path, load_data, teacher_key, teacher_path
+    from privkd_nb.models.playground_base import TINY_BASE, base_folder
     made = []
     if cfg.base_name() == 'playground' and (cfg.teacher == 'auto' or cfg.init == 'copy_base'):
-        made.append(shared_folder(storage, base_folder(TINY_BASE) if cfg.tiny else base_folder(), lambda: base_path(cfg)))
+        made.append(shared_folder(storage, base_folder(*[TINY_BASE]*cfg.tiny), lambda: base_path(cfg)))
     if cfg.teacher != 'auto': return made
     base = base_path(cfg)
     key = teacher_key(cfg, load_data(cfg, 'teacher'), base)
@@ -127,23 +125,25 @@ def make_teacher(
         storage.remove(outbox.there)
     return [*made, shared_folder(storage, path, make)]
 
-# %% ../../nbs/api/studies/12_away.ipynb #74df56fd
+# %% ../../nbs/api/studies/12_away.ipynb #a714b64b
 def teacher_pass(
     cfg:RunConfig,
 )->str: # The hash of the teacher's weights; '' if nothing is cached
     "Compute what runs like this one ask of their teacher, and cache it"
-    from privkd_nb.jobs import distil as job
+    from privkd_nb.jobs.distil import encode_task, make_trainer, prepare_student
+    from privkd_nb.jobs.fine_tune import load_data, load_models, with_vocabulary
+    from privkd_nb.models.encoders import weights_hash
     from privkd_nb.train.teacher_scores import cached_influence, teacher_predictions
     if cfg.cache != 'auto': return ''
     task = load_data(cfg)
-    models = job.with_vocabulary(cfg, task, job.load_models(cfg, task))
-    student, card = job.prepare_student(cfg, models)
-    data, cache = job.encode_task(cfg, task, models.tokenizer, (models.teacher, student), models.vocabulary), cache_dir('teacher_outputs')
+    models = with_vocabulary(cfg, task, load_models(cfg, task))
+    student, card = prepare_student(cfg, models)
+    data, cache = encode_task(cfg, task, models.tokenizer, (models.teacher, student), models.vocabulary), cache_dir('teacher_outputs')
     if cfg.init != 'copy_base': cached_influence(models.teacher, data.validation.for_teacher, cache)
-    trainer = job.make_trainer(cfg, task, models, student, card, data, cache_dir('away')/'pass')
+    trainer = make_trainer(cfg, task, models, student, card, data, cache_dir('away')/'pass')
     models.teacher.to(trainer.args.device)
     for texts in (trainer.eval_dataset, data.test): teacher_predictions(models.teacher, texts.for_teacher, cache)
-    return job.weights_hash(models.teacher)
+    return weights_hash(models.teacher)
 
 def pass_key(
     cfg:RunConfig,
@@ -175,7 +175,7 @@ def bring_made(
             if not (path/DONE).exists(): storage.get(name, path)
     for name in stores: storage.get_missing(f'{CACHE}/teacher_outputs/{name}', cache_dir('teacher_outputs', name))
 
-# %% ../../nbs/api/studies/12_away.ipynb #9b45d76c
+# %% ../../nbs/api/studies/12_away.ipynb #05b410e1
 def here(
     cfg:RunConfig, # As the study has it
     name:str,      # Of the run there
@@ -192,6 +192,7 @@ def train_here(
     storage:Storage|None, # None: the run is recorded where the others look
 )->Run:
     "Train a run, or go on with it, and put it there"
+    from privkd_nb.jobs.distil import distil, run_lock
     run = Run.named(cfg.out_dir, cfg.identity())
     if storage is None: return distil(cfg)
     if storage.has(run.path.name): return run

@@ -6,17 +6,16 @@
 __all__ = ['ENGINES', 'PATHS', 'check_engine', 'default_workers', 'absolute', 'bring_home', 'put_new', 'putting', 'AwayLines',
            'on_ray', 'take_answer', 'board_of', 'run_configs']
 
-# %% ../../nbs/api/studies/14_engines.ipynb #1c4db4cb
+# %% ../../nbs/api/studies/14_engines.ipynb #b34c0c69
 import os, shutil, sys, threading, time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Callable, Iterator
-from ..core import InputError, ResultError, check_choice, missing_folders, make_folder, remove_empty, write_json
+from ..core import InputError, ResultError, check_choice, make_folder
 from ..data.catalog import CATALOG
 from ..jobs.config import RunConfig
 from ..jobs.report import plural, teacher_warning
-from ..jobs.study import check_inputs, check_study, run_study, run_titles
 from ..jobs.workers import gpus_here
 from ..record import DONE, PROGRESS, Run
 from . import ray_engine
@@ -24,19 +23,21 @@ from .away import UNFINISHED
 from .board import Board, StudyLines
 from .storage import Storage
 
-# %% ../../nbs/api/studies/14_engines.ipynb #6a8e857f
+# %% ../../nbs/api/studies/14_engines.ipynb #a2f85620
 ENGINES = ('here', 'pool', 'ray')
 
 def check_engine(
     configs:list[RunConfig], engine:str, workers:int, storage:str, address:str, share_teacher:bool=False, # As in `run_configs`
 )->None:
     "Raise an `InputError` for an engine that cannot do what is asked"
+    from privkd_nb.jobs.study import check_study
     check_choice('engine', engine, ENGINES)
     if workers < 0: raise InputError(f'workers={workers} must be at least 1, or 0 for one a GPU or one a core.')
     check_study(configs, 1 if engine == 'here' else max(2, workers))
     if engine == 'here' and workers > 1: raise InputError(f"engine=here has one worker, not {workers}; take engine=pool.")
     if address and engine != 'ray': raise InputError(f"address={address!r} is the address of a Ray cluster; give engine=ray with it, or leave it out.")
-    if engine == 'ray' and share_teacher: raise InputError('share_teacher trains students jointly in one process; leave it out with engine=ray, where the outputs of a teacher are computed once and kept.')
+    if engine == 'ray' and share_teacher:
+        raise InputError('share_teacher trains students jointly in one process; leave it out with engine=ray, which computes the outputs of a teacher once.')
     if storage and any(c.redo for c in configs): raise InputError('redo would train again what the storage has; leave redo or storage out.')
     if len({os.path.abspath(c.out_dir) for c in configs}) > 1: raise InputError('the runs of a study are recorded in one folder; give all of them the same out_dir.')
 
@@ -141,7 +142,7 @@ def take_answer(
     if {p.name for p in run.path.glob('*')} <= {PROGRESS}: shutil.rmtree(run.path, ignore_errors=True)
     return [line]
 
-# %% ../../nbs/api/studies/14_engines.ipynb #abbeebf7
+# %% ../../nbs/api/studies/14_engines.ipynb #f59a50b9
 @contextmanager
 def board_of(
     configs:list[RunConfig], runs:list[Run],
@@ -149,11 +150,12 @@ def board_of(
     live:bool, # False: one run at a time, which draws a bar of its own
 )->Iterator[Callable]: # What to say a line to
     "Within the block, the lines of a study are on the terminal"
+    from privkd_nb.jobs.study import run_titles
     if not live: yield report; return
     titles = run_titles(configs)
     with Board(StudyLines({r.path: titles[id(c)] for c,r in zip(configs, runs)}), report).watching() as board: yield board
 
-# %% ../../nbs/api/studies/14_engines.ipynb #a8999c79
+# %% ../../nbs/api/studies/14_engines.ipynb #ea8215fd
 def run_configs(
     configs:list[RunConfig], # From `grid`, or `Study.configs`
     engine:str='here',       # One of `ENGINES`
@@ -164,6 +166,7 @@ def run_configs(
     share_teacher:bool=False,# Train runs jointly that differ in the initialization only
 )->list[Run]:                # All of them, finished
     "Train all runs that are not finished; failures raise a `ResultError` at the end"
+    from privkd_nb.jobs.study import check_inputs, run_study, run_titles
     check_engine(configs, engine, workers, storage, address, share_teacher)
     for c in configs:
         with suppress(InputError): c.pin()

@@ -4,9 +4,13 @@
 
 # %% auto #0
 __all__ = ['RETRIES', 'import_ray', 'cluster', 'nodes', 'task_share', 'check_shared', 'opened', 'teacher_task', 'pass_task',
-           'run_task', 'teacher_group', 'submit', 'results', 'one_answer', 'tasks_of']
+           'run_task', 'submit', 'results', 'one_answer', 'tasks_of']
 
+<<<<<<< HEAD
 # %% ../../nbs/api/studies/13_ray_engine.ipynb #2af08cfe
+=======
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #5f76e710
+>>>>>>> c271d35 (A study killed three times, and a run that goes on on another machine, end as ones that nothing has disturbed)
 import os
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -14,7 +18,6 @@ from pathlib import Path
 from typing import Iterator
 from ..core import InputError
 from ..jobs.config import RunConfig
-from ..jobs.study import OF_TEACHER, score_line
 from . import away
 from .storage import Storage
 
@@ -64,7 +67,11 @@ def check_shared(
         raise InputError(f"the cluster has {len(hosts)} machines ({', '.join(hosts[:3])}{', …' if len(hosts) > 3 else ''}) and no place that all of them see; "
                          "give one as storage, a path or a URL such as s3://bucket/study.")
 
+<<<<<<< HEAD
 # %% ../../nbs/api/studies/13_ray_engine.ipynb #376c15e5
+=======
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #83d00e7e
+>>>>>>> c271d35 (A study killed three times, and a run that goes on on another machine, end as ones that nothing has disturbed)
 def opened(url:str)->Storage|None: return Storage(url) if url else None
 
 def teacher_task(config:dict, url:str)->dict: # folders
@@ -84,6 +91,7 @@ def pass_task(config:dict, url:str, name:str, made:dict, *before)->dict: # folde
 def run_task(config:dict, url:str, name:str, made:dict)->dict: # score
     "On a machine of the cluster: train a run"
     if made['state'] != 'finished': return made
+    from privkd_nb.jobs.study import score_line
     def work():
         storage = opened(url)
         if storage: away.bring_made(storage, made['folders'], made['stores'])
@@ -91,10 +99,12 @@ def run_task(config:dict, url:str, name:str, made:dict)->dict: # score
         return dict(score=score_line(run) if run.finished else 'on record already')
     return away.answer(work)
 
+<<<<<<< HEAD
 # %% ../../nbs/api/studies/13_ray_engine.ipynb #df68a143
+=======
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #d28820ad
+>>>>>>> c271d35 (A study killed three times, and a run that goes on on another machine, end as ones that nothing has disturbed)
 RETRIES = 5 # How often a task is started again after its machine or its process was lost
-
-def teacher_group(cfg:RunConfig)->tuple: return tuple(getattr(cfg, k) for k in OF_TEACHER) # Equal for runs with one teacher
 
 def submit(
     task,           # Makes a task of a function: called with it and its arguments, returns a reference
@@ -103,9 +113,10 @@ def submit(
     url:str,        # Of the storage; '': none
 )->dict:            # Name of a run by reference
     "Hand over a study: teachers first, then passes, then runs"
+    from privkd_nb.jobs.study import OF_TEACHER
     made, passed, last, runs = {}, {}, {}, {}
     for cfg,name in zip(configs, names):
-        group, key, given = teacher_group(cfg), away.pass_key(cfg), asdict(cfg)
+        group, key, given = tuple(getattr(cfg, k) for k in OF_TEACHER), away.pass_key(cfg), asdict(cfg)
         if group not in made: made[group] = task(teacher_task, given, url)
         if key not in passed:
             passed[key] = last[group] = task(pass_task, given, url, name, made[group], *([last[group]] if group in last else []))
