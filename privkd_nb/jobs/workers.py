@@ -19,6 +19,7 @@ def gpus_here()->list[str]: # As CUDA_VISIBLE_DEVICES names them
     n, given = torch.cuda.device_count(), as_list(os.environ.get('CUDA_VISIBLE_DEVICES', ''))
     return (given or [str(i) for i in range(n)])[:n]
 
+# %% ../../nbs/api/jobs/06_workers.ipynb #7899103c
 def worker_env(
     workers:int,     # How many share the machine
     place:int,       # Which of them, from 0

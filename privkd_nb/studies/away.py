@@ -31,6 +31,7 @@ def sealed(
     found = [*reversed(saved_steps(checkpoints).values()), checkpoints/START]
     return [p for p in found if (p/CHECKSUMS).exists()]
 
+# %% ../../nbs/api/studies/12_away.ipynb #b0b04776
 class Outbox:
     "Puts what a training has written so far into a storage"
     def __init__(self,
@@ -145,6 +146,7 @@ def teacher_pass(
     for texts in (trainer.eval_dataset, data.test): teacher_predictions(models.teacher, texts.for_teacher, cache)
     return weights_hash(models.teacher)
 
+# %% ../../nbs/api/studies/12_away.ipynb #56097824
 def pass_key(
     cfg:RunConfig,
 )->str: # Equal for runs that ask the same of the same teacher
@@ -162,6 +164,7 @@ def share_rows(
     for p in stores: storage.put_missing(p, f'{CACHE}/teacher_outputs/{p.name}')
     return [p.name for p in stores]
 
+# %% ../../nbs/api/studies/12_away.ipynb #7629bf2c
 def bring_made(
     storage:Storage,
     folders:list[str], # From `make_teacher`
@@ -187,6 +190,7 @@ def here(
     if (mine := content_key(cfg.identity())) == name: return cfg
     raise InputError(f'{name} would be another run here ({mine}): this machine has another version of privkd_nb, or other data or models under the same names.')
 
+# %% ../../nbs/api/studies/12_away.ipynb #ae1616c4
 def train_here(
     cfg:RunConfig, # From `here`
     storage:Storage|None, # None: the run is recorded where the others look

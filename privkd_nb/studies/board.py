@@ -87,6 +87,7 @@ def left(self:StudyLines)->float|None: # Seconds; None: not known
     done, seconds = self.share-self.had, time.monotonic()-self.began
     return seconds/done*(len(self.titles)-self.share) if done > 0 and seconds > 2 else None
 
+# %% ../../nbs/api/studies/10_board.ipynb #446f2c3e
 @patch
 def counts(self:StudyLines)->dict[str,int]:
     "How many runs are on record, under way, failed or stopped, and still to come"
@@ -96,6 +97,7 @@ def counts(self:StudyLines)->dict[str,int]:
     finished = states.count('finished')
     return {'on record': finished, 'under way': under_way, 'failed or stopped': ended, 'to come': len(self.titles)-finished-under_way-ended}
 
+# %% ../../nbs/api/studies/10_board.ipynb #05e9a6d4
 @patch
 def summary(self:StudyLines)->str:
     "The state of the study in one sentence"
@@ -161,6 +163,7 @@ def look(self:Board)->None:
                 if l.under_way: self.report(f'{l.title}: {l.words}')
             self.report(self.study.summary())
 
+# %% ../../nbs/api/studies/10_board.ipynb #6d6c6943
 @patch
 @contextmanager
 def watching(self:Board, wait:float=1.)->Iterator['Board']:

@@ -6,7 +6,7 @@
 __all__ = ['ENGINES', 'PATHS', 'check_engine', 'default_workers', 'absolute', 'bring_home', 'put_new', 'putting', 'AwayLines',
            'on_ray', 'take_answer', 'board_of', 'run_configs']
 
-# %% ../../nbs/api/studies/14_engines.ipynb #b34c0c69
+# %% ../../nbs/api/studies/14_engines.ipynb #35e03e88
 import os, shutil, sys, threading, time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -18,9 +18,9 @@ from ..jobs.config import RunConfig
 from ..jobs.report import plural, teacher_warning
 from ..jobs.workers import gpus_here
 from ..record import DONE, PROGRESS, Run
-from . import ray_engine
 from .away import UNFINISHED
 from .board import Board, StudyLines
+from .ray_engine import check_shared, cluster, nodes, results, submit, task_share, tasks_of
 from .storage import Storage
 
 # %% ../../nbs/api/studies/14_engines.ipynb #a2f85620
@@ -65,11 +65,13 @@ def bring_home(
     there = set(storage.names())
     return sum(not r.on_record and r.path.name in there and storage.get(r.path.name, r.path) for r in runs)
 
+# %% ../../nbs/api/studies/14_engines.ipynb #e1145de9
 def put_new(storage:Storage, runs:list[Run])->None:
     "Put the finished runs that the storage lacks"
     for r in runs:
         if r.on_record and not storage.has(r.path.name): storage.put(r.path, r.path.name)
 
+# %% ../../nbs/api/studies/14_engines.ipynb #ed60d1b3
 @contextmanager
 def putting(
     storage:Storage|None,
@@ -108,7 +110,7 @@ class AwayLines(StudyLines):
             make_folder(path)
             (path/PROGRESS).write_bytes(new)
 
-# %% ../../nbs/api/studies/14_engines.ipynb #6cf73b27
+# %% ../../nbs/api/studies/14_engines.ipynb #249854fb
 def on_ray(
     configs:list[RunConfig], runs:list[Run], # Of the study
     workers:int, storage:Storage|None, report:Callable, address:str, # As in `run_configs`
@@ -116,19 +118,20 @@ def on_ray(
 )->list[str]:                                # A line for each failed run
     "Train what is not on record on the machines of a Ray cluster"
     todo, failed = {r.path.name: (absolute(c), r) for c,r in zip(configs, runs) if not r.on_record}, []
-    with ray_engine.cluster(address) as ray:
-        ray_engine.check_shared(found := ray_engine.nodes(ray), storage and storage.url)
+    with cluster(address) as ray:
+        check_shared(found := nodes(ray), storage and storage.url)
         lines = AwayLines({r.path: titles[name] for name,(_,r) in todo.items()})
         lines.storage = storage
         board = Board(lines, report)
-        with ray_engine.tasks_of(ray, ray_engine.task_share(found, workers)) as task, board.watching():
-            refs = ray_engine.submit(task, [c for c,_ in todo.values()], list(todo), storage.url if storage else '')
-            for name,a in filter(None, ray_engine.results(ray, refs)):
+        with tasks_of(ray, task_share(found, workers)) as task, board.watching():
+            refs = submit(task, [c for c,_ in todo.values()], list(todo), storage.url if storage else '')
+            for name,a in filter(None, results(ray, refs)):
                 failed += take_answer(name, a, todo[name][1], storage, board, titles[name])
     return failed
 
+# %% ../../nbs/api/studies/14_engines.ipynb #1d290311
 def take_answer(
-    name:str, a:dict,     # From `ray_engine.results`
+    name:str, a:dict,     # From `results`
     run:Run, storage:Storage|None,
     report:Callable, title:str,
 )->list[str]:             # A line, if the run failed

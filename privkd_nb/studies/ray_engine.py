@@ -6,11 +6,7 @@
 __all__ = ['RETRIES', 'import_ray', 'cluster', 'nodes', 'task_share', 'check_shared', 'opened', 'teacher_task', 'pass_task',
            'run_task', 'submit', 'results', 'one_answer', 'tasks_of']
 
-<<<<<<< HEAD
-# %% ../../nbs/api/studies/13_ray_engine.ipynb #2af08cfe
-=======
-# %% ../../nbs/api/studies/13_ray_engine.ipynb #5f76e710
->>>>>>> c271d35 (A study killed three times, and a run that goes on on another machine, end as ones that nothing has disturbed)
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #5f684e12
 import os
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -18,7 +14,7 @@ from pathlib import Path
 from typing import Iterator
 from ..core import InputError
 from ..jobs.config import RunConfig
-from . import away
+from .away import answer, bring_made, here, make_teacher, pass_key, share_rows, teacher_pass, train_here
 from .storage import Storage
 
 # %% ../../nbs/api/studies/13_ray_engine.ipynb #70f639f4
@@ -30,6 +26,7 @@ def import_ray():
     except ImportError as e: raise InputError("engine=ray needs Ray: pip install 'privkd_nb[ray]'.") from e
     return ray
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #629df0fd
 @contextmanager
 def cluster(
     address:str='',    # Of a cluster; 'auto': the one that this machine belongs to; '': a new one of this machine alone
@@ -48,6 +45,7 @@ def cluster(
 # %% ../../nbs/api/studies/13_ray_engine.ipynb #a5695fdb
 def nodes(ray)->list[dict]: return [n for n in ray.nodes() if n['Alive']]
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #84f9f422
 def task_share(
     found:list[dict], # From `nodes`
     workers:int=0,    # Runs at once; 0: one a GPU, or one a core
@@ -57,6 +55,7 @@ def task_share(
     if sum(gpus): return dict(num_gpus=1, num_cpus=1)
     return dict(num_cpus=max(1, int(min(sum(cpus)/workers, max(cpus))) if workers else 1))
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #c9b58367
 def check_shared(
     found:list[dict], # From `nodes`
     storage:str,
@@ -67,43 +66,38 @@ def check_shared(
         raise InputError(f"the cluster has {len(hosts)} machines ({', '.join(hosts[:3])}{', …' if len(hosts) > 3 else ''}) and no place that all of them see; "
                          "give one as storage, a path or a URL such as s3://bucket/study.")
 
-<<<<<<< HEAD
-# %% ../../nbs/api/studies/13_ray_engine.ipynb #376c15e5
-=======
-# %% ../../nbs/api/studies/13_ray_engine.ipynb #83d00e7e
->>>>>>> c271d35 (A study killed three times, and a run that goes on on another machine, end as ones that nothing has disturbed)
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #324d8963
 def opened(url:str)->Storage|None: return Storage(url) if url else None
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #e048bd97
 def teacher_task(config:dict, url:str)->dict: # folders
     "On a machine of the cluster: have a teacher made"
-    return away.answer(lambda: dict(folders=away.make_teacher(RunConfig(**config), opened(url))))
+    return answer(lambda: dict(folders=make_teacher(RunConfig(**config), opened(url))))
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #54c37d51
 def pass_task(config:dict, url:str, name:str, made:dict, *before)->dict: # folders, stores
     "On a machine of the cluster: have the outputs computed that some runs ask of a teacher"
     if made['state'] != 'finished': return made
     def work():
         storage = opened(url)
-        if storage: away.bring_made(storage, made['folders'], [s for b in before for s in b.get('stores', ())])
-        weights = away.teacher_pass(away.here(RunConfig(**config), name, storage))
-        return dict(folders=made['folders'], stores=away.share_rows(storage, weights))
-    return away.answer(work)
+        if storage: bring_made(storage, made['folders'], [s for b in before for s in b.get('stores', ())])
+        weights = teacher_pass(here(RunConfig(**config), name, storage))
+        return dict(folders=made['folders'], stores=share_rows(storage, weights))
+    return answer(work)
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #3efd146f
 def run_task(config:dict, url:str, name:str, made:dict)->dict: # score
     "On a machine of the cluster: train a run"
     if made['state'] != 'finished': return made
     from privkd_nb.jobs.study import score_line
     def work():
         storage = opened(url)
-        if storage: away.bring_made(storage, made['folders'], made['stores'])
-        run = away.train_here(away.here(RunConfig(**config), name, storage), storage)
+        if storage: bring_made(storage, made['folders'], made['stores'])
+        run = train_here(here(RunConfig(**config), name, storage), storage)
         return dict(score=score_line(run) if run.finished else 'on record already')
-    return away.answer(work)
+    return answer(work)
 
-<<<<<<< HEAD
-# %% ../../nbs/api/studies/13_ray_engine.ipynb #df68a143
-=======
-# %% ../../nbs/api/studies/13_ray_engine.ipynb #d28820ad
->>>>>>> c271d35 (A study killed three times, and a run that goes on on another machine, end as ones that nothing has disturbed)
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #26badd53
 RETRIES = 5 # How often a task is started again after its machine or its process was lost
 
 def submit(
@@ -116,7 +110,7 @@ def submit(
     from privkd_nb.jobs.study import OF_TEACHER
     made, passed, last, runs = {}, {}, {}, {}
     for cfg,name in zip(configs, names):
-        group, key, given = tuple(getattr(cfg, k) for k in OF_TEACHER), away.pass_key(cfg), asdict(cfg)
+        group, key, given = tuple(getattr(cfg, k) for k in OF_TEACHER), pass_key(cfg), asdict(cfg)
         if group not in made: made[group] = task(teacher_task, given, url)
         if key not in passed:
             passed[key] = last[group] = task(pass_task, given, url, name, made[group], *([last[group]] if group in last else []))
@@ -135,6 +129,7 @@ def results(
         if not done: yield None
         for ref in done: yield left.pop(ref), one_answer(ray, ref)
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #4268e3fe
 def one_answer(ray, ref)->dict:
     "The answer of a task, or why there is none"
     try: return ray.get(ref)
@@ -142,6 +137,7 @@ def one_answer(ray, ref)->dict:
         why = str(e).strip().splitlines()
         return dict(state='failed', refused=False, trace='', why=f"its machine or its process was lost {RETRIES+1} times ({type(e).__name__}: {why[0][:200] if why else ''})")
 
+# %% ../../nbs/api/studies/13_ray_engine.ipynb #37025d5d
 @contextmanager
 def tasks_of(
     ray, share:dict, # From `task_share`

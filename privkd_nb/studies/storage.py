@@ -36,6 +36,7 @@ def read(self:Storage, *name:str)->bytes|None:
     try: return self.fs.cat_file(self.at(*name))
     except FileNotFoundError: return None
 
+# %% ../../nbs/api/studies/11_storage.ipynb #e1be145e
 @patch
 def write(self:Storage, content:bytes, *name:str)->None:
     "Write a small file"
@@ -44,6 +45,7 @@ def write(self:Storage, content:bytes, *name:str)->None:
         with replacing(path) as tmp: tmp.write_bytes(content)
     else: self.fs.pipe_file(path, content)
 
+# %% ../../nbs/api/studies/11_storage.ipynb #cc3b94b1
 @patch
 def names(self:Storage, *folder:str)->list[str]:
     "What lies in a folder; nothing if it is not there"
@@ -52,6 +54,7 @@ def names(self:Storage, *folder:str)->list[str]:
     except FileNotFoundError: return []
     return sorted(n for n in (p.rstrip('/').rpartition('/')[2] for p in found) if not n.endswith(('.tmp', '.new', '.old', '.lock')))
 
+# %% ../../nbs/api/studies/11_storage.ipynb #d7bdbf8c
 @patch
 def remove(self:Storage, *name:str)->None:
     "Remove a file or folder, if it is there"
@@ -67,6 +70,7 @@ def has(self:Storage,
     self.fs.invalidate_cache()
     return self.fs.exists(self.at(name, marker))
 
+# %% ../../nbs/api/studies/11_storage.ipynb #450d1e27
 def marked_files(
     folder:Path, # With a marker from `write_checksums`
     marker:str=DONE,
@@ -95,11 +99,13 @@ def put(self:Storage,
             if not (faults := self.bring(name, Path(tmp), marker)): return
     raise ResultError(f'{self.at(name)} is not what was put there: {as_words(faults)}.')
 
+# %% ../../nbs/api/studies/11_storage.ipynb #0f5c896d
 def copy_file(a:Path, b:Path)->None:
     "Copy a file into a folder that may not be there"
     b.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(a, b)
 
+# %% ../../nbs/api/studies/11_storage.ipynb #d44541e8
 def check_copy(folder:Path, marker:str, where:str)->None:
     "Raise a `ResultError` for a copy that is not what its marker says"
     if faults := folder_faults(folder/marker): raise ResultError(f'a copy from or to {where} is not what was written: {as_words(faults)}; try again.')
@@ -123,6 +129,7 @@ def bring(self:Storage, name:str, to:Path, marker:str=DONE)->dict[str,str]: # Wh
 # %% ../../nbs/api/studies/11_storage.ipynb #1338951f
 class _DamagedError(RuntimeError): "A copy is not what its marker says"
 
+# %% ../../nbs/api/studies/11_storage.ipynb #dd464b62
 @patch
 def get(self:Storage,
     name:str,  # There
@@ -150,6 +157,7 @@ def put_missing(self:Storage, folder:Path, name:str)->int: # How many
     for p in new: self.write(p.read_bytes(), name, p.name)
     return len(new)
 
+# %% ../../nbs/api/studies/11_storage.ipynb #6aa0f72e
 @patch
 def get_missing(self:Storage, name:str, folder:Path)->int: # How many
     "Bring the files that are not here yet; for files that never change"
