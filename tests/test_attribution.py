@@ -4,8 +4,10 @@ from itertools import permutations
 import numpy as np, pandas as pd, pytest
 from scipy import stats as theirs
 
+from privkd_nb.analysis.anova import anova_table, mixed_model
 from privkd_nb.analysis.attribution import attribution, attribution_coverage, attribution_words, share_interval, shapley_index
 from privkd_nb.analysis.factors import FACTORS, Planted, find_cubes, planted_scores, planted_tables
+from privkd_nb.analysis.multiplier import data_multiplier, multiplier_coverage, needed_data
 from privkd_nb.core import InputError
 
 SCORES = planted_scores(Planted(fractions=(.01, .1, 1.)), seed=1)
@@ -91,3 +93,107 @@ def test_three_sets_of_losses_are_three_splits():
     df = attribution(pd.concat([SCORES, paper]))
     assert set(df.distillation) == {'ce → ce+logits', 'ce → paper'}
     assert set(attribution(pd.concat([SCORES, paper]), distillation=('ce', 'logits,ce')).distillation) == {'ce → ce+logits'}
+
+
+def long(scores, fraction=.1):
+    d = scores[scores.fraction == fraction]
+    return d.assign(a=(d.init != 'scratch')-.5, b=(d.losses != 'ce')-.5)
+
+
+def test_variance_agrees_with_statsmodels():
+    formula, lm = pytest.importorskip('statsmodels.formula.api'), pytest.importorskip('statsmodels.stats.anova')
+    d, ours = long(SCORES), anova_table(SCORES, data=None).query("data == '0.1'").set_index('term')
+    theirs = lm.anova_lm(formula.ols('value ~ C(init)*C(losses)*C(language)+C(seed)', d).fit(), typ=2)
+    names = {'C(init)': 'start', 'C(losses)': 'distillation', 'C(language)': 'language', 'C(seed)': 'seed', 'C(init):C(losses)': 'start × distillation',
+             'C(init):C(losses):C(language)': 'start × distillation × language'}
+    for k, v in names.items(): assert (ours.sum_sq[v], ours.df[v]) == (pytest.approx(theirs.sum_sq[k]), theirs.df[k])
+    assert ours.sum_sq[['run', 'residual']].sum() == pytest.approx(theirs.sum_sq.Residual)
+    plots = lm.anova_lm(formula.ols('value ~ C(init)*C(losses)+C(seed)', d.groupby(['init', 'losses', 'seed'], as_index=False).value.mean()).fit(), typ=2)
+    for k in ('C(init)', 'C(losses)', 'C(init):C(losses)', 'C(seed)'):
+        assert (ours.F[names[k]], ours.p[names[k]]) == (pytest.approx(plots.F[k]), pytest.approx(plots['PR(>F)'][k]))
+    total, error = theirs.sum_sq.sum(), plots.sum_sq.Residual/plots.df.Residual*12
+    assert ours.eta2['start'] == pytest.approx(theirs.sum_sq['C(init)']/total)
+    assert ours.omega2['start'] == pytest.approx((theirs.sum_sq['C(init)']-error)/(total+error))
+
+
+def test_variance_takes_more_than_two_levels():
+    noise = SCORES[SCORES.init == 'scratch'].assign(init='noise', arm=lambda d: d.arm.str.replace('scratch', 'noise'))
+    df = anova_table(pd.concat([SCORES, noise]), FACTORS, start=('scratch', 'noise', 'copy_ft'), data=(.01, .1, 1.)).set_index('term')
+    assert (df.df['start'], df.df['data'], df.df['start × distillation × data'], df.df['run']) == (2, 2, 4, 17*4)
+    assert df.eta2.sum() == pytest.approx(1) and (df.languages == 12).all()
+    with pytest.raises(InputError, match='two levels a factor, not 3'): attribution(pd.concat([SCORES, noise]), start=('scratch', 'noise', 'copy_ft'))
+
+
+def test_the_mixed_model_agrees_with_the_split_and_the_variances():
+    mixed = mixed_model(SCORES).query("data == '0.1'").set_index('term')
+    split = attribution(SCORES).query("data == '0.1' and group == 'all'").set_index('term')
+    anova = anova_table(SCORES).query("data == '0.1'").set_index('term')
+    for t in ('start', 'distillation', 'start × distillation'):
+        assert mixed.point[t] == pytest.approx(split.point[t], abs=1e-7) and mixed.p[t] == pytest.approx(anova.p[t], rel=.02)
+        assert (mixed.df[t], mixed.n[t], mixed.converged[t]) == (12, 5, True)
+    ms, luck = anova.mean_sq, anova[anova.index.str.endswith('× language') | (anova.index == 'residual')][['sum_sq', 'df']].sum()
+    rest = luck.sum_sq/luck.df                                                 # here languages do not differ in what a factor does
+    classical = dict(residual=rest, run=(ms.run-rest)/12, seed=(ms.seed-ms.run)/48, language=(ms.language-rest)/20)
+    for k, v in classical.items(): assert mixed.point[k] == pytest.approx(v**.5, rel=.01)
+
+
+def test_the_mixed_model_holds_what_was_planted():
+    from privkd_nb.analysis.anova import model_rows
+    from privkd_nb.analysis.factors import Cube
+    d, n = Planted(seeds=4, languages=6), 40
+    truth, held = {'start': .3, 'distillation': .05, 'start × distillation': -.04}, []
+    for v in planted_tables(d, n, np.random.default_rng(3))[:, :, :, 0]:
+        rows = model_rows(Cube(dict.fromkeys(('start', 'distillation'), ('low', 'high')), None, v, [], {}), False, .95)
+        held += [r['low'] <= truth[r['term']] <= r['high'] for r in rows if r['kind'] != 'sd']
+    print(f'{np.mean(held):.3f} of {len(held)} intervals hold the planted value')
+    assert .9 < np.mean(held)                                                   # 120 intervals: a standard error of two points
+
+
+def test_a_model_that_does_not_converge_says_so(monkeypatch):
+    from privkd_nb.analysis import anova as page
+    fit = page.fit_model
+    def failed(*a):
+        res, _ = fit(*a)
+        res._results.converged = False
+        return res, ['Gradient optimization failed, |grad| = 1']
+    monkeypatch.setattr(page, 'fit_model', failed)
+    bad = mixed_model(SCORES[SCORES.fraction == .1])
+    assert not bad.converged.any() and bad.low.isna().all() and bad.p.isna().all()
+    assert bad.note[0] == 'statsmodels: Gradient optimization failed, |grad| = 1; no intervals: the fit did not converge'
+    monkeypatch.setattr(page, 'fit_model', lambda *a: (None, ['no fit: Singular matrix']))
+    assert mixed_model(SCORES[SCORES.fraction == .1]).note[0].startswith('statsmodels: no fit: Singular matrix; ')
+
+
+def test_without_statsmodels_the_extra_is_named(monkeypatch):
+    import sys
+    monkeypatch.setitem(sys.modules, 'statsmodels.regression.mixed_linear_model', None)
+    with pytest.raises(InputError, match=r"pip install 'privkd_nb\[stats\]'"): mixed_model(SCORES)
+
+
+def test_a_multiplier_ends_where_a_paired_t_test_begins_to_reject():
+    rng, f = np.random.default_rng(0), np.array([.01, .1, 1.])
+    curve = np.array([.4, .6, .8])+.03*rng.standard_normal((5, 3))
+    score = .65+.01*rng.standard_normal(5)
+    need = needed_data(curve, f, score, grid=400)
+    def at(x): return np.array([np.interp(np.log(x), np.log(f), c) for c in curve])
+    assert at(need.point).mean() == pytest.approx(score.mean())
+    for end in need[1:]: assert theirs.ttest_rel(at(end), score).pvalue == pytest.approx(.05, abs=1e-3)
+    assert f[0] < need.low < need.point < need.high < f[-1]
+
+
+def test_a_multiplier_is_never_extrapolated():
+    d = Planted(start=.4, data=.1, fractions=(.01, .1, 1.))
+    df = data_multiplier(planted_scores(d))
+    assert (df.bound == 'more than').all() and df.needed.isna().all() and df.multiplier.isna().all() and np.isinf(df.high).all()
+    assert set(df[df.fraction == .1].most) == {10.} and df.says.str.startswith('more than × ').all()
+    back = data_multiplier(planted_scores(d), 'scratch', 'copy_ft')
+    assert (back.bound == 'less than').all() and (back.low == 0).all() and back[back.fraction == .1].says.str.startswith('less than × 0.1').all()
+    one = data_multiplier(planted_scores(d._replace(seeds=1, start=.05)))
+    assert one.low.isna().all() and one.multiplier.notna().any() and not one.says.str.contains(r'\[').any()
+
+
+def test_a_planted_multiplier_is_held_at_the_promised_rate():
+    d = Planted(seeds=4, languages=4, start=.1, data=.3, interaction=0, fractions=(.01, .1, 1.))
+    held = multiplier_coverage(d, studies=600, seed=2)
+    print(f'{held:.3f} of 600 intervals hold the planted multiplier')
+    assert .925 < held < .975
