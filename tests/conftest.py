@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent/'shared'
 
 
-LONG = 'fences background efficiency ddp faults job monitor_browser site_browser'.split() # Files that take long, the longest first
+LONG = 'fences background engines efficiency ddp faults job monitor_browser site_browser'.split() # Files that take long, the longest first
 
 
 def pytest_collection_modifyitems(items):

@@ -11,7 +11,7 @@ from privkd_nb.core import InputError, write_checksums
 from privkd_nb.hub import quietly
 from privkd_nb.jobs.distil import StoppedError
 from privkd_nb.record import StatusFile
-from privkd_nb.studies import away
+from privkd_nb.studies import away, ray_engine
 from privkd_nb.studies.engines import run_configs
 from privkd_nb.studies.storage import Storage
 
@@ -169,6 +169,7 @@ def two_machines(tmp_path, monkeypatch):
     for k, v in QUICK.items(): monkeypatch.setenv(k, v)
     monkeypatch.setenv('PYTHONPATH', str(Path(__file__).parent.parent))
     from ray.cluster_utils import Cluster
+    ray_engine.import_ray()
     def node(i): return dict(num_cpus=1, object_store_memory=80_000_000, include_log_monitor=False, env_vars=dict(PRIVKD_CACHE=str(tmp_path/f'machine_{i}')))
     cluster = Cluster(initialize_head=True, head_node_args=node(1) | dict(include_dashboard=False))
     try:
@@ -212,4 +213,5 @@ def test_a_machine_is_lost_and_nothing_else(two_machines, undisturbed, tmp_path)
     assert_same(runs, undisturbed)
     assert all(storage.read(n, 'done.json') == was for n, was in finished.items())                   # none of them was trained again
     assert said(two_machines, 'fine-tuning the teacher on ') == 1 and said(two_machines, '\ntraining on ') <= len(runs)+1
+    assert sum('a machine of the cluster was lost' in l for l in lines) == 1
     assert storage.names('.unfinished') == [] and lines[0] == '4 runs, 0 of them on record' and sum('accuracy' in l for l in lines) == 4

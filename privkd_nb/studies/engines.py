@@ -20,7 +20,7 @@ from ..jobs.workers import gpus_here
 from ..record import DONE, PROGRESS, Run
 from .away import UNFINISHED
 from .board import Board, StudyLines
-from .ray_engine import check_shared, cluster, nodes, results, submit, task_share, tasks_of
+from .ray_engine import check_shared, cluster, nodes, results, submit, task_share, tasks_of, tell_lost
 from .storage import Storage
 
 # %% ../../nbs/api/studies/14_engines.ipynb #a2f85620
@@ -125,8 +125,9 @@ def on_ray(
         board = Board(lines, report)
         with tasks_of(ray, task_share(found, workers)) as task, board.watching():
             refs = submit(task, [c for c,_ in todo.values()], list(todo), storage.url if storage else '')
-            for name,a in filter(None, results(ray, refs)):
-                failed += take_answer(name, a, todo[name][1], storage, board, titles[name])
+            for r in results(ray, refs):
+                found = tell_lost(found, nodes(ray), board)
+                if r: failed += take_answer(*r, todo[r[0]][1], storage, board, titles[r[0]])
     return failed
 
 # %% ../../nbs/api/studies/14_engines.ipynb #1d290311
