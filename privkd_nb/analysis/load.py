@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['SMALL', 'NOT_NEEDED', 'KINDS', 'RUNS', 'PACKED', 'check_tables', 'damaged_runs', 'read_config', 'shown',
            'why_not_read', 'marker_faults', 'Seen', 'look_at', 'copied_runs', 'warn_lacking', 'run_folders',
-           'warn_left_out', 'add_groups', 'read_parts', 'add_arms', 'Study', 'sample_path', 'read_packed', 'load_runs',
-           'with_texts']
+           'warn_left_out', 'add_groups', 'read_parts', 'add_arms', 'Study', 'sample_path', 'is_packed', 'read_packed',
+           'load_runs', 'with_texts']
 
 # %% ../../nbs/api/analysis/02_load.ipynb #1c666e8a
 import os, warnings
@@ -261,6 +261,15 @@ def sample_path()->Path:
     import privkd_nb
     return Path(privkd_nb.__file__).parent/'sample'
 
+# %% ../../nbs/api/analysis/02_load.ipynb #c9443b70
+def is_packed(
+    folder:str|Path,
+)->bool:
+    "Whether a folder is a packed study; a question's definition, which lies among its runs under the same name, packs nothing"
+    path = Path(folder)/PACKED
+    try: return path.exists() and 'definition' not in read_json(path, dict)
+    except InputError: return True             # damaged: `read_packed` says so
+
 # %% ../../nbs/api/analysis/02_load.ipynb #8efb238e
 def read_packed(
     folder:Path, # A packed study
@@ -279,7 +288,7 @@ def open(cls:Study,
     "Find and check the runs of a folder; those that cannot be used are named in a warning"
     if isinstance(folder, cls): return folder
     folder = sample_path() if str(folder) == 'sample' else Path(folder)
-    if (folder/PACKED).exists():
+    if is_packed(folder):
         d = read_packed(folder)
         return cls(folder, d['configs'], d['skipped'], True)
     good, bad = run_folders(folder)

@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 import pandas as pd
 from .arms import losses_name
-from .load import PACKED, Study, sample_path, shown
+from .load import Study, is_packed, sample_path, shown
 from ..core import InputError, read_json
 from ..finding import run_began, run_paths
 from ..record import MEANS, SCORES, Run, alive
@@ -123,6 +123,6 @@ def list_runs(
 )->pd.DataFrame:            # `COLUMNS`, a row a run; `number` is what `find_run` takes
     "What the runs of a folder are, in the order in which they began"
     folder = sample_path() if str(folder) == 'sample' else Path(folder)
-    if (folder/PACKED).exists(): rows = packed_rows(Study.open(folder))
+    if is_packed(folder): rows = packed_rows(Study.open(folder))
     else: rows = [run_row(p, i) for i,p in enumerate(run_paths(folder), 1)]
     return pd.DataFrame(rows, columns=COLUMNS).assign(differs=differing([r.get('config', {}) for r in rows]))

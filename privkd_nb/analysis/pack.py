@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd
 from ..core import InputError, read_json, replacing_folder, write_checksums, write_json
-from .load import PACKED, Study, warn_left_out
+from .load import PACKED, Study, is_packed, warn_left_out
 
 # %% ../../nbs/api/analysis/03_pack.ipynb #3da6997c
 def read_run(study:Study, run:str)->tuple: # Predictions, the teacher's hash, and the init card without its tensors
@@ -78,9 +78,9 @@ def pack(
     points:int=200,  # As in `thin_history`
 )->Path:
     "Write the tables of a study, without models, as one small folder"
-    if (study.path/PACKED).exists(): raise InputError(f'{study.path} is packed already; copy the folder as it is.')
+    if is_packed(study.path): raise InputError(f'{study.path} is packed already; copy the folder as it is.')
     to = Path(folder)
-    if to.is_dir() and any(to.iterdir()) and not (to/PACKED).exists():
+    if to.is_dir() and any(to.iterdir()) and not is_packed(to):
         raise InputError(f'{folder} holds something else than a packed study, which would be lost; name a new folder.')
     shared = share_predictions(study)
     if shared.skipped: warn_left_out(shared.skipped, study.path)

@@ -14,7 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Callable, NamedTuple
 from filelock import Timeout
-from ..analysis.load import PACKED, copied_runs, damaged_runs, read_config, read_packed
+from ..analysis.load import PACKED, copied_runs, damaged_runs, is_packed, read_config, read_packed
 from ..checkpoints import checkpoint_faults, lost_rows, restore_history, saved_steps, set_aside
 from ..core import NO_CHECKSUMS, InputError, cache_dir, content_key, file_hash, folder_faults, quarantine, read_checksums, read_json
 from ..finding import NO_RUN
@@ -182,7 +182,7 @@ def packed_or_runs(
     folder:Path,
 )->tuple[list[Path],list[Fault]]: # What it holds, and what has happened to that
     "A packed study, one run, or a folder of runs"
-    if (folder/PACKED).exists(): return [folder], packed_faults(folder)
+    if is_packed(folder): return [folder], packed_faults(folder)
     places = [folder] if is_run(folder) else [p for p in sorted(folder.iterdir()) if is_run(p)]
     faults = [f for p in places for f in run_faults(p)]
     bad = {f.where for f in faults}
@@ -199,7 +199,7 @@ def verify(
     places, faults = packed_or_runs(folder)
     if not places: raise InputError(f'{folder} holds no run; give a folder of runs, one run, or a packed study.')
     unmarked = {f.where for f in faults if f.file in (DONE, PACKED)}
-    earlier = [p for p in places if p not in unmarked and is_earlier(p/(PACKED if (p/PACKED).exists() else DONE))]
+    earlier = [p for p in places if p not in unmarked and is_earlier(p/(PACKED if is_packed(p) else DONE))]
     cached = cached_folders() if cache else {}
     return Verified([*places, *cached], [*faults, *(f for p,check in cached.items() for f in check(p))], earlier)
 
