@@ -120,7 +120,7 @@ def read_recorded(
     "Everything that a run's record has for an export"
     p, model = run.predictions, read_object(run.path/'model'/'config.json')
     teacher, student = (p[p.model == m].reset_index(drop=True) for m in ('teacher', 'student'))
-    found = Recorded(run, run.config, run.environment, InitCard.load(run.path/'init_card.json'), model, student, teacher, student)
+    found = Recorded(run, run.config, run.environment, InitCard(**run.card), model, student, teacher, student)
     return found._replace(rows=test_rows(run.read('texts'), student, found.kind, found.pairs))
 
 # %% ../../nbs/api/export/13_recorded.ipynb #515dade2
