@@ -129,6 +129,7 @@ def read_runs(self:Compacted,
     if not self.parts: return pd.DataFrame(columns=[*columns, 'part']).astype({c: 'category' for c in often})
     return pa.concat_tables([part(i, p) for i,p in enumerate(self.parts)]).unify_dictionaries().to_pandas()
 
+# %% ../nbs/api/03_record.ipynb #2a6ce233
 @patch
 def part_of(self:Compacted, run:str)->dict:
     "The files of a run's part, by folder"
@@ -143,6 +144,7 @@ def config(self:Compacted, run:str)->dict:
 # %% ../nbs/api/03_record.ipynb #b037050e
 def _rows_of(path, run, columns=None): return pd.read_parquet(path, columns=columns, filters=[('run', '==', run)], partitioning=None)
 
+# %% ../nbs/api/03_record.ipynb #392cc531
 @patch
 def cell(self:Compacted,
     run:str,
@@ -151,6 +153,7 @@ def cell(self:Compacted,
     "What the table of runs says of a run"
     return _rows_of(self.intact(self.part_of(run)['runs']), run, [column])[column].iat[0]
 
+# %% ../nbs/api/03_record.ipynb #a8a657a8
 @patch
 def read(self:Compacted,
     run:str,
@@ -179,6 +182,7 @@ def compacted_of(
     if _FOUND.get(path, (None,))[0] != now: _FOUND[path] = now, Compacted(folder)
     return _FOUND[path][1]
 
+# %% ../nbs/api/03_record.ipynb #2c09a586
 @patch
 def holds(self:Compacted,
     path:Path, # A run's folder, which need not exist

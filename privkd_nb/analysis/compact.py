@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 import numpy as np, pandas as pd, polars as pl
 from ..core import InputError, ResultError, as_words, content_key, file_hash, make_folder, read_json, replacing, sync, write_json
 from ..finding import run_began
-from ..record import COMPACT, DONE, INDEX, MEANS, OF_RUN, TABLES, Compacted, Run, alive, compacted_of, lock_files
+from ..record import COMPACT, DONE, HISTORY, INDEX, OF_RUN, TABLES, Compacted, Run, alive, compacted_of, lock_files
 from .arms import losses_name
 from .load import copied_runs, look_at, read_parts, shown
 from .overview import mean_scores, size_row
@@ -43,6 +43,7 @@ def run_entry(
         done=file_hash(path/DONE), points=points, texts=key, teacher=f"teacher {(env.get('teacher') or {}).get('hash')} {key}",
         model_mb=sum(e['size'] for f,e in files.items() if f.startswith('model/'))/1e6, **said, marker=(path/DONE).read_text(encoding='utf-8'))
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #9dc8e1ee
 def in_order(
     df:pl.DataFrame,    # With the column `run`
     rows:pl.DataFrame,  # Of the table of runs
@@ -57,6 +58,7 @@ def teacher_key(theirs:pl.DataFrame)->str:
     theirs.write_ipc(file := io.BytesIO())
     return f'teacher {hashlib.sha256(file.getvalue()).hexdigest()[:16]}'
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #81c76097
 def share_predictions(
     folder:Path,
     rows:list[dict],   # From `run_entry`; told which teacher's predictions are theirs
@@ -79,9 +81,11 @@ def number_table(
     df:pl.DataFrame, # Scores or histories, with the column `run`
 )->pl.DataFrame:
     "Numbers with the same columns and types in every part"
-    df = df.with_columns(pl.lit(None).alias(c) for c in ('seen', 'texts', 'model') if c not in df.columns)
-    return df.select(pl.col('run').cast(pl.String), *(pl.col(c).cast(t) for c,t in NUMBERS.items()))
+    wanted = [*NUMBERS] if 'model' in df.columns else HISTORY
+    df = df.with_columns(pl.lit(None).alias(c) for c in wanted if c not in df.columns)       # `texts`, as most runs have no such languages
+    return df.select(pl.col('run').cast(pl.String), *(pl.col(c).cast(NUMBERS[c]) for c in wanted))
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #f658dcd0
 def thinned(
     history:pl.DataFrame,
     points:int, # As in `compact`
@@ -91,6 +95,7 @@ def thinned(
     every = (pl.col('step').max().over('run', 'split')//points).clip(lower_bound=1)
     return history.filter((pl.col('split') != 'train') | (pl.col('step') % every == 0) & (pl.col('metric') != 'grad_norm'))
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #8bf400f0
 def read_each(
     folder:Path,
     runs:dict[str,str], # Run by what the column `run` will say
@@ -100,6 +105,7 @@ def read_each(
     paths = {k: folder/r/f'{name}.parquet' for k,r in runs.items()}
     return [pl.read_parquet(p).select(pl.lit(k).alias('run'), pl.all()) for k,p in paths.items() if p.exists()]
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #0332e04c
 def part_tables(
     folder:Path,
     runs:list[str], # Of one data set and scenario, with tables of the same columns
@@ -129,6 +135,7 @@ def kind_of_rows(tables:dict[str,pl.DataFrame])->str: # e.g. 'List(String)'; '' 
     "How labels are written, which all runs of a part have in common"
     return str(tables['predictions'].schema['gold']) if 'predictions' in tables else ''
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #06e82abd
 def write_part(
     root:Path,                     # The folder `compact`
     where:str,                     # From `partition`
@@ -142,6 +149,7 @@ def write_part(
         entries[file] = dict(size=(root/file).stat().st_size, sha256=file_hash(root/file))
     return part, entries
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #0a3457c0
 def write_index(
     root:Path,
     parts:list[dict],
@@ -153,6 +161,7 @@ def write_index(
     write_json(root/INDEX, content | dict(seal=content_key(content, 16)), durable=True)
     return compacted_of(root.parent)
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #45b33ccc
 def remove_unnamed(
     root:Path,
     stored:Compacted|None,
@@ -180,6 +189,7 @@ def joined_parts(
         small.append(i); n += p['n']
     return sorted({*small, *held})
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #b66a37ee
 def with_parts(
     stored:Compacted,
     numbers:list[int],
@@ -210,6 +220,7 @@ def why_not_compacted(
     known = [f for f in Run(path).marked or () if f not in KNOWN and not f.startswith('model/')]
     return f"has {', '.join(known)}, which this version does not know" if known else ''
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #c045f036
 def to_compact(
     folder:Path,
 )->tuple[list[str],dict[str,str]]: # Runs; reason by folder that is left as it is
@@ -220,6 +231,7 @@ def to_compact(
     left |= {r: f'a copy of {k}' for r,k in copied_runs({r: s.key for r,(_, s) in seen.items() if r not in left}).items()}
     return [r for r in seen if r not in left], left
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #0a62c3d4
 def batches(
     folder:Path,
     runs:list[str],
@@ -274,6 +286,7 @@ def size_of_tables(path:Path)->int: # Bytes
     "What emptying a run's folder frees"
     return sum(f.stat().st_size for p in path.iterdir() if p.name not in KEPT for f in ([p] if p.is_file() else p.rglob('*')) if f.is_file())
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #f1c7a2fb
 def empty_folder(
     stored:Compacted,
     path:Path, # Of a run
@@ -284,18 +297,23 @@ def empty_folder(
         size = size_of_tables(path)
         for p in sorted(path.iterdir(), key=lambda p: p.name == DONE):
             if p.name not in KEPT: shutil.rmtree(p) if p.is_dir() and not p.is_symlink() else p.unlink()
-        if not any(path.iterdir()): path.rmdir()
+        if not any(path.iterdir()):
+            path.rmdir()
+            lock_files(path)[0].unlink(missing_ok=True)
         return size
     return 0
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #284e1d85
 def empty_folders(
     folder:Path,
     stored:Compacted,
 )->int: # Bytes that were freed
     "Remove what was compacted from the folders of runs, part by part, after the parts were compared with them once more"
-    freed, index = 0, stored.index
-    there = [(folder/r/DONE).exists() and stored.holds(folder/r) for r in index.run]
-    for (i, points),d in index[there].groupby(['part', 'points']):
+    index = stored.index
+    there = index[[(folder/r/DONE).exists() and stored.holds(folder/r) for r in index.run]]
+    begun = [r for r in there.run if any(not (folder/r/f).exists() for f in Run(folder/r).marked or () if f in KNOWN)]  # by a process that was killed
+    freed = sum(empty_folder(stored, folder/r) for r in begun)
+    for (i, points),d in there[~there.run.isin(begun)].groupby(['part', 'points']):
         files = {k: stored.intact(f) for k,f in stored.parts[i].items() if f in stored.files}
         if wrong := differing_tables(folder, d.run.tolist(), files, points):
             raise ResultError(f"{stored.path}: {', '.join(wrong)} differ from the folders of {len(d)} runs, which keep their files; see `privkd verify {folder}`.")
@@ -314,6 +332,7 @@ class Compaction(NamedTuple):
     freed:int     # Bytes
     models:int    # Bytes of models, which stay
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #774038f7
 def summed(folder:Path, stored:Compacted, new:int, left:dict, freed:int)->Compaction:
     "A compaction in numbers"
     there = [folder/r for r in stored.rows if (folder/r).is_dir()]
@@ -321,6 +340,7 @@ def summed(folder:Path, stored:Compacted, new:int, left:dict, freed:int)->Compac
     tables = sum(size_of_tables(p) for p in there if stored.holds(p))
     return Compaction(new, len(stored.rows), len(stored.parts), left, sum(e['size'] for e in stored.files.values()), tables, freed, models)
 
+# %% ../../nbs/api/analysis/17_compact.ipynb #910f7924
 def compact(
     folder:str|Path,    # Of runs
     points:int=0,       # Of the training losses, keep about so many steps a run, and no gradient norms; 0: everything

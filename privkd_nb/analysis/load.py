@@ -115,6 +115,7 @@ def config_in(stored:Compacted, run:str)->dict:
     "The parameters and the metric of a compacted run"
     return stored.config(run) | dict(metric=stored.made[stored.rows[run]][2])
 
+# %% ../../nbs/api/analysis/02_load.ipynb #3cf45975
 class Seen(NamedTuple):
     "What was found in a folder of runs"
     why:str|None       # Why it is left out; '': it is not; None: it is no run
@@ -236,6 +237,7 @@ def kinds_of(
             rows.append((r, found[kind, metric][0], seed))
     return [c for _,c in found.values()], pl.DataFrame(rows, schema=dict(run=pl.String, kind=pl.Int64, seed=pl.Int64), orient='row')
 
+# %% ../../nbs/api/analysis/02_load.ipynb #3bc8b798
 def about_runs(
     configs:Mapping[str,dict], # Configuration by run
 )->pl.DataFrame:               # run, arm, init, losses, dataset, scenario, fraction, seed
@@ -247,6 +249,7 @@ def about_runs(
     about = pl.DataFrame([dict(kind=i) | describe(*ac) for i,ac in enumerate(zip(arm_names(kinds), kinds))])
     return runs.join(about, on='kind', maintain_order='left').select('run', *ARM)
 
+# %% ../../nbs/api/analysis/02_load.ipynb #b99a495c
 def add_arms(
     df:pl.DataFrame,    # With a column `run`
     about:pl.DataFrame, # From `about_runs`
@@ -264,6 +267,7 @@ def wanted_rows(
     if len(about) <= 100: asked.append(pl.col('run').is_in(about['run'].to_list()))
     return pl.all_horizontal(asked)
 
+# %% ../../nbs/api/analysis/02_load.ipynb #d71b69a6
 def read_compacted(
     stored:Compacted,
     about:pl.DataFrame, # From `about_runs`, of the wanted runs

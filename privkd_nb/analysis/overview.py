@@ -59,6 +59,7 @@ def mean_scores(
     wide = main.join(values, on='run', how='left', maintain_order='left').with_columns(agreement=pl.when(bare).then('score'))
     return wide.with_columns(pl.when(~bare).then(c).alias(c) for c in ('score', *MEANS))
 
+# %% ../../nbs/api/analysis/14_overview.ipynb #91594902
 def size_row(card:dict)->dict: # layers, parameters
     "The size of a student, from its init card"
     sizes = card.get('models', {}).get('student', {})
@@ -82,6 +83,7 @@ def run_row(
     except (OSError, ValueError): row['state'] = 'damaged'
     return row
 
+# %% ../../nbs/api/analysis/14_overview.ipynb #e432fa03
 def folder_rows(
     folder:Path,
     paths:list[Path], # Of runs with folders of their own
@@ -148,6 +150,7 @@ def packed_rows(study:Study)->list[dict]:
     found = {d.pop('run'): d for d in mean_scores(scores, {r: c[r].get('metric') for r in c}).to_dicts()}
     return [dict(run=r, path=str(study.path), state='finished') | of_config(c[r]) | size_row(cards[r]) | found[r] for r in c]
 
+# %% ../../nbs/api/analysis/14_overview.ipynb #4dfc5250
 def compacted_rows(
     stored:Compacted,
 )->pd.DataFrame: # As in `run_row`, with the mean scores
@@ -158,6 +161,7 @@ def compacted_rows(
     t = t.drop(columns=['config', 'part']).rename(columns=dict(texts_only='texts')).assign(state='finished', path=[str(stored.path.parent/r) for r in t.run])
     return pd.concat([t.astype(dict(metric=object)), of], axis=1)
 
+# %% ../../nbs/api/analysis/14_overview.ipynb #fdf17855
 def list_runs(
     folder:str|Path='runs', # A folder of runs, a packed study, or 'sample'
 )->pd.DataFrame:            # `COLUMNS`, a row a run; `number` is what `find_run` takes
@@ -167,8 +171,9 @@ def list_runs(
     else: t = runs_of(folder)
     t = t.reset_index(drop=True).assign(number=range(1, len(t)+1))
     configs = [{} if c != c else c for c in t['config']] if 'config' in t else []
-    return t.reindex(columns=COLUMNS).assign(differs=differing(configs))
+    return t.reindex(columns=COLUMNS).astype(dict.fromkeys(('score', *MEANS, 'agreement'), float)).assign(differs=differing(configs))
 
+# %% ../../nbs/api/analysis/14_overview.ipynb #83794435
 def runs_of(folder:Path)->pd.DataFrame:
     "The runs of a folder, with folders of their own or compacted, in the order in which they began"
     stored = compacted_of(folder)

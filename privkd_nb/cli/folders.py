@@ -42,12 +42,14 @@ def compaction_words(
     if done.tables: words.append(f'their folders still have these tables: {mb(done.tables)}, which privkd compact {folder} --remove frees')
     return words+[f'models stay in their folders: {mb(done.models)}']*(done.models > 0)
 
+# %% ../../nbs/api/cli/05_folders.ipynb #cb55e191
 def compact_command(given:dict)->None:
     "`privkd compact`: write finished runs together as a few Parquet files, beside their folders, which stay or are emptied"
     from privkd_nb.analysis.compact import compact
     done = compact(given['runs'], given.get('points', 0), given.get('remove', False), lambda line: print(visible(line, 0), flush=True))
     for line in compaction_words(done, given['runs']): print(visible(line, 0))
 
+# %% ../../nbs/api/cli/05_folders.ipynb #3cc08bd3
 def add_compact_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->None:
