@@ -40,7 +40,7 @@ def run_entry(
     said = {k: (path/f'{k}.json').read_text(encoding='utf-8') for k in ('environment', 'init_card')}
     return dict(run=path.name, init=config['init'], losses=losses_name(config['losses']), fraction=float(config['fraction']), seed=int(config['seed']),
         config=json.dumps({k: v for k,v in config.items() if k != 'seed'}), metric=env.get('metric'), **size_row(card), began=run_began(path),
-        done=file_hash(path/DONE), points=points, texts=key, teacher=f"teacher {(env.get('teacher') or {}).get('hash')} {key}",
+        done=file_hash(path/DONE), points=points, texts=key,
         model_mb=sum(e['size'] for f,e in files.items() if f.startswith('model/'))/1e6, **said, marker=(path/DONE).read_text(encoding='utf-8'))
 
 # %% ../../nbs/api/analysis/17_compact.ipynb #9dc8e1ee
@@ -357,7 +357,7 @@ def compact(
             runs, left = to_compact(folder)
             for where,names in batches(folder, runs):
                 fold(folder, where, names, points)
-                report(f"{where.replace('/', ', ')}: {len(names):,} runs")
+                report(f"{where.replace('/', ', ')}: {len(names):,} run{'s'*(len(names) != 1)}")
             if not (stored := compacted_of(folder)): raise InputError(f"{folder} holds no finished run that could be compacted{': ' if left else ''}{as_words(left)}.")
             return summed(folder, stored, len(runs), left, empty_folders(folder, stored) if remove else 0)
     except Timeout: raise InputError(f'{folder} is being compacted by another process; wait for it.') from None

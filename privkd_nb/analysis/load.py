@@ -312,7 +312,8 @@ class Study:
         texts = df.texts.astype('boolean') if 'texts' in df else df.seen.astype('boolean') & False
         return df.assign(seen=df.seen.astype('boolean'), texts=texts.fillna(False))[[c for c in RUNS if c in df or c == 'texts']]
     def _read(self, name):
-        folders = [r for r in self.configs if not (self.stored and self.stored.holds(self.path/r))]
+        known = isinstance(self.configs, Configs)
+        folders = [*self.configs.own] if known else [r for r in self.configs if not (self.stored and self.stored.holds(self.path/r))]
         own = read_parts(self.path, folders, name) if folders else None
         if len(folders) == len(self): return own
         kept = read_compacted(self.stored, self.about.filter(~pl.col('run').is_in(folders)), name)

@@ -36,7 +36,7 @@ def compaction_words(
 )->list[str]:
     "What was compacted, in sentences"
     def mb(n): return f'{n/1e6:,.1f} MB'
-    words = [f"{done.new:,} runs compacted now, {done.runs:,} in all: {done.parts:,} part{'s'*(done.parts != 1)}, {mb(done.bytes)}"]
+    words = [f"{done.new:,} run{'s'*(done.new != 1)} compacted now, {done.runs:,} in all: {done.parts:,} part{'s'*(done.parts != 1)}, {mb(done.bytes)}"]
     if done.left: words.append(f"left as they are: {'; '.join(f'{r} ({why})' for r,why in [*done.left.items()][:20])}{f'; and {len(done.left)-20} more' if len(done.left) > 20 else ''}")
     if done.freed: words.append(f'freed: {mb(done.freed)}')
     if done.tables: words.append(f'their folders still have these tables: {mb(done.tables)}, which privkd compact {folder} --remove frees')

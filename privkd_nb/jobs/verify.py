@@ -179,7 +179,7 @@ def packed_faults(
         with suppress(InputError): found = {} if read_packed(folder) else found      # by an earlier version
     return [Fault(folder, name, why, 'take another copy, or pack the study again') for name,why in found.items()]
 
-# %% ../../nbs/api/jobs/07_verify.ipynb #8663bebc
+# %% ../../nbs/api/jobs/11_verify.ipynb #8663bebc
 def compact_faults(
     path:Path, # The folder `compact`
 )->list[Fault]:
@@ -193,7 +193,7 @@ def compact_faults(
     return faults if faults else [Fault(path.parent/r, name, why, f'the run must be made again by: privkd distil … --redo', remake=True)
                                   for r in stored.rows if (path.parent/r/'model').is_dir() for name,why in stored.faults(r, full=True).items()]
 
-# %% ../../nbs/api/jobs/07_verify.ipynb #3a28591c
+# %% ../../nbs/api/jobs/11_verify.ipynb #3a28591c
 def packed_or_runs(
     folder:Path,
 )->tuple[list[Path],list[Fault]]: # What it holds, and what has happened to that
@@ -205,7 +205,7 @@ def packed_or_runs(
     bad = {f.where for f in faults}
     return compacted+places, faults+copies_faults([p for p in places if p not in bad and (p/DONE).exists()])
 
-# %% ../../nbs/api/jobs/07_verify.ipynb #b7113f2f
+# %% ../../nbs/api/jobs/11_verify.ipynb #b7113f2f
 def verify(
     folder:str|Path,  # A folder of runs, one run, or a packed study
     cache:bool=False, # Cached models and teacher outputs too?
