@@ -10,15 +10,15 @@ import os, re, time
 from pathlib import Path
 from .core import InputError, did_you_mean, read_json
 from .markup import visible
-from .record import DONE, PROGRESS, Run
+from .record import DONE, PROGRESS, Run, compacted_of
 
 # %% ../nbs/api/09_finding.ipynb #25c28b99
 NO_RUN = 'model.safetensors', 'privkd.json' # Files of a model, and of an exported student, which have a config.json too
 
 def is_run_folder(path:Path)->bool:
-    "Whether a folder holds a run, finished or not"
+    "Whether a folder is that of a run, finished or not, or compacted"
     if path.name.startswith('.') or any((path/name).exists() for name in NO_RUN): return False
-    return any((path/name).is_file() for name in ('config.json', PROGRESS, DONE))
+    return any((path/name).is_file() for name in ('config.json', PROGRESS, DONE)) or Run(path).compacted is not None
 
 def run_began(path:Path)->str: # e.g. '2026-11-26T09:30:00.125Z'
     "When a run began, as far as its files tell"
@@ -32,11 +32,14 @@ def run_began(path:Path)->str: # e.g. '2026-11-26T09:30:00.125Z'
 def run_paths(
     folder:str|Path, # The folder that holds the runs
 )->list[Path]:       # The first one is run 1
-    "The runs of a folder, finished or not, in the order in which they began"
+    "The runs of a folder, finished or not, or compacted, in the order in which they began"
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"{visible(folder)} is not a folder; give the folder that holds the runs (the out_dir of `privkd run`).")
-    return sorted(filter(is_run_folder, folder.iterdir()), key=lambda p: (run_began(p), p.name))
+    stored = compacted_of(folder)
+    own = {p.name: run_began(p) for p in folder.iterdir() if is_run_folder(p) and not (stored and stored.holds(p))}
+    began = dict(zip(stored.index.run, stored.index.began)) | own if stored else own
+    return [folder/name for name in sorted(began, key=lambda name: (began[name], name))]
 
 # %% ../nbs/api/09_finding.ipynb #a9f8361b
 def few_names(

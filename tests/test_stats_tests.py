@@ -4,6 +4,8 @@ from scipy import stats as theirs
 
 from privkd_nb.analysis.against import TESTED, tests_against, verdict
 from privkd_nb.analysis.compare import choose
+from privkd_nb.analysis.coverage import Design, Texts
+from privkd_nb.analysis.error_rates import comparison_coverage, false_claims, false_claims_over_texts
 from privkd_nb.analysis.grouped import grouped, seed_resamples, stratified_interval
 from privkd_nb.analysis.load import Study
 from privkd_nb.analysis.stats import iqm, mean, sign_flip, t_interval
@@ -142,3 +144,44 @@ def test_groups_of_languages_add_up(study):
     langs, scripts = g[g.by == 'language'], g[g.by == 'script']
     assert (scripts.score*scripts.languages).sum() == pytest.approx(langs.score.sum()) and scripts.languages.sum() == len(langs) == 12
     with pytest.raises(InputError, match='is not a choice'): grouped(here, 'continent')
+
+
+def at_most(rate, studies, share=.05):
+    "Is a measured rate what `studies` draws of at most the promised one give? In 999 of 1,000 cases"
+    return rate*studies <= theirs.binom.ppf(.999, studies, share)
+
+
+@pytest.mark.parametrize('n, arms', [(4, 'unpaired'), (6, 'paired')])
+def test_no_test_over_seeds_is_wrong_more_often_than_it_promises(n, arms):
+    ours = ('t', 'sign flip', 'improvement', 'stochastic order', 'no worse', 'equivalence')
+    rates = false_claims(Design(n, 8, texts=60, arms=arms), 120, (*ours, 't over cells', 'Wilcoxon over languages'), seed=n)
+    assert all(at_most(rates[k], 120) for k in ours), rates
+    if arms == 'unpaired': assert not at_most(rates['t over cells'], 120) and not at_most(rates['Wilcoxon over languages'], 120), rates
+
+
+@pytest.mark.parametrize('effect', [0., .45])
+def test_intervals_of_comparisons_hold_the_truth(effect):
+    d = Design(3, 8, texts=60, arms='paired', effect=effect)
+    held = comparison_coverage(d, 150)
+    assert all(at_most(1-held[k], 150) for k in ('mean', 'interquartile mean', 'improvement', 'effect size')), held
+    assert not at_most(1-held['interquartile mean, bootstrap within languages'], 150)
+
+
+def test_no_test_over_texts_is_wrong_more_often_than_it_promises():
+    rates = false_claims_over_texts(Texts(80, 3), 80)
+    assert len(rates) == 6 and all(at_most(v, 80) for v in rates.values()), rates
+
+
+def test_what_is_bold_has_a_test_and_the_note_names_it(study, tested):
+    from privkd_nb.analysis.compare import overall
+    from privkd_nb.figures.save import results_table, to_latex
+    here = overall(choose(study.scores, **HERE))
+    plain, bold = results_table(here), results_table(here, tests=tested)
+    assert not plain.map(lambda s: '*' in s).any(axis=None) and 'no test was made' in plain.attrs['note']
+    better = tested[(tested.test == 't') & (tested.finding == 'better') & (tested.by == 'group')]
+    marked = {(a, k[3]) for a in bold.index for k in bold if bold.loc[a, k].startswith('**')}
+    assert marked == {(a, g) for a,g in zip(better.arm, better.group) if g != 'all'} and marked
+    assert 'n in the column seeds' in bold.attrs['note'] and 't over paired seeds, p < 0.05 after Holm' in bold.attrs['note']
+    latex = to_latex(bold, 'Accuracy')
+    assert latex.count(r'\textbf{') == len(marked) and '*' not in latex and r'\caption{Accuracy. Mean over languages [95 \% interval' in latex
+    assert bold.map(lambda s: s.strip('*')).equals(plain)

@@ -53,6 +53,7 @@ def model_size(
     "What a student takes on disk"
     folder = study.path/run/'model'
     if not study.packed and folder.is_dir(): return sum(f.stat().st_size for f in folder.rglob('*') if f.is_file())/1e6, ''
+    if study.stored and run in study.stored and (mb := study.stored.cell(run, 'model_mb')): return mb, ''
     total = (study.card(run).get('models') or {}).get('student', {}).get('total')
     return (total*4/1e6, 'sizes are of the parameters, without the tokenizer') if total else (np.nan, '')
 
@@ -62,9 +63,12 @@ def model_speed(
     run:str,
 )->tuple[float,str]: # Milliseconds, and the machine
     "How long a student takes for one text, mean of the languages that were timed"
-    path = study.path/run
-    if study.packed or not (path/'speed.parquet').is_file(): return np.nan, ''
-    s, env = pd.read_parquet(Run(path).intact('speed.parquet')), read_json(path/'environment.json', dict)
+    of = Run(study.path/run)
+    if study.packed: return np.nan, ''
+    try: s, env = of.read('speed'), of.environment
+    except (InputError, OSError):
+        if (of.path/'speed.parquet').is_file(): raise                  # it is damaged
+        return np.nan, ''
     s = s[(s.model == 'student') & (s.batch_size == s.batch_size.min())]
     return float(s.latency_ms.mean()), ' '.join(str(env[k]) for k in ('platform', 'machine', 'device') if env.get(k))
 

@@ -4,12 +4,15 @@
 
 # %% auto #0
 __all__ = ['SMALL', 'NOT_NEEDED', 'KINDS', 'RUNS', 'PACKED', 'check_tables', 'damaged_runs', 'read_config', 'shown',
-           'why_not_read', 'marker_faults', 'Seen', 'look_at', 'copied_runs', 'warn_lacking', 'run_folders',
-           'warn_left_out', 'add_groups', 'read_parts', 'add_arms', 'Study', 'sample_path', 'read_packed', 'load_runs',
+           'why_not_read', 'marker_faults', 'Configs', 'config_in', 'Seen', 'look_at', 'copied_runs', 'warn_lacking',
+           'run_folders', 'warn_left_out', 'add_groups', 'read_parts', 'kinds_of', 'about_runs', 'add_arms',
+           'wanted_rows', 'read_compacted', 'Study', 'sample_path', 'is_packed', 'read_packed', 'load_runs',
            'with_texts']
 
 # %% ../../nbs/api/analysis/02_load.ipynb #1c666e8a
-import os, warnings
+import json, os, warnings
+from collections import Counter
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -17,8 +20,8 @@ from fastcore.basics import patch
 import numpy as np, pandas as pd, polars as pl
 from ..core import NO_CHECKSUMS, InputError, as_words, content_key, file_fault, files_faults, read_checksums, read_json
 from ..finding import find_name, run_paths
-from ..record import DONE, EARLIER, Run, marker_fault
-from .arms import ARM, arm_names, losses_name, order_arms
+from ..record import COMPACT, DONE, EARLIER, TABLES, Compacted, Run, compacted_of, marker_fault
+from .arms import ARM, arm_names, find_arms, losses_name, order_arms
 
 # %% ../../nbs/api/analysis/02_load.ipynb #0b9ac853
 def check_tables(
@@ -73,7 +76,7 @@ def why_not_read(
     path:Path, # What lies in a folder of runs
 )->str|None:   # '' for a finished run; None: not a run, and not meant to be one
     "Why something is not among the runs of a study, before its files are looked at"
-    if path.name.startswith('.') or path.is_file(): return None
+    if path.name.startswith('.') or path.name == COMPACT or path.is_file(): return None
     if not path.is_dir(): return 'a link to nothing'
     names = os.listdir(path)
     if not names or 'privkd.json' in names: return None              # an exported student
@@ -90,7 +93,29 @@ def marker_faults(
     faults = files_faults(path, files, lambda name, entry: entry['size'] <= SMALL)
     return tuple({k: v for k,v in faults.items() if k.startswith(NOT_NEEDED) == other} for other in (False, True))
 
+# %% ../../nbs/api/analysis/02_load.ipynb #615c8b5b
+class Configs(Mapping):
+    "Configuration by run, of runs with folders of their own and of compacted ones, in the order of their names"
+    def __init__(self,
+        own:dict[str,dict],    # Of runs with folders
+        stored:Compacted|None=None,
+        runs:list[str]=(),     # That are read from `stored`
+    ): self.own, self.stored, self.names = own, stored, dict.fromkeys(sorted([*own, *runs]))
+    def __getitem__(self, run): return self.own[run] if run in self.own else config_in(self.stored, run) if run in self.names else self.own[run]
+    def __iter__(self): return iter(self.names)
+    def __len__(self): return len(self.names)
+    def __contains__(self, run): return run in self.names
+    def among(self, runs:list[str])->'Configs':
+        "Those of some runs"
+        runs = set(runs)
+        return Configs({r: c for r,c in self.own.items() if r in runs}, self.stored, [r for r in self.names if r in runs and r not in self.own])
+
 # %% ../../nbs/api/analysis/02_load.ipynb #f1f10829
+def config_in(stored:Compacted, run:str)->dict:
+    "The parameters and the metric of a compacted run"
+    return stored.config(run) | dict(metric=stored.made[stored.rows[run]][2])
+
+# %% ../../nbs/api/analysis/02_load.ipynb #3cf45975
 class Seen(NamedTuple):
     "What was found in a folder of runs"
     why:str|None       # Why it is left out; '': it is not; None: it is no run
@@ -104,6 +129,7 @@ def look_at(
 )->Seen:
     "Whether a run can be used"
     try:
+        if (c := compacted_of(path.parent)) and c.holds(path): return Seen('', config_in(c, path.name), key=path.name)
         why = why_not_read(path)
         if why != '': return Seen(why)
         found = marker_faults(path)
@@ -135,19 +161,21 @@ def warn_lacking(
 
 def run_folders(
     folder:str|Path, # The folder that holds the runs
-)->tuple[dict[str,dict],dict[str,str]]: # Configuration by finished run; reason by folder left out
+)->tuple[Mapping[str,dict],dict[str,str]]: # Configuration by finished run; reason by folder left out
     "Which runs a folder holds, and which of them cannot be used"
-    folder = Path(folder)
+    folder, stored = Path(folder), compacted_of(folder)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder; give the folder that holds the runs (the out_dir of `privkd run`).")
-    seen = {shown(p.name): look_at(p) for p in sorted(folder.iterdir())}
+    seen = {shown(p.name): look_at(p) for p in sorted(folder.iterdir()) if not (stored and stored.holds(p))}
     bad = {r: s.why for r,s in seen.items() if s.why}
     if earlier := [r for r,s in seen.items() if s.earlier]: bad |= damaged_runs(folder, earlier)
     good = {r: s for r,s in seen.items() if s.why == '' and r not in bad}
-    bad |= (copies := {r: f'a copy of {k}' for r,k in copied_runs({r: s.key for r,s in good.items()}).items()})
+    keys = {r: s.key for r,s in good.items()} | {r: r for r in stored.rows if r not in seen} if stored else {r: s.key for r,s in good.items()}
+    bad |= (copies := {r: f'a copy of {k}' for r,k in copied_runs(keys).items()})
     good = {r: s for r,s in good.items() if r not in copies}
     warn_lacking({r: s.others for r,s in good.items() if s.others}, folder)
-    return {r: s.config for r,s in good.items()}, bad
+    own = {r: s.config for r,s in good.items()}
+    return (Configs(own, stored, [r for r in stored.rows if r not in seen]) if stored else own), bad
 
 # %% ../../nbs/api/analysis/02_load.ipynb #507f63ee
 def warn_left_out(
@@ -193,17 +221,63 @@ def read_parts(
 RUNS = ['run', *ARM, 'step', 'split', 'group', 'language', 'seen', 'texts', 'model', 'metric', 'value']
 PACKED = 'study.json'   # The file by which a packed study is known
 
+def kinds_of(
+    configs:Mapping[str,dict], # Configuration by run
+)->tuple[list[dict],pl.DataFrame]: # Those that differ in more than the seed; and run, kind: a number, seed
+    "Runs by what they share: seeds are many, configurations are few"
+    found, rows = {}, []
+    own, stored = (configs.own, configs.stored) if isinstance(configs, Configs) else (configs, None)
+    for r,c in own.items():
+        key = json.dumps({k: v for k,v in c.items() if k != 'seed'})
+        rows.append((r, found.setdefault(key, (len(found), c))[0], int(c['seed'])))
+    for r in configs if stored else ():
+        if r not in own:
+            kind, seed, metric = stored.made[stored.rows[r]]
+            if (kind, metric) not in found: found[kind, metric] = len(found), stored.kinds[kind] | dict(seed=seed, metric=metric)
+            rows.append((r, found[kind, metric][0], seed))
+    return [c for _,c in found.values()], pl.DataFrame(rows, schema=dict(run=pl.String, kind=pl.Int64, seed=pl.Int64), orient='row')
+
+# %% ../../nbs/api/analysis/02_load.ipynb #3bc8b798
+def about_runs(
+    configs:Mapping[str,dict], # Configuration by run
+)->pl.DataFrame:               # run, arm, init, losses, dataset, scenario, fraction, seed
+    "Each run's arm, and what it was run on"
+    kinds, runs = kinds_of(configs)
+    def describe(arm, c):
+        return dict(arm=arm, init=c['init'], losses=losses_name(c['losses']), dataset=Path(c['dataset']).name,
+                    scenario=c['scenario'], fraction=float(c['fraction']))
+    about = pl.DataFrame([dict(kind=i) | describe(*ac) for i,ac in enumerate(zip(arm_names(kinds), kinds))])
+    return runs.join(about, on='kind', maintain_order='left').select('run', *ARM)
+
+# %% ../../nbs/api/analysis/02_load.ipynb #b99a495c
 def add_arms(
-    df:pl.DataFrame,        # With a column `run`
-    configs:dict[str,dict], # Configuration by run
-)->pl.DataFrame:            # Those of the columns `RUNS` that there are
+    df:pl.DataFrame,    # With a column `run`
+    about:pl.DataFrame, # From `about_runs`
+)->pl.DataFrame:        # Those of the columns `RUNS` that there are
     "Name each row's arm, and what it was run on"
-    names = arm_names(list(configs.values()))
-    def describe(run, arm, c):
-        return dict(run=run, arm=arm, init=c['init'], losses=losses_name(c['losses']), dataset=Path(c['dataset']).name,
-                    scenario=c['scenario'], fraction=float(c['fraction']), seed=int(c['seed']))
-    about = pl.DataFrame([describe(r, a, c) for a,(r,c) in zip(names, configs.items())])
-    return df.join(about, on='run', how='inner').select([c for c in RUNS if c in df.columns or c in about.columns])
+    return df.select('run', *(c for c in df.columns if c not in about.columns)).join(about, on='run', how='inner', maintain_order='left').select(
+        [c for c in RUNS if c in df.columns or c in about.columns])
+
+# %% ../../nbs/api/analysis/02_load.ipynb #91e9ce40
+def wanted_rows(
+    about:pl.DataFrame, # From `about_runs`, of the wanted runs
+)->pl.Expr:
+    "What can be said of the rows of some runs, in the columns by which parts are sorted"
+    asked = [pl.col(c).is_in(about[c].unique().to_list()) for c in ('init', 'losses', 'fraction', 'seed')]
+    if len(about) <= 100: asked.append(pl.col('run').is_in(about['run'].to_list()))
+    return pl.all_horizontal(asked)
+
+# %% ../../nbs/api/analysis/02_load.ipynb #d71b69a6
+def read_compacted(
+    stored:Compacted,
+    about:pl.DataFrame, # From `about_runs`, of the wanted runs
+    name:str,           # 'metrics' or 'history'
+)->pl.DataFrame:        # With columns `run` and `group`
+    "One table of compacted runs"
+    parts = stored.index.part.iloc[[stored.rows[r] for r in about['run']]].unique()
+    files = [stored.intact(f) for p in parts if (f := stored.parts[p].get(TABLES[name]))]
+    df = pl.scan_parquet(files, glob=False, hive_partitioning=False, missing_columns='insert', extra_columns='ignore')
+    return df.filter(wanted_rows(about)).drop('init', 'losses', 'fraction', 'seed').with_columns(pl.col('run').cast(pl.String)).collect()
 
 # %% ../../nbs/api/analysis/02_load.ipynb #2b5fe3a7
 class Study:
@@ -213,7 +287,14 @@ class Study:
         configs:dict[str,dict], # Configuration by run
         skipped:dict[str,str],  # Reason by folder left out
         packed:bool=False,      # Is it a packed copy?
-    ): self.path, self.configs, self.skipped, self.packed = Path(path), configs, skipped, packed
+        about:pl.DataFrame|None=None, # From `about_runs`; None: as these runs have it
+    ):
+        self.path, self.configs, self.skipped, self.packed = Path(path), configs, skipped, packed
+        if about is not None: self.about = about
+    @cached_property
+    def about(self)->pl.DataFrame: return about_runs(self.configs) # A row a run: run, arm, init, losses, dataset, scenario, fraction, seed
+    @cached_property
+    def stored(self)->Compacted|None: return None if self.packed else compacted_of(self.path) # Where compacted runs are read from
     @cached_property
     def marked(self)->dict:
         "Size and hash of the files of a packed study; empty for run folders, and for a study packed by an earlier version"
@@ -224,12 +305,20 @@ class Study:
             raise InputError(f'{self.path/name} {why}; pack the study again, or take another copy.')
         return self.path/name
     def _table(self, name, packed_name):
-        if self.packed: df = add_groups(pl.read_parquet(self.intact(f'{packed_name}.parquet')))
-        else: df = add_arms(read_parts(self.path, list(self.configs), name), self.configs)
+        if self.packed: df = add_groups(pl.read_parquet(self.intact(f'{packed_name}.parquet')).filter(pl.col('run').cast(pl.String).is_in([*self.configs])))
+        else: df = add_arms(self._read(name), self.about)
         df = df.select([c for c in RUNS if c in df.columns]).to_pandas()
         if 'seen' not in df: return df
         texts = df.texts.astype('boolean') if 'texts' in df else df.seen.astype('boolean') & False
         return df.assign(seen=df.seen.astype('boolean'), texts=texts.fillna(False))[[c for c in RUNS if c in df or c == 'texts']]
+    def _read(self, name):
+        known = isinstance(self.configs, Configs)
+        folders = [*self.configs.own] if known else [r for r in self.configs if not (self.stored and self.stored.holds(self.path/r))]
+        own = read_parts(self.path, folders, name) if folders else None
+        if len(folders) == len(self): return own
+        kept = read_compacted(self.stored, self.about.filter(~pl.col('run').is_in(folders)), name)
+        df = kept if own is None else pl.concat([own, kept], how='diagonal_relaxed')
+        return df.with_columns(pl.col(pl.String).exclude('run').cast(pl.Categorical))
     @cached_property
     def scores(self)->pd.DataFrame:
         "Scores of student and teacher at the end of each run; columns `RUNS`"
@@ -248,18 +337,27 @@ class Study:
 def metric(self:Study)->str:
     "The score that most of the runs are judged by"
     m = [c.get('metric') or 'accuracy' for c in self.configs.values()]
-    return max(set(m), key=m.count)
+    return Counter(m).most_common(1)[0][0]
 
 @patch(as_prop=True)
 def arms(self:Study)->list[str]:
     "Arms, in the order of initializations and losses"
-    return order_arms(self.scores.arm.unique())
+    return order_arms(self.scores.arm.unique() if self.packed else self.about['arm'].unique())
 
 # %% ../../nbs/api/analysis/02_load.ipynb #a2541757
 def sample_path()->Path:
     "The study that comes with the package"
     import privkd_nb
     return Path(privkd_nb.__file__).parent/'sample'
+
+# %% ../../nbs/api/analysis/02_load.ipynb #c9443b70
+def is_packed(
+    folder:str|Path,
+)->bool:
+    "Whether a folder is a packed study; a question's definition, which lies among its runs under the same name, packs nothing"
+    path = Path(folder)/PACKED
+    try: return path.exists() and 'definition' not in read_json(path, dict)
+    except InputError: return True             # damaged: `read_packed` says so
 
 # %% ../../nbs/api/analysis/02_load.ipynb #8efb238e
 def read_packed(
@@ -279,13 +377,31 @@ def open(cls:Study,
     "Find and check the runs of a folder; those that cannot be used are named in a warning"
     if isinstance(folder, cls): return folder
     folder = sample_path() if str(folder) == 'sample' else Path(folder)
-    if (folder/PACKED).exists():
+    if is_packed(folder):
         d = read_packed(folder)
         return cls(folder, d['configs'], d['skipped'], True)
     good, bad = run_folders(folder)
     if bad: warn_left_out(bad, folder)
     if not good: raise InputError(f"{folder} holds no finished run; make some with `privkd study`, or open 'sample'.")
     return cls(folder, good, bad)
+
+# %% ../../nbs/api/analysis/02_load.ipynb #f5b34b8e
+@patch
+def choose(self:Study,
+    **which, # Values of columns of `about`, one or a list of each, e.g. dataset='massive', arm='copy_ft/ce'; None: all
+)->Study:
+    "A study of some of the runs"
+    about = self.about
+    for k,v in which.items():
+        if k not in about: raise InputError(f"{k!r} is not a column of runs; choose from {', '.join(about.columns)}.")
+        if v is None: continue
+        values = list(v) if isinstance(v, (list, tuple, set)) else [v]
+        if k == 'arm': values = [n for a in values for n in find_arms(a, about['arm'].unique())]
+        about = about.filter(pl.col(k).is_in(values))
+    runs = about['run'].to_list()
+    if not runs: raise InputError(f"no run has {', '.join(f'{k}={v!r}' for k,v in which.items())}; see `Study.about` for what there is.")
+    configs = self.configs.among(runs) if isinstance(self.configs, Configs) else {r: self.configs[r] for r in runs}
+    return Study(self.path, configs, self.skipped, self.packed, about)
 
 # %% ../../nbs/api/analysis/02_load.ipynb #325ed0d9
 @patch
@@ -344,8 +460,9 @@ def predictions(self:Study,
     "What student and teacher predicted for each test example of one run"
     run = self.run_name(run)
     if self.packed: p, texts = _packed_predictions(self, run)
+    elif (path := self.path/run) and (stored := Run(path).compacted):
+        p, texts = stored.read(run, 'predictions'), stored.read(run, 'texts') if stored.cell(run, 'texts') else None
     else:
-        path = self.path/run
         files = [Run(path).intact(f'{name}.parquet') for name in ('predictions', 'texts')]
         if not files[0].exists():
             raise InputError(f"{path} has no predictions.parquet; its scores can be compared, its predictions cannot.")
@@ -362,5 +479,4 @@ def card(self:Study,
 )->dict:     # As in init_card.json
     "Where each of a student's weights came from"
     run = self.run_name(run)
-    if self.packed: return read_json(self.intact('cards.json'), dict)[run]
-    return read_json(Run(self.path/run).intact('init_card.json'), dict)
+    return read_json(self.intact('cards.json'), dict)[run] if self.packed else Run(self.path/run).card

@@ -9,13 +9,14 @@ __all__ = ['read_run', 'readable_runs', 'Shared', 'share_predictions', 'thin_his
 from pathlib import Path
 from typing import NamedTuple
 import numpy as np, pandas as pd
-from ..core import InputError, read_json, replacing_folder, write_checksums, write_json
-from .load import PACKED, Study, warn_left_out
+from ..core import InputError, replacing_folder, write_checksums, write_json
+from .load import PACKED, Study, is_packed, warn_left_out
+from ..record import Run
 
 # %% ../../nbs/api/analysis/03_pack.ipynb #3da6997c
 def read_run(study:Study, run:str)->tuple: # Predictions, the teacher's hash, and the init card without its tensors
     "What is packed of a run besides its numbers"
-    p, env = study.predictions(run), read_json(study.path/run/'environment.json', dict)
+    p, env = study.predictions(run), Run(study.path/run).environment
     if missing := {'id', 'language', 'text', 'model', 'gold', 'predicted'}-{*p}: raise InputError(f"its predictions have no {', '.join(sorted(missing))}")
     return p, env['teacher']['hash'], {k: v for k,v in study.card(run).items() if k != 'tensors'}
 
@@ -23,11 +24,12 @@ def readable_runs(
     study:Study,
 )->tuple: # Pairs of a run and what `read_run` returns; and the reason by run that is left out, complete after the last pair
     "The runs of a study, one after another, without those that have a file that cannot be read"
-    skipped, some_texts = {}, any((study.path/r/'texts.parquet').exists() for r in study.configs)
+    def has_texts(r): return bool((c := Run(study.path/r).compacted) and c.cell(r, 'texts')) or (study.path/r/'texts.parquet').exists()
+    skipped, some_texts = {}, any(map(has_texts, study.configs))
     def runs():
         for r in study.configs:
             try:
-                if some_texts and not (study.path/r/'texts.parquet').exists(): raise InputError('texts.parquet is missing')
+                if some_texts and not has_texts(r): raise InputError('texts.parquet is missing')
                 yield r, read_run(study, r)
             except (InputError, OSError, LookupError, TypeError, AttributeError) as e:
                 skipped[r] = f'{type(e).__name__}: {e}' if not isinstance(e, InputError) else str(e).replace(f'{study.path}/', '')
@@ -78,9 +80,9 @@ def pack(
     points:int=200,  # As in `thin_history`
 )->Path:
     "Write the tables of a study, without models, as one small folder"
-    if (study.path/PACKED).exists(): raise InputError(f'{study.path} is packed already; copy the folder as it is.')
+    if is_packed(study.path): raise InputError(f'{study.path} is packed already; copy the folder as it is.')
     to = Path(folder)
-    if to.is_dir() and any(to.iterdir()) and not (to/PACKED).exists():
+    if to.is_dir() and any(to.iterdir()) and not is_packed(to):
         raise InputError(f'{folder} holds something else than a packed study, which would be lost; name a new folder.')
     shared = share_predictions(study)
     if shared.skipped: warn_left_out(shared.skipped, study.path)

@@ -54,8 +54,8 @@ class Views:
         "What the study has runs of: arms with what they were run on and their scores"
         k = ['arm', 'init', 'losses', 'dataset', 'scenario', 'fraction', 'metric']
         def compute():
-            d = self.study.scores[[*k, 'model']].drop_duplicates()
-            return choose(d, model='student')[k].astype({c: str for c in k if c != 'fraction'})
+            d = self.study.scores
+            return d.loc[d.model == 'student', k].drop_duplicates().astype({c: str for c in k if c != 'fraction'})
         return choose(self._cached('cells', compute), **where)
     def arms(self, c:Choice, **where)->list[str]:
         "The arms of a choice that have runs on its task"

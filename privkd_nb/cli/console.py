@@ -15,7 +15,7 @@ from .bench import BENCH_COMMAND
 from .choosing import RECOMMEND
 from .explore import EXPLORE
 from .export import EXPORT, PUSH
-from .folders import PACK, VERIFY
+from .folders import COMPACT, PACK, VERIFY
 from .looking import LIST, PREDICT, SHOW
 from .mirror import MIRROR
 from .options import Command, Parser, as_typed, given_options, short_notices
@@ -29,7 +29,7 @@ from ..processes import answer_signals, say_last_words
 # %% ../../nbs/api/cli/20_console.ipynb #96c70219
 COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, list=LIST, show=SHOW, predict=PREDICT, recommend=RECOMMEND, explore=EXPLORE, html=HTML,
                 export=EXPORT, push=PUSH,
-                pack=PACK, verify=VERIFY, mirror=MIRROR, bench=BENCH_COMMAND)
+                pack=PACK, compact=COMPACT, verify=VERIFY, mirror=MIRROR, bench=BENCH_COMMAND)
 
 def about(command:Command)->str:
     "What the help of a command begins with"

@@ -85,7 +85,7 @@ def list_command(given:dict)->None:
         by = SORTS[check_choice('sort', given['sort'], SORTS)]
         t = t.sort_values([by, 'agreement'] if by == 'score' else by, ascending=by not in BIG_FIRST, kind='stable') # below scores
     if given.get('reverse'): t = t[::-1]
-    t = t.reset_index(drop=True)                              # or the table would show where each row was
+    t = (t.tail(given['last']) if given.get('last') else t).reset_index(drop=True)       # or the table would show where each row was
     if given.get('json'): return print_json(t.to_dict('records'))
     if not len(t): raise InputError(f'{visible(folder)} holds no run; make one with `privkd run`, or name another folder.')
     shared = shared_values(t)
@@ -103,6 +103,7 @@ def add_list_options(
     parser.add_argument('runs', nargs='?', default='runs', help="a folder of runs, a packed study, or 'sample' (default: runs)")
     parser.add_argument('--sort', metavar='COLUMN', help=f"by one of {', '.join(SORTS)}; the best score first (default: number, in which runs began)")
     parser.add_argument('--reverse', action='store_true', help='the other way round')
+    parser.add_argument('--last', type=int, metavar='N', help='the last N rows only, as of a folder with thousands of runs')
     parser.add_argument('--json', action='store_true', help='JSON on standard output, with every column')
 
 LIST = Command(list_command, add_list_options, ('list', 'list my_runs --sort score'))
@@ -150,7 +151,7 @@ def show_command(given:dict)->None:
     if not run.finished and alive(run.path): return show_running(run, given.get('json'))
     run = Run.load(run.path)
     if given.get('json'): return print_json(result_dict(run))
-    print(f'run {visible(run.path, 0)}\n{visible(settings_text(run.config), 0)}\n{visible(weights_text(InitCard.load(run.path/"init_card.json")), 0)}')
+    print(f'run {visible(run.path, 0)}\n{visible(settings_text(run.config), 0)}\n{visible(weights_text(InitCard(**run.card)), 0)}')
     print_result(run)
 
 def add_run_name(

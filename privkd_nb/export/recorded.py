@@ -33,7 +33,8 @@ def run_to_export(
     "A finished run whose files are what it has written"
     path = Path(str(name.path if isinstance(name, Run) else name))
     if (path/'privkd.json').is_file(): raise InputError(f'{path} is an exported student already; name the run that it was made of.')
-    if (path/'study.json').is_file():
+    from privkd_nb.analysis.load import is_packed
+    if is_packed(path):
         raise InputError(f'{path} is a packed study, which has no models; export from the folder of its runs.')
     if path.is_dir() and (path/'model.safetensors').is_file():
         raise InputError(f'{path} is a model, but no run: there is no record of what it was tested on; export the run that it belongs to.')
@@ -119,7 +120,7 @@ def read_recorded(
     "Everything that a run's record has for an export"
     p, model = run.predictions, read_object(run.path/'model'/'config.json')
     teacher, student = (p[p.model == m].reset_index(drop=True) for m in ('teacher', 'student'))
-    found = Recorded(run, run.config, run.environment, InitCard.load(run.path/'init_card.json'), model, student, teacher, student)
+    found = Recorded(run, run.config, run.environment, InitCard(**run.card), model, student, teacher, student)
     return found._replace(rows=test_rows(run.read('texts'), student, found.kind, found.pairs))
 
 # %% ../../nbs/api/export/13_recorded.ipynb #515dade2

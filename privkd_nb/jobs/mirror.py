@@ -105,7 +105,8 @@ def run_paths(
     "The runs to mirror"
     if not folder.is_dir(): raise InputError(f'{folder} is not a folder; give the folder that holds the runs (the out_dir of `privkd run`).')
     if (folder/'config.json').is_file(): return [folder]
-    if (folder/'study.json').is_file(): raise InputError(f'{folder} is a packed study, which has no histories of single runs; give the folder of the runs.')
+    from privkd_nb.analysis.load import is_packed
+    if is_packed(folder): raise InputError(f'{folder} is a packed study, which has no histories of single runs; give the folder of the runs.')
     return sorted(p.parent for p in folder.glob('*/config.json') if not p.parent.name.startswith('.'))
 
 class Mirror:

@@ -132,7 +132,7 @@ def summary(
 )->str:
     "A finished run in one paragraph, without claims that need several runs"
     code, text, strong = (visible, visible, str) if plain else (md_code, md_text, '**{}**'.format)
-    c, e, card = run.config, run.environment, InitCard.load(run.path/'init_card.json')
+    c, e, card = run.config, run.environment, InitCard(**run.card)
     models = card.models
     score, before = SCORES[first_metric(run)], initial_score(run)
     means, languages = paired_scores(run, 'group'), paired_scores(run, 'language')

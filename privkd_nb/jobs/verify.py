@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Fault', 'Verified', 'command_of', 'finished_faults', 'checkpoints_faults', 'lost_marker', 'unfinished_faults',
            'run_faults', 'is_run', 'copies_faults', 'is_earlier', 'models_faults', 'outputs_faults', 'cached_folders',
-           'packed_faults', 'packed_or_runs', 'verify', 'repair']
+           'packed_faults', 'compact_faults', 'packed_or_runs', 'verify', 'repair']
 
 # %% ../../nbs/api/jobs/11_verify.ipynb #f5bf03e2
 import os, shlex, warnings
@@ -14,11 +14,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Callable, NamedTuple
 from filelock import Timeout
-from ..analysis.load import PACKED, copied_runs, damaged_runs, read_config, read_packed
+from ..analysis.compact import forget_parts
+from ..analysis.load import PACKED, copied_runs, damaged_runs, is_packed, read_config, read_packed
 from ..checkpoints import checkpoint_faults, lost_rows, restore_history, saved_steps, set_aside
-from ..core import NO_CHECKSUMS, InputError, cache_dir, content_key, file_hash, folder_faults, quarantine, read_checksums, read_json
+from ..core import NO_CHECKSUMS, InputError, cache_dir, content_key, file_hash, files_faults, folder_faults, quarantine, read_checksums, read_json
 from ..finding import NO_RUN
-from ..record import DONE, PROGRESS, History, Run
+from ..record import COMPACT, DONE, INDEX, PROGRESS, History, Run, compacted_of
 from ..train.callbacks import START
 from .config import RunConfig
 from .distil import SETUP, run_lock, set_run_aside
@@ -178,16 +179,33 @@ def packed_faults(
         with suppress(InputError): found = {} if read_packed(folder) else found      # by an earlier version
     return [Fault(folder, name, why, 'take another copy, or pack the study again') for name,why in found.items()]
 
+# %% ../../nbs/api/jobs/11_verify.ipynb #8663bebc
+def compact_faults(
+    path:Path, # The folder `compact`
+)->list[Fault]:
+    "What has happened to compacted runs, and to models that are still in their folders"
+    found = folder_faults(path/INDEX)
+    if INDEX in found: return [Fault(path, INDEX, found[INDEX], 'take another copy of it; without one, the compacted runs are lost')]
+    stored = compacted_of(path.parent)
+    def n(name): return sum(p['n'] for p in stored.parts if name in p.values())
+    faults = [Fault(path, name, why, f'take another copy of it; without one, the {n(name)} runs of its part must be made again',
+                    lambda name=name: forget_parts(path.parent, [name]), True) for name,why in found.items()]
+    return faults if faults else [Fault(path.parent/r, name, why, f'the run must be made again by: privkd distil … --redo', remake=True)
+                                  for r in stored.rows if (path.parent/r/'model').is_dir() for name,why in stored.faults(r, full=True).items()]
+
+# %% ../../nbs/api/jobs/11_verify.ipynb #3a28591c
 def packed_or_runs(
     folder:Path,
 )->tuple[list[Path],list[Fault]]: # What it holds, and what has happened to that
     "A packed study, one run, or a folder of runs"
-    if (folder/PACKED).exists(): return [folder], packed_faults(folder)
-    places = [folder] if is_run(folder) else [p for p in sorted(folder.iterdir()) if is_run(p)]
-    faults = [f for p in places for f in run_faults(p)]
+    if is_packed(folder): return [folder], packed_faults(folder)
+    compacted = [folder/COMPACT] if (folder/COMPACT/INDEX).exists() else []
+    places = [folder] if is_run(folder) else [p for p in sorted(folder.iterdir()) if p not in compacted and is_run(p)]
+    faults = [f for p in compacted for f in compact_faults(p)]+[f for p in places if p.parent/COMPACT not in compacted or not Run(p).compacted for f in run_faults(p)]
     bad = {f.where for f in faults}
-    return places, faults+copies_faults([p for p in places if p not in bad and (p/DONE).exists()])
+    return compacted+places, faults+copies_faults([p for p in places if p not in bad and (p/DONE).exists()])
 
+# %% ../../nbs/api/jobs/11_verify.ipynb #b7113f2f
 def verify(
     folder:str|Path,  # A folder of runs, one run, or a packed study
     cache:bool=False, # Cached models and teacher outputs too?
@@ -199,7 +217,7 @@ def verify(
     places, faults = packed_or_runs(folder)
     if not places: raise InputError(f'{folder} holds no run; give a folder of runs, one run, or a packed study.')
     unmarked = {f.where for f in faults if f.file in (DONE, PACKED)}
-    earlier = [p for p in places if p not in unmarked and is_earlier(p/(PACKED if (p/PACKED).exists() else DONE))]
+    earlier = [p for p in places if p not in unmarked and is_earlier(p/(PACKED if is_packed(p) else DONE))]
     cached = cached_folders() if cache else {}
     return Verified([*places, *cached], [*faults, *(f for p,check in cached.items() for f in check(p))], earlier)
 

@@ -1,0 +1,109 @@
+"Facts of languages, and what is set against them: forgetting and transfer."
+import numpy as np, pandas as pd, pytest
+from conftest import load_tool
+from scipy import stats as theirs
+
+from privkd_nb.analysis.factors import Planted, planted_scores
+from privkd_nb.analysis.facts import CC100, LEXICAL, SOURCES, language_facts
+from privkd_nb.analysis.transfer import correlation_coverage, fact_correlations, forgetting, group_share, rank_correlation, transfer
+from privkd_nb.core import InputError
+from privkd_nb.data.catalog import MASSIVE_LANGUAGES, TSM_LANGUAGES, UNER_LANGUAGES
+from privkd_nb.data.playground import PLAYGROUND_LANGUAGES
+
+SCORES = planted_scores(Planted(languages=20, seeds=4), seed=2)
+BOTH = pd.concat([SCORES, SCORES.assign(model='teacher', value=lambda d: .9-.001*d.seed)])
+
+
+def test_every_known_language_has_its_facts_and_every_column_its_source():
+    codes = [*MASSIVE_LANGUAGES, *TSM_LANGUAGES, *UNER_LANGUAGES, *PLAYGROUND_LANGUAGES]
+    facts = language_facts(codes)
+    assert facts.code.tolist() == list(dict.fromkeys(codes)) and facts.notna().all().all() and 'other' not in set(facts.family) | set(facts.script)
+    assert set(facts)-{'code', 'name'} == set(SOURCES) and facts.attrs['sources'] == SOURCES
+    assert facts.pretraining_share.between(0, .13).all() and facts.lexical.between(0, 1).all() and set(facts.tree) == {0, 1, 2, 3, 4}
+    same = language_facts(['de-DE', 'deu_Latn', 'de', 'german'])
+    assert (same[['family', 'tree', 'lexical', 'pretraining_gib']].nunique() == 1).all()
+    assert len(language_facts([])) == 0
+
+
+def test_what_is_not_known_is_not_made_up():
+    f = language_facts(['klingon', 'yo', 'hi-Latn']).set_index('code')
+    assert f.loc['klingon', ['tree', 'lexical', 'pretraining_gib', 'pretraining_share']].isna().all() and f.family['klingon'] == 'other'
+    assert np.isnan(f.lexical['yo']) and f.tree['yo'] == 4 and f.script['hi-Latn'] == 'Latin'
+
+
+def test_the_lexical_distances_come_from_the_translations(shared_data):
+    pytest.importorskip('anyascii', reason='skipped: anyascii is not installed')
+    tool = load_tool('language_facts')
+    found = tool.massive_distances(shared_data, every=12, languages=['nl-NL', 'sw-KE', 'ru-RU', 'zh-CN'])
+    for l, v in found.items(): assert v == pytest.approx(LEXICAL[l], abs=.012), l
+
+
+def test_the_distance_is_zero_for_itself_and_one_by_chance():
+    tool = load_tool('language_facts')
+    words = [frozenset(s[i:i+3] for i in range(len(s)-2)) for s in np.random.default_rng(0).choice(list('abcde '), (300, 20)).view('<U20').ravel()]
+    assert tool.distance(words, words, np.random.default_rng(0)) == 0
+    assert tool.distance(words, words[::-1], np.random.default_rng(0)) == pytest.approx(1, abs=.02)
+    assert tool.as_table({'de': .8421, 'en': 0}) == 'de .842, en .000'
+
+
+def test_forgetting_is_teacher_minus_student():
+    df, x = forgetting(BOTH), SCORES[(SCORES.arm == 'copy_ft · ce') & (SCORES.language == 'de-DE')].sort_values('seed').value.values
+    row = df[(df.arm == 'copy_ft · ce') & (df.language == 'de-DE')].iloc[0]
+    test = theirs.ttest_1samp(.9-.001*np.arange(4)-x, 0)
+    assert (row.point, row.p) == (pytest.approx(np.mean(.9-.001*np.arange(4)-x)), pytest.approx(test.pvalue))
+    assert (row.low, row.high) == pytest.approx(tuple(test.confidence_interval())) and (row.n, row.family, row.when) == (4, 'Germanic', 'trained')
+    with pytest.raises(InputError, match='teacher beside its own'): forgetting(SCORES)
+
+
+def test_the_copied_student_is_the_one_at_step_zero():
+    h = BOTH.drop(columns=['seen', 'texts', 'model'])
+    history = pd.concat([h.assign(step=s, split='validation', value=v) for s, v in ((0, .2), (50, .5))]+[h.assign(step=0, split='teacher', value=.8)])
+    df = forgetting(BOTH, history.drop_duplicates(['run', 'step', 'split', 'language']))
+    copied = df[df.when == 'copied']
+    assert len(copied) == len(df)/2 and copied.point.to_numpy() == pytest.approx(.6) and copied.low.isna().all()     # all seeds alike: no interval
+
+
+def test_a_gap_is_taken_within_each_run():
+    df = transfer(BOTH)
+    d = SCORES[SCORES.arm == 'scratch · ce'].pivot(index='seed', columns='language', values='value')
+    seen = [l for i, l in enumerate(MASSIVE_LANGUAGES[:20]) if i % 2 == 0]
+    mine = df[df.arm == 'scratch · ce'].set_index('language')
+    gap = d[seen].mean(axis=1)-d['am-ET']
+    assert (mine.point['am-ET'], mine.p['am-ET']) == (pytest.approx(gap.mean()), pytest.approx(theirs.ttest_1samp(gap, 0).pvalue))
+    assert mine.point[''] == pytest.approx((d[seen].mean(axis=1)-d.drop(columns=seen).mean(axis=1)).mean()) and mine.group[''] == 'unseen'
+    assert mine.p_holm[seen].isna().all() and mine.teacher.to_numpy() == pytest.approx(0)
+    assert transfer(SCORES).teacher.isna().all()
+    with pytest.raises(InputError, match="scenario='cl' or 'en'"): transfer(SCORES.assign(seen=True))
+
+
+def test_correlations_agree_with_scipy():
+    rng = np.random.default_rng(3)
+    x, y, g = rng.integers(0, 4, 30), rng.standard_normal(30), rng.integers(0, 5, 30)
+    r, p = theirs.spearmanr(x, y)
+    ours = rank_correlation(x, y)
+    assert (ours.point, ours.p) == (pytest.approx(r), pytest.approx(p, abs=.015))
+    k = theirs.kruskal(*[y[g == i] for i in range(5)])
+    assert (group_share(g, y).point, group_share(g, y).p) == (pytest.approx(k.statistic/29), pytest.approx(k.pvalue, abs=.03))
+    assert np.isnan(rank_correlation([1, 1, 1, 1, 1], y[:5]).p) and np.isnan(rank_correlation(x[:3], y[:3]).p)
+
+
+def test_correlations_are_over_languages_and_name_what_they_lack():
+    df = fact_correlations(transfer(BOTH.replace({'language': {'am-ET': 'klingon'}})))
+    one = df[(df.arm == 'scratch · ce')].set_index('fact')
+    assert (one.n == 9).all() and (one.missing == 'klingon').all()
+    d = transfer(BOTH)
+    d = d[(d.arm == 'scratch · ce') & (d.trained == 'unseen') & (d.group == 'language')]
+    ours = fact_correlations(transfer(BOTH)).query("arm == 'scratch · ce' and fact == 'lexical'").iloc[0]
+    assert ours.n == 10 and ours.point == pytest.approx(theirs.spearmanr(d.lexical, d.point)[0])
+    with pytest.raises(InputError, match="facts='age'"): fact_correlations(d, facts=['age'])
+
+
+@pytest.mark.parametrize('languages', [12, 52])
+def test_the_interval_of_a_correlation_holds(languages):
+    held = {r: correlation_coverage(languages, r) for r in (0, .4, .8)}
+    print(languages, held)
+    assert all(.93 < v < .985 for v in held.values())
+
+
+def test_pretraining_sizes_are_those_of_the_paper():
+    assert (CC100['en'], CC100['sw'], CC100['zh-TW'], len(CC100)) == (300.8, 1.6, 16.6, 93) and 2400 < sum(CC100.values()) < 2500
