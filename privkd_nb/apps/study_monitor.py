@@ -16,13 +16,13 @@ from ..markup import html_text, visible
 from ..record import Run
 from .monitor import SHOWN, run_labels, tell_after_cell, watched_runs
 from ..studies.board import Line, StudyLines
-from ..studies.definition import read_study
 
 # %% ../../nbs/api/apps/04_study_monitor.ipynb #297aafdd
 def titles_of(
     what, # A `Study`, a list of `RunConfig`s, a folder of runs, or a list of runs
 )->dict[Path,str]: # Title by folder, in the order of the study
     "The runs to watch, and what their lines begin with"
+    from privkd_nb.studies.definition import read_study
     configs = getattr(what, 'configs', what)
     if isinstance(configs, (list, tuple)) and configs and all(hasattr(c, 'identity') for c in configs):
         names = arm_names([c.identity() for c in configs])
