@@ -53,7 +53,7 @@ preview: docs
 	$(BIN)/python -m http.server $(or $(PORT),3000) --bind 127.0.0.1 --directory _docs
 
 # 72 runs, then their tables as the package's 'sample' study; interrupted, it goes on where it was
-STUDY = $(BIN)/privkd study --init scratch copy_base copy_ft --losses ce paper --seed 0 1 2 --out_dir runs/sample --workers 2
+STUDY = $(BIN)/privkd study --init scratch copy_base copy_ft --losses ce paper --seed 0 1 2 --controls off --out_dir runs/sample --workers 2
 sample: install
 	$(STUDY) --fraction .03 .1 .3
 	$(STUDY) --fraction .1 --scenario cl

@@ -85,7 +85,7 @@ def test_former_options_are_accepted_with_a_notice(tmp_path, monkeypatch, capsys
     from privkd_nb import cli
     from privkd_nb.jobs import distil as job, study
     made, out = [], ['--tiny', '--out_dir', str(tmp_path)]
-    for name in ('print_result', 'print_study'): monkeypatch.setattr(f'privkd_nb.cli.runs.{name}', lambda found: None)
+    for name in ('runs.print_result', 'study.print_study'): monkeypatch.setattr(f'privkd_nb.cli.{name}', lambda found: None)
     monkeypatch.setattr(job, 'distil', lambda cfg: made.append(cfg) or Run(tmp_path))
     monkeypatch.setattr(study, 'run_study', lambda configs, workers, report, share_teacher: made.append((configs, share_teacher)) or [Run(tmp_path)])
     monkeypatch.setattr('privkd_nb.cli.runs.execute', lambda notebook, to, given: made.append(given) or to.write_text('{}'))
@@ -94,10 +94,10 @@ def test_former_options_are_accepted_with_a_notice(tmp_path, monkeypatch, capsys
     assert capsys.readouterr().err == notice('packing', 'unpadding')
     assert cli.main(['run', '--vocabulary', 'all', *out]) == 0 and made.pop()['embedding_rows'] == 'all'
     assert capsys.readouterr().err == notice('vocabulary', 'embedding_rows')
-    assert cli.main(['study', '--pieces', '100', '200', '--together', *out]) == 0
+    assert cli.main(['study', '--pieces', '100', '200', '--together', '--controls', 'off', *out]) == 0
     configs, share_teacher = made.pop()
     assert share_teacher and [c.max_tokens for c in configs] == [100, 200]
-    assert capsys.readouterr().err == notice('pieces', 'max_tokens')+notice('together', 'share_teacher')
+    assert capsys.readouterr().err == notice('together', 'share_teacher')+notice('pieces', 'max_tokens')
     assert cli.main(['distil', '--packing', 'off', '--unpadding', 'off', *out]) == 2 and 'both were given' in capsys.readouterr().err
 
 

@@ -147,3 +147,136 @@ def test_the_definition_is_kept_beside_the_runs(tmp_path):
 def test_the_public_study_opens_finished_runs():
     from privkd_nb.analysis.load import Study as Reader
     assert type(Study.open('sample')) is Reader and len(Study.open('sample')) == 72
+
+
+# ---- the plan, and what is run of it
+
+SECONDS = dict(training=40., scoring=8., outputs=30.)
+
+
+def record(cfg, **phases):
+    "A finished run as far as its times go: 100 steps of .4 s, 8 s beside them"
+    from privkd_nb.core import write_checksums, write_json
+    from privkd_nb.record import Run
+    run, s = Run.named(cfg.out_dir, cfg.identity()), SECONDS | phases
+    run.path.mkdir(parents=True)
+    write_json(run.path/'config.json', cfg.identity())
+    times = {'training': dict(seconds=s['training']), "computing the teacher's outputs": dict(seconds=s['outputs']), 'scoring the student': dict(seconds=s['scoring'])}
+    write_json(run.path/'environment.json', dict(phases=times, seconds=sum(s.values()), why='CPU, 1 threads, float32'))
+    write_json(run.path/'progress.json', dict(state='finished', step=100, steps=100))
+    write_checksums(run.path/'done.json', ('progress.json',))
+    return run
+
+
+@pytest.fixture
+def study(tmp_path, monkeypatch):
+    "Eight runs on the playground; its teacher is said to be in the cache"
+    monkeypatch.setattr('privkd_nb.studies.plan.teacher_cached', lambda cfg: True)
+    return Study(question='Which?', init=['copy_ft', 'scratch'], losses=['ce', 'ce,logits'], seeds=2, controls='off', out_dir=str(tmp_path/'runs'))
+
+
+def test_a_plan_without_a_record_says_that_no_time_is_known(study):
+    plan = study.plan()
+    assert plan.counts() == '8 runs: 0 on record, 8 to train' and plan.unknown == 8 and 'not known' in plan.time_words()
+    assert plan.teacher_words() == ['teachers: 1 in the cache', 'teacher passes over training texts: 2 to make, for 4 distilled runs']
+    assert not study.out_dir.exists()                                                         # a plan leaves nothing
+
+
+def test_times_follow_from_the_steps_of_runs_on_record(study):
+    first = record(study.configs[0])                                                          # copy_ft, ce: 40 s of training, and 8
+    plan = study.plan()
+    assert plan.states[first.path.name] == 'on record' and [round(d.seconds, 6) for d in plan.due] == [78., 48., 48., 48., 78., 48., 48.]
+    assert plan.due[0].basis == '1 run with other losses' and plan.due[1].basis == '1 run of the same kind'
+    assert round(plan.seconds) == 396 and plan.time_words() == 'time: about 7 min, one run after another, 60 s of it for teachers (by 1 run with other losses; 1 run of the same kind)'
+    record(study.configs[1], training=60., outputs=0.)                                        # its pass is made, and its own losses are known
+    plan = study.plan()
+    assert [round(d.seconds, 6) for d in plan.due] == [48., 68., 48., 68., 48., 68.]
+    assert 'teacher passes over training texts: 1 to make, for 3 distilled runs' in plan.words() and plan.cells().on_record.tolist() == [1, 1, 0, 0]
+
+
+def test_steps_grow_with_epochs_data_and_languages(study, tmp_path):
+    from privkd_nb.studies.times import estimate, measured_runs
+    record(study.configs[0])
+    def seconds(**change): return round(estimate(RunConfig(**dict(init='scratch', losses='ce', seed=4) | change).identity(), measured_runs(study.out_dir)).seconds, 6)
+    assert [seconds(), seconds(epochs=20), seconds(fraction=.2), seconds(scenario='cl'), seconds(scenario='en')] == [48., 88., 88., 28., round(8+40/12, 6)]
+    assert str(seconds(max_length=64)) == str(seconds(tiny=True)) == 'nan'                    # another kind: not known
+
+
+def test_a_teacher_to_fine_tune_is_in_the_plan(study, monkeypatch):
+    monkeypatch.setattr('privkd_nb.studies.plan.teacher_cached', lambda cfg: False)
+    record(study.configs[0])
+    plan = study.plan()
+    assert plan.teacher_words()[0] == 'teachers: 1 to fine-tune'
+    assert round(plan.due[0].once) == 30+2*40*4*1/(10*.1) and plan.due[2].once == 0           # four epochs of all data, with twice the layers
+
+
+def test_a_damaged_run_is_made_again(study):
+    run = record(study.configs[0])
+    (run.path/'config.json').unlink()
+    plan = study.plan()
+    assert plan.counts() == '8 runs: 0 on record, 1 damaged (`privkd verify` says why), 8 to train'
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    "Instead of an engine: records what it is given, a minute a run on a clock of its own"
+    from types import SimpleNamespace
+    clock, lots = SimpleNamespace(now=0.), []
+    def run_configs(configs, engine, workers, report, **how):
+        lots.append(len(configs))
+        for i,c in enumerate(configs, 1):
+            record(c, training=52., outputs=0.)
+            clock.now += 60
+            report(f'{i}/{len(configs)} a run: accuracy 0.5 (60 s)')
+    monkeypatch.setattr('privkd_nb.studies.running.run_configs', run_configs)
+    monkeypatch.setattr('privkd_nb.studies.running.time', SimpleNamespace(monotonic=lambda: clock.now))
+    return SimpleNamespace(lots=lots, clock=clock)
+
+
+def test_runs_are_begun_while_they_fit(study, engine):
+    lines = []
+    runs = study.run(max_hours=5.5/60, report=lines.append)
+    assert len(runs) == 5 and engine.clock.now == 300 and engine.lots[0] == 1                 # the first one measures
+    assert lines[:5] == [f'{i}/8 a run: accuracy 0.5 (60 s)' for i in range(1, 6)]
+    assert lines[5].startswith('3 runs not begun, because 30 s are left, and the shortest takes about 60 s: ') and 'seed 1' in lines[5]
+    assert len(study.run(max_hours=1, report=lines.append)) == 8 and read_study(study.out_dir)['question'] == 'Which?'
+
+
+def test_a_refused_study_leaves_nothing(study, monkeypatch, tmp_path):
+    def refuse(*a, **kw): raise InputError('no run of the study could begin: x')
+    monkeypatch.setattr('privkd_nb.studies.running.run_configs', refuse)
+    for hours in (0, 1):
+        with pytest.raises(InputError, match='could begin'): study.run(max_hours=hours)
+    assert list(tmp_path.iterdir()) == []
+    for wrong in (dict(max_hours=-1), dict(engine='pol'), dict(workers=-2)):
+        with pytest.raises(InputError): study.run(**wrong)
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- in the terminal
+
+def test_the_terminal_shows_the_plan_and_trains_nothing(write, tmp_path, monkeypatch, capsys):
+    from privkd_nb.cli import main
+    monkeypatch.chdir(tmp_path)
+    path = str(write('tiny: true', 'tiny: true\nout_dir: runs'))
+    assert main(['study', path, '--dry-run', '--controls', 'off']) == 0
+    out = capsys.readouterr().out
+    assert out.startswith('Which start is best?\n') and '14 runs: 0 on record, 14 to train' in out and 'copy_base · ce' in out and sorted(p.name for p in tmp_path.iterdir()) == ['starts.yaml']
+    assert main(['study', path, '--dry-run', '--init', 'copy_f']) == 2 and "init='copy_f' is not a choice" in capsys.readouterr().err
+    assert main(['study', str(write('init:', 'inti:'))]) == 2
+    assert capsys.readouterr().err == "privkd: starts.yaml, line 3: inti is neither a parameter of a run nor a key of a study. Did you mean 'init'?\n"
+
+
+def test_options_make_the_runs_of_before_and_their_controls(engine, monkeypatch, tmp_path, capsys):
+    from privkd_nb.cli import main
+    seen = []
+    monkeypatch.setattr('privkd_nb.cli.study.print_study', lambda runs: seen.append(len(runs)))
+    monkeypatch.setattr('privkd_nb.studies.running.run_configs', lambda configs, engine, workers, report, **how: seen.append((configs, engine, workers, how)) or [1])
+    options = ['--init', 'scratch', 'copy_ft', '--losses', 'ce', 'ce,logits', '--seed', '0', '1', '--tiny', '--out_dir', str(tmp_path)]
+    assert main(['study', *options, '--controls', 'off', '--workers', '2']) == 0
+    configs, *how = seen[0]
+    assert configs == grid(init=['scratch', 'copy_ft'], losses=['ce', 'ce,logits'], seed=[0, 1], tiny=True, out_dir=str(tmp_path)) and how == ['pool', 2, {}]
+    assert main(['study', *options]) == 0
+    assert [c.init for c in seen[2][0] if c not in configs] == ['random_subset']*2 and seen[2][1:] == ('here', 1, {})
+    assert '10 runs (8 asked for, 2 controls)' in capsys.readouterr().out
+    assert main(['study', *options, '--workers', '0']) == 2 and 'workers=0 must be at least 1' in capsys.readouterr().err

@@ -20,7 +20,8 @@ from .looking import LIST, PREDICT, SHOW
 from .mirror import MIRROR
 from .options import Command, Parser, as_typed, given_options, short_notices
 from .pages import HTML
-from .runs import DISTIL, RUN, STUDY
+from .runs import DISTIL, RUN
+from .study import STUDY
 from ..core import InputError, disk_fault
 from ..jobs.config import RunConfig
 from ..markup import visible

@@ -6,15 +6,14 @@
 __all__ = ['CONTROLS', 'COPIES', 'chosen_controls', 'is_distilled', 'compares_layers', 'other_start', 'can_compare', 'starts_of',
            'controls_of', 'plain']
 
-# %% ../../nbs/api/studies/02_controls.ipynb #acceacfc
+# %% ../../nbs/api/studies/02_controls.ipynb #12bac598
 from dataclasses import replace
 from ..core import InputError, as_list, check_choice
-from ..init.spec import SOURCES
 from ..jobs.config import RunConfig
 from ..losses.terms import TERMS, parse_losses, teacher_terms
 from ..models.content import config_of
 
-# %% ../../nbs/api/studies/02_controls.ipynb #f87a9e1e
+# %% ../../nbs/api/studies/02_controls.ipynb #19e20a6f
 CONTROLS = dict(
     same_start='the same start without distillation: losses=ce',
     scratch='random weights, with the same losses and without distillation',
@@ -32,7 +31,7 @@ def chosen_controls(
     if names: return [k for k in CONTROLS if k in names]
     raise InputError(f"controls={given!r} names none; give default, off, or some of {', '.join(CONTROLS)}.")
 
-# %% ../../nbs/api/studies/02_controls.ipynb #a921748e
+# %% ../../nbs/api/studies/02_controls.ipynb #d0ce02a4
 def is_distilled(cfg:RunConfig)->bool:
     "Whether anything of the teacher but its weights enters the training"
     return bool(teacher_terms(parse_losses(cfg.losses)))
@@ -41,7 +40,7 @@ def compares_layers(cfg:RunConfig)->bool:
     "Whether a term of the losses reads the layers that depth chooses"
     return any({'hidden', 'attention', 'values'} & set(TERMS[k].reads) for k in parse_losses(cfg.losses))
 
-# %% ../../nbs/api/studies/02_controls.ipynb #d33bb1c3
+# %% ../../nbs/api/studies/02_controls.ipynb #fd87833f
 COPIES = 'copy_base', 'copy_ft' # Starts that copy chosen layers
 
 def other_start(
@@ -57,7 +56,7 @@ def other_start(
         if all(l.isdecimal() for l in chosen): more |= dict(layers=len(chosen))
     return replace(cfg, init=init, **more)
 
-# %% ../../nbs/api/studies/02_controls.ipynb #def9038f
+# %% ../../nbs/api/studies/02_controls.ipynb #241a5893
 def can_compare(cfg:RunConfig, student:str)->bool:
     "Whether the losses of a run can compare a checkpoint with its teacher, as far as their configurations tell"
     theirs, own, terms = cfg.known_config(), config_of(student), [TERMS[k] for k in parse_losses(cfg.losses)]
@@ -73,8 +72,7 @@ def starts_of(
     "The controls of a run that begin from another start, with its losses"
     found = []
     if 'scratch' in wanted and cfg.init != 'scratch': found.append(('scratch', other_start(cfg, 'scratch')))
-    if 'random_subset' in wanted and cfg.init in COPIES and 'random_subset' in SOURCES:
-        found.append(('random_subset', other_start(cfg, 'random_subset')))
+    if 'random_subset' in wanted and cfg.init in COPIES: found.append(('random_subset', other_start(cfg, 'random_subset')))
     if 'pretrained' in wanted and student and cfg.init != 'pretrained':
         losses = {} if can_compare(cfg, student) else dict(losses='ce')
         found.append(('pretrained', other_start(cfg, 'pretrained', student=student, **losses)))

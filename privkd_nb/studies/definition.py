@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAME', 'ENDING', 'Study', 'arm_of', 'read_studies', 'read_study', 'arm_text']
 
-# %% ../../nbs/api/studies/05_definition.ipynb #22d1cb1c
+# %% ../../nbs/api/studies/05_definition.ipynb #d8055578
 import json, re, time
 from collections import Counter
 from dataclasses import fields
@@ -19,11 +19,10 @@ from ..losses.terms import parse_losses
 from ..markup import md_code, md_text
 from .controls import chosen_controls, is_distilled
 from .designs import DATA, DESIGNS
-from .expansion import Names, Planned, asked_runs, blocks_of, with_controls
 from .lines import Lines, Value, read_lines, several
 from .parameters import KEYS, ONE, Exclusion, arm_lists, check_key, parameter_lists, same_value, seeds_of
 
-# %% ../../nbs/api/studies/05_definition.ipynb #0e697dea
+# %% ../../nbs/api/studies/05_definition.ipynb #2136abd6
 class Study:
     "A question, and the runs that answer it"
     def __init__(self,
@@ -65,7 +64,7 @@ class Study:
     def out_dir(self)->Path: return Path(self.runs[0].cfg.out_dir)
     def __len__(self)->int: return len(self.runs)
 
-# %% ../../nbs/api/studies/05_definition.ipynb #c61e37cd
+# %% ../../nbs/api/studies/05_definition.ipynb #d78b37b6
 NAME = re.compile(r'[\w][\w.-]{0,59}')
 
 @patch
@@ -77,8 +76,9 @@ def named(self:Study, given:str)->str:
     return given or usual or f'study-{content_key(json.loads(json.dumps(self.given, default=str)), 6)}'
 
 @patch
-def expand(self:Study)->list[Planned]:
+def expand(self:Study)->list: # Of `Planned`
     "All runs, checked"
+    from privkd_nb.studies.expansion import Identities, asked_runs, blocks_of, with_controls
     own = {k: v for k,v in self.given.items() if k in KEYS}
     lists = parameter_lists(self.given, self.lines, (), tuple(KEYS))
     if not lists and not own.get('arms'):
@@ -86,14 +86,14 @@ def expand(self:Study)->list[Planned]:
     seeds = seeds_of(own, lists.pop('seed', None), (), self.lines) or [Value(i) for i in range(3)]
     given = own.get('exclude', [])
     exclusions = [Exclusion(e, ('exclude', i), self.lines) for i,e in enumerate([given] if isinstance(given, dict) else given)]
-    name_of = Names()
-    asked = asked_runs(blocks_of(own, lists, seeds, self.lines), exclusions, self.lines, name_of)
-    found = with_controls(asked, self.controls, exclusions, name_of)
+    identity = Identities()
+    asked = asked_runs(blocks_of(own, lists, seeds, self.lines), exclusions, self.lines, identity)
+    found = with_controls(asked, self.controls, exclusions, identity)
     for e in exclusions: e.check()
     if not found: raise self.lines.error(('exclude',), 'exclusions leave no run; leave one of them out.')
     return found
 
-# %% ../../nbs/api/studies/05_definition.ipynb #257e3902
+# %% ../../nbs/api/studies/05_definition.ipynb #6a222a57
 def arm_of(
     cfg:RunConfig,
     varied, # Parameters that tell arms apart
@@ -120,7 +120,7 @@ def varied(self:Study)->list[str]:
     found = {k: None for p in self.runs for k in p.values}
     return [k for k in found if several(self.given.get(k)) or any(p.values[k].path[:1] == ('arms',) for p in self.runs if k in p.values)]
 
-# %% ../../nbs/api/studies/05_definition.ipynb #89921573
+# %% ../../nbs/api/studies/05_definition.ipynb #8bc0f4db
 @patch(cls_method=True)
 def read(cls:Study,
     path:str|Path, # A YAML or JSON file
@@ -139,7 +139,7 @@ def open(cls:Study,
     "The finished runs of a folder, to be compared: as `privkd_nb.analysis.load.Study.open`"
     return FinishedRuns.open(folder)
 
-# %% ../../nbs/api/studies/05_definition.ipynb #ca25f9eb
+# %% ../../nbs/api/studies/05_definition.ipynb #4f7c3710
 ENDING = '.study.json'
 
 @patch
@@ -175,7 +175,7 @@ def read_study(
     if name in names: return found[names.index(name)]
     raise InputError(f"{folder} has no study {name!r}; it has {', '.join(names) or 'none'}.{did_you_mean(name, names)}")
 
-# %% ../../nbs/api/studies/05_definition.ipynb #fe223c93
+# %% ../../nbs/api/studies/05_definition.ipynb #29738391
 @patch
 def arms(self:Study)->list[tuple]: # (role, arm as a dictionary, how many runs)
     "The arms of a study, and how many runs each has"

@@ -6,32 +6,29 @@
 __all__ = ['KEYS', 'ONE', 'SETS', 'check_key', 'parameter_values', 'parameter_lists', 'arm_lists', 'seeds_of', 'same_value',
            'Exclusion', 'blamed', 'make_config']
 
-# %% ../../nbs/api/studies/03_parameters.ipynb #8715f4bb
+# %% ../../nbs/api/studies/03_parameters.ipynb #1d1022bf
 import re
 from dataclasses import fields
 from ..core import InputError, did_you_mean, renamed
-from ..jobs.arm_runs import arm_settings
 from ..jobs.config import RunConfig, as_text, typed_value
 from ..losses.terms import parse_losses
-from .controls import CONTROLS
-from .designs import DESIGNS
 from .lines import Lines, Value, several, values_of
 
-# %% ../../nbs/api/studies/03_parameters.ipynb #3b97916e
+# %% ../../nbs/api/studies/03_parameters.ipynb #379602d8
 KEYS = dict(
     question='what the study is to answer, in a sentence',
     name='of its file beside the runs; by default that of the file it is read from, or the question',
-    design=f'how values meet: {", ".join(DESIGNS)}',
+    design='how values meet: factorial, ablation or learning_curve',
     baseline='an arm, for design: ablation; by default the first value of every list',
     arms="explicit arms, such as {init: noise, seeds: 3} or copy_ft:first/ce; what an arm does not name, it takes from the study",
     exclude='runs that are left out: those that have all of the values, such as {init: scratch, losses: paper}',
     seeds='how many, or which (default: 3)',
-    controls=f"default (all that apply), off, or some of {', '.join(CONTROLS)}",
+    controls='default (all that apply), off, or some of same_start, scratch, random_subset, pretrained',
     reference='the arm that others are compared with, such as copy_ft/paper; by default the first distilled one')
 ONE = 'out_dir', 'redo'                                            # A study has one value of these
 SETS = 'languages', 'eval_languages', 'without_labels', 'parts', 'labels' # One value of these is several words
 
-# %% ../../nbs/api/studies/03_parameters.ipynb #35cb3068
+# %% ../../nbs/api/studies/03_parameters.ipynb #ba6d9b44
 def check_key(key:str, lines:Lines, path:tuple, known:list[str])->None:
     "Raise an `InputError` for a key that means nothing"
     if key not in known: raise lines.error(path, f'{key} is neither a parameter of a run nor a key of a study.{did_you_mean(key, known)}')
@@ -59,11 +56,12 @@ def parameter_lists(
     given = renamed({k: v for k,v in given.items() if k not in more}, RunConfig.former_names)
     return {k: parameter_values(k, v, (*path, k), lines) for k,v in given.items()}
 
-# %% ../../nbs/api/studies/03_parameters.ipynb #fcca10fd
+# %% ../../nbs/api/studies/03_parameters.ipynb #0bdb2d7e
 def arm_lists(
     arm, path:tuple, lines:Lines,
 )->tuple[dict[str,list[Value]],list[Value]|None]: # Values by parameter; seeds, if it has its own
     "The values that an explicit arm sets"
+    from privkd_nb.jobs.arm_runs import arm_settings
     try: says = arm if isinstance(arm, dict) else arm_settings(arm)
     except InputError as e: raise lines.error(path, e) from None
     lists = parameter_lists(says, lines, path, ('seeds',))
@@ -88,7 +86,7 @@ def seeds_of(
     if n < 1: raise lines.error(at, f'seeds={n} is no number of seeds; give at least 1, or a list of seeds.')
     return [Value(i, at) for i in range(n)]
 
-# %% ../../nbs/api/studies/03_parameters.ipynb #e6693a74
+# %% ../../nbs/api/studies/03_parameters.ipynb #7183e9a7
 def same_value(key:str, a, b)->bool:
     "Whether two values of a parameter mean the same"
     try:
@@ -126,7 +124,7 @@ class Exclusion:
                                            f"{did_you_mean(v.value, there)}")
         raise self.lines.error(self.path, 'this exclusion fits no run: no run has all of its values; leave it out.')
 
-# %% ../../nbs/api/studies/03_parameters.ipynb #5af634c6
+# %% ../../nbs/api/studies/03_parameters.ipynb #a6e6151c
 def blamed(
     values:dict[str,Value], # Of a run that is refused
     error:InputError,
