@@ -39,8 +39,10 @@ def cluster(
     if ray.is_initialized(): yield ray; return
     quiet = dict(log_to_driver=False, logging_level='ERROR', configure_logging=True)
     try: ray.init(address=address or 'local', **quiet, **({} if address else dict(include_dashboard=False)))
-    except (ConnectionError, RuntimeError, ValueError) as e:
-        raise InputError(f"address={address!r} is no Ray cluster that answers ({str(e).splitlines()[0][:200]}); start one with `ray start --head`, "
+    except Exception as e:                          # Ray raises plain exceptions, too
+        why = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+        if not address: raise InputError(f"Ray cannot be started on this machine ({why}); it may be too busy, or take engine=pool.") from e
+        raise InputError(f"address={address!r} is no Ray cluster that answers ({why}); start one with `ray start --head`, "
                          "or leave address out to use this machine alone.") from e
     try: yield ray
     finally: ray.shutdown()
