@@ -197,3 +197,19 @@ def test_a_planted_multiplier_is_held_at_the_promised_rate():
     held = multiplier_coverage(d, studies=600, seed=2)
     print(f'{held:.3f} of 600 intervals hold the planted multiplier')
     assert .925 < held < .975
+
+
+def test_a_figure_shows_one_split_and_its_names_as_text():
+    from privkd_nb.figures.attribution import attribution_figure
+    with pytest.raises(InputError, match='3 splits and a figure shows one'): attribution_figure(attribution(SCORES))
+    odd = SCORES[SCORES.fraction == .1].replace({'language': {'de-DE': '<b>x</b>'}, 'dataset': {'massive': '<i>mine</i>'}})
+    frame = attribution(odd)
+    fig = attribution_figure(frame, by='name')
+    assert '<b>' not in str(fig.layout.yaxis.ticktext) and '<i>' not in fig.layout.title.text
+    ticks, bar = list(fig.layout.yaxis.ticktext), fig.data[0]
+    row = frame[(frame.term == 'start') & (frame.language == 'am-ET')].iloc[0]
+    i = ticks.index('am-ET (unseen)')
+    assert (bar.name, bar.x[i]) == ('start', pytest.approx(row.point, abs=1e-5))
+    assert bar.x[i]+bar.error_x.array[i] == pytest.approx(row.high, abs=1e-4) and bar.x[i]-bar.error_x.arrayminus[i] == pytest.approx(row.low, abs=1e-4)
+    assert [t.name for t in attribution_figure(frame, rows='script').data] == ['start', 'distillation', 'start × distillation']
+    assert 'one seed: no interval' in attribution_figure(attribution(odd[odd.seed == 0])).layout.title.text

@@ -107,3 +107,24 @@ def test_the_interval_of_a_correlation_holds(languages):
 
 def test_pretraining_sizes_are_those_of_the_paper():
     assert (CC100['en'], CC100['sw'], CC100['zh-TW'], len(CC100)) == (300.8, 1.6, 16.6, 93) and 2400 < sum(CC100.values()) < 2500
+
+
+@pytest.mark.parametrize('fact', ['lexical', 'tree', 'pretraining_gib', 'script', 'family'])
+def test_a_figure_has_every_language_and_its_correlation(fact):
+    from privkd_nb.figures.transfer import spaced_labels, transfer_figure
+    frame = transfer(BOTH.replace({'language': {'am-ET': 'klingon'}}))
+    fig = transfer_figure(frame[frame.arm.isin(['scratch · ce', 'copy_ft · ce'])], fact)
+    found = fact_correlations(frame, [fact]).query("arm == 'copy_ft · ce'").iloc[0]
+    assert [t.name.split(':')[0] for t in fig.data] == ['scratch · ce', 'copy_ft · ce'] and f'p = {found.p:.2g}, 9 languages' in fig.data[1].name
+    d = frame[(frame.arm == 'copy_ft · ce') & (frame.group == 'language') & (frame.trained == 'unseen')]
+    d = d[d.language != 'klingon'] if fact not in ('script', 'family') else d
+    assert sorted(fig.data[1].y) == pytest.approx(sorted(d.point.round(5)))
+    labels = spaced_labels(pd.DataFrame(dict(language=['de-DE', 'nl-NL', 'zh-CN'], x=[1., 1., 2.], score=[.5, .5, .1])))
+    assert labels == ['de', '', 'zh-CN']
+
+
+def test_a_figure_of_nothing_known_says_so():
+    from privkd_nb.figures.transfer import transfer_figure
+    lost = forgetting(BOTH[BOTH.arm == 'scratch · ce'].assign(language=lambda d: 'x'+d.language.str.replace('-', '')))
+    assert transfer_figure(lost, 'lexical').layout.annotations[0].text == 'lexical distance to English: not known for any of these languages'
+    with pytest.raises(InputError, match='a figure shows one'): transfer_figure(pd.concat([lost, lost.assign(fraction=1.)]))
