@@ -30,7 +30,7 @@ setup(
     classifiers=['Development Status :: 3 - Alpha', 'Intended Audience :: Developers', 'Intended Audience :: Science/Research',
                  'Programming Language :: Python :: 3', 'Topic :: Scientific/Engineering :: Artificial Intelligence'],
     packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']),
-    package_data={cfg['lib_path']: ['py.typed', 'playground/*.json', 'sample/*', 'plot_view.js', 'choices.js', 'choices.css', 'web/*', 'file_figures.js', 'file_explorer.js', 'jupyter/voila/templates/privkd/*']},
+    package_data={cfg['lib_path']: ['py.typed', 'playground/*.json', 'sample/*', 'plot_view.js', 'report.js', 'report.css', 'choices.js', 'choices.css', 'web/*', 'file_figures.js', 'file_explorer.js', 'jupyter/voila/templates/privkd/*']},
     include_package_data=False, zip_safe=False,
     python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(),
     extras_require={**{k: cfg[f'{k}_requirements'].split() for k in 'notebook onnx ray stats bench tensorboard wandb mlflow trackio'.split()},

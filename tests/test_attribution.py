@@ -11,6 +11,7 @@ from privkd_nb.analysis.multiplier import data_multiplier, multiplier_coverage, 
 from privkd_nb.core import InputError
 
 SCORES = planted_scores(Planted(fractions=(.01, .1, 1.)), seed=1)
+TENTH = SCORES[SCORES.fraction == .1]
 
 
 @pytest.mark.parametrize('factors', [2, 3])
@@ -81,28 +82,23 @@ def test_only_seeds_and_languages_of_all_cells_count():
 
 
 def test_other_settings_are_never_mixed():
-    two = pd.concat([SCORES.assign(arm=SCORES.arm+' · depth=first'), SCORES.assign(arm=SCORES.arm+' · depth=last', value=SCORES.value*2)])
+    two = pd.concat([TENTH.assign(arm=TENTH.arm+' · depth=first'), TENTH.assign(arm=TENTH.arm+' · depth=last', value=TENTH.value*2)])
     df = attribution(two)
     g = df[(df.term == 'start') & (df.group == 'all')].set_index(['settings', 'data']).point
     assert g['depth=last', '0.1'] == pytest.approx(2*g['depth=first', '0.1'])
-    assert len(attribution_words(df)) == 6 and 'depth=last' in ' '.join(attribution_words(df))
+    assert len(attribution_words(df)) == 2 and 'depth=last' in ' '.join(attribution_words(df))
 
 
 def test_three_sets_of_losses_are_three_splits():
-    paper = SCORES[SCORES.losses != 'ce'].assign(losses='paper', arm=lambda d: d.arm.str.replace('ce+logits', 'paper'))
-    df = attribution(pd.concat([SCORES, paper]))
+    paper = TENTH[TENTH.losses != 'ce'].assign(losses='paper', arm=lambda d: d.arm.str.replace('ce+logits', 'paper'))
+    df = attribution(pd.concat([TENTH, paper]))
     assert set(df.distillation) == {'ce → ce+logits', 'ce → paper'}
-    assert set(attribution(pd.concat([SCORES, paper]), distillation=('ce', 'logits,ce')).distillation) == {'ce → ce+logits'}
-
-
-def long(scores, fraction=.1):
-    d = scores[scores.fraction == fraction]
-    return d.assign(a=(d.init != 'scratch')-.5, b=(d.losses != 'ce')-.5)
+    assert set(attribution(pd.concat([TENTH, paper]), distillation=('ce', 'logits,ce')).distillation) == {'ce → ce+logits'}
 
 
 def test_variance_agrees_with_statsmodels():
     formula, lm = pytest.importorskip('statsmodels.formula.api'), pytest.importorskip('statsmodels.stats.anova')
-    d, ours = long(SCORES), anova_table(SCORES, data=None).query("data == '0.1'").set_index('term')
+    d, ours = TENTH, anova_table(TENTH).set_index('term')
     theirs = lm.anova_lm(formula.ols('value ~ C(init)*C(losses)*C(language)+C(seed)', d).fit(), typ=2)
     names = {'C(init)': 'start', 'C(losses)': 'distillation', 'C(language)': 'language', 'C(seed)': 'seed', 'C(init):C(losses)': 'start × distillation',
              'C(init):C(losses):C(language)': 'start × distillation × language'}
@@ -125,9 +121,9 @@ def test_variance_takes_more_than_two_levels():
 
 
 def test_the_mixed_model_agrees_with_the_split_and_the_variances():
-    mixed = mixed_model(SCORES).query("data == '0.1'").set_index('term')
-    split = attribution(SCORES).query("data == '0.1' and group == 'all'").set_index('term')
-    anova = anova_table(SCORES).query("data == '0.1'").set_index('term')
+    mixed = mixed_model(TENTH).set_index('term')
+    split = attribution(TENTH).query("group == 'all'").set_index('term')
+    anova = anova_table(TENTH).set_index('term')
     for t in ('start', 'distillation', 'start × distillation'):
         assert mixed.point[t] == pytest.approx(split.point[t], abs=1e-7) and mixed.p[t] == pytest.approx(anova.p[t], rel=.02)
         assert (mixed.df[t], mixed.n[t], mixed.converged[t]) == (12, 5, True)
@@ -140,13 +136,13 @@ def test_the_mixed_model_agrees_with_the_split_and_the_variances():
 def test_the_mixed_model_holds_what_was_planted():
     from privkd_nb.analysis.anova import model_rows
     from privkd_nb.analysis.factors import Cube
-    d, n = Planted(seeds=4, languages=6), 40
+    d, n = Planted(seeds=4, languages=6), 30
     truth, held = {'start': .3, 'distillation': .05, 'start × distillation': -.04}, []
     for v in planted_tables(d, n, np.random.default_rng(3))[:, :, :, 0]:
         rows = model_rows(Cube(dict.fromkeys(('start', 'distillation'), ('low', 'high')), None, v, [], {}), False, .95)
         held += [r['low'] <= truth[r['term']] <= r['high'] for r in rows if r['kind'] != 'sd']
     print(f'{np.mean(held):.3f} of {len(held)} intervals hold the planted value')
-    assert .9 < np.mean(held)                                                   # 120 intervals: a standard error of two points
+    assert .9 < np.mean(held)                                                   # 90 intervals: a standard error of two points
 
 
 def test_a_model_that_does_not_converge_says_so(monkeypatch):
@@ -197,3 +193,19 @@ def test_a_planted_multiplier_is_held_at_the_promised_rate():
     held = multiplier_coverage(d, studies=600, seed=2)
     print(f'{held:.3f} of 600 intervals hold the planted multiplier')
     assert .925 < held < .975
+
+
+def test_a_figure_shows_one_split_and_its_names_as_text():
+    from privkd_nb.figures.attribution import attribution_figure
+    with pytest.raises(InputError, match='3 splits and a figure shows one'): attribution_figure(attribution(SCORES))
+    odd = SCORES[SCORES.fraction == .1].replace({'language': {'de-DE': '<b>x</b>'}, 'dataset': {'massive': '<i>mine</i>'}})
+    frame = attribution(odd)
+    fig = attribution_figure(frame, by='name')
+    assert '<b>' not in str(fig.layout.yaxis.ticktext) and '<i>' not in fig.layout.title.text
+    ticks, bar = list(fig.layout.yaxis.ticktext), fig.data[0]
+    row = frame[(frame.term == 'start') & (frame.language == 'am-ET')].iloc[0]
+    i = ticks.index('am-ET (unseen)')
+    assert (bar.name, bar.x[i]) == ('start', pytest.approx(row.point, abs=1e-5))
+    assert bar.x[i]+bar.error_x.array[i] == pytest.approx(row.high, abs=1e-4) and bar.x[i]-bar.error_x.arrayminus[i] == pytest.approx(row.low, abs=1e-4)
+    assert [t.name for t in attribution_figure(frame, rows='script').data] == ['start', 'distillation', 'start × distillation']
+    assert 'one seed: no interval' in attribution_figure(attribution(odd[odd.seed == 0])).layout.title.text

@@ -219,12 +219,12 @@ def test_show_compare_recommend_pack_and_the_explorer_read_both(folded, tmp_path
     from privkd_nb.cli.console import main
     folder, where = folded[0], dict(dataset='task00', scenario='all', fraction=.1)
     assert main(['show', '2', '--runs', str(folder)]) == 0 and 'copied' in capsys.readouterr().out
-    assert main(['list', str(folder), '--last', '2']) == 0 and '2 runs' in capsys.readouterr().out
+    assert main(['list', str(folder), '--most', '2']) == 0 and '2 of 20 runs' in capsys.readouterr().out
     assert len(Comparison(folder, **where).table()) and len(recommend(folder, **where).table)
-    study = Study.open(folder).choose(scenario='all')
+    study = Study.open(folder).choose(scenario='cl')
     data = explorer_data(Views(study))
-    assert len(data['cells']) == 18 and data['examples']['runs']
-    assert len(Study.open(pack(Study.open(folder), tmp_path/'packed'))) == 20
+    assert len(data['cells']) == 2 and len(data['examples']['runs']) == 2
+    assert len(Study.open(pack(study, tmp_path/'packed'))) == 2
 
 
 def test_refusals_are_one_sentence(tmp_path, few, capsys):

@@ -87,13 +87,12 @@ def test_correlations_agree_with_scipy():
     assert np.isnan(rank_correlation([1, 1, 1, 1, 1], y[:5]).p) and np.isnan(rank_correlation(x[:3], y[:3]).p)
 
 
-def test_correlations_are_over_languages_and_name_what_they_lack():
-    df = fact_correlations(transfer(BOTH.replace({'language': {'am-ET': 'klingon'}})))
-    one = df[(df.arm == 'scratch · ce')].set_index('fact')
+def test_correlations_are_over_languages_and_name_what_they_lack(gaps):
+    one = fact_correlations(gaps[gaps.arm == 'scratch · ce']).set_index('fact')
     assert (one.n == 9).all() and (one.missing == 'klingon').all()
-    d = transfer(BOTH)
-    d = d[(d.arm == 'scratch · ce') & (d.trained == 'unseen') & (d.group == 'language')]
-    ours = fact_correlations(transfer(BOTH)).query("arm == 'scratch · ce' and fact == 'lexical'").iloc[0]
+    df = transfer(BOTH)
+    d = df[(df.arm == 'scratch · ce') & (df.trained == 'unseen') & (df.group == 'language')]
+    ours = fact_correlations(d, ['lexical']).iloc[0]
     assert ours.n == 10 and ours.point == pytest.approx(theirs.spearmanr(d.lexical, d.point)[0])
     with pytest.raises(InputError, match="facts='age'"): fact_correlations(d, facts=['age'])
 
@@ -107,3 +106,28 @@ def test_the_interval_of_a_correlation_holds(languages):
 
 def test_pretraining_sizes_are_those_of_the_paper():
     assert (CC100['en'], CC100['sw'], CC100['zh-TW'], len(CC100)) == (300.8, 1.6, 16.6, 93) and 2400 < sum(CC100.values()) < 2500
+
+
+@pytest.fixture(scope='module')
+def gaps(): return transfer(BOTH.replace({'language': {'am-ET': 'klingon'}}))
+
+
+@pytest.mark.parametrize('fact', ['lexical', 'family'])
+def test_a_figure_has_every_language_and_its_correlation(fact, gaps):
+    from privkd_nb.figures.transfer import spaced_labels, transfer_figure
+    frame = gaps[gaps.arm.isin(['scratch · ce', 'copy_ft · ce'])]
+    fig = transfer_figure(frame, fact)
+    found = fact_correlations(frame, [fact]).query("arm == 'copy_ft · ce'").iloc[0]
+    assert [t.name.split(':')[0] for t in fig.data] == ['scratch · ce', 'copy_ft · ce'] and f'p = {found.p:.2g}, 9 languages' in fig.data[1].name
+    d = frame[(frame.arm == 'copy_ft · ce') & (frame.group == 'language') & (frame.trained == 'unseen')]
+    d = d[d.language != 'klingon'] if fact not in ('script', 'family') else d
+    assert sorted(fig.data[1].y) == pytest.approx(sorted(d.point.round(5)))
+    labels = spaced_labels(pd.DataFrame(dict(language=['de-DE', 'nl-NL', 'zh-CN'], x=[1., 1., 2.], score=[.5, .5, .1])))
+    assert labels == ['de', '', 'zh-CN']
+
+
+def test_a_figure_of_nothing_known_says_so():
+    from privkd_nb.figures.transfer import transfer_figure
+    lost = forgetting(BOTH[BOTH.arm == 'scratch · ce'].assign(language=lambda d: 'x'+d.language.str.replace('-', '')))
+    assert transfer_figure(lost, 'lexical').layout.annotations[0].text == 'lexical distance to English: not known for any of these languages'
+    with pytest.raises(InputError, match='a figure shows one'): transfer_figure(pd.concat([lost, lost.assign(fraction=1.)]))

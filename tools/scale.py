@@ -6,6 +6,7 @@
 """
 import argparse, hashlib, io, json, os, time, warnings
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np, pandas as pd, polars as pl
 
@@ -111,44 +112,57 @@ def make_runs(folder, n: int) -> Path:
     return folder
 
 
-def stacked(s: Samples, frames: dict, ids, names) -> pl.DataFrame:
-    "The rows of a table of the sample for each of many runs"
-    return pl.concat([pl.DataFrame(dict(run=names[c::CASES])).join(pl.from_pandas(frames[s.runs[c]]), how='cross') for c in range(CASES) if names[c::CASES]])
+def by_case(s: Samples, frames: dict) -> pl.DataFrame:
+    "A table of each case in one, with the column `case`"
+    return pl.concat([pl.from_pandas(frames[r]).with_columns(case=pl.lit(c)) for c, r in enumerate(s.runs)])
 
 
-def compacted_tables(s: Samples, ids) -> dict:
+def stacked(names: list, table: pl.DataFrame) -> pl.DataFrame:
+    "The rows that many runs have, from `by_case`"
+    return pl.DataFrame(dict(run=names, case=pl.Series(np.arange(len(names)) % CASES, dtype=pl.Int32))).join(table, on='case', maintain_order='left').drop('case')
+
+
+class Written(NamedTuple):
+    "The JSON files of a case; those of its runs differ in the time alone"
+    environment: str
+    card: dict
+    init_card: str
+    marker: str
+
+
+def written(s: Samples, r: str) -> Written:
+    card = s.study.card(r) | dict(tensors={})
+    return Written(as_json(environment(0)).decode(), card, as_json(card).decode(), marker({'init_card.json': as_json(card)}, 0).decode())
+
+
+def compacted_tables(s: Samples, ids, cases: list, scores: pl.DataFrame, history: pl.DataFrame) -> dict:
     "The tables of one part; `ids` are whole rounds of the cases"
     rows = []
     for i in ids:
-        config = s.config(i)
-        name, files = content_key(config), {'config.json': as_json(config)}
-        rows.append(dict(run=name, init=config['init'], losses=losses_name(config['losses']), fraction=config['fraction'], seed=config['seed'],
-            config=json.dumps({k: v for k, v in config.items() if k != 'seed'}), metric='accuracy', **size_row(CARDS[i % CASES]),
-            began=began(i), done=hashlib.sha256(marker(files, i)).hexdigest(), points=1, texts=None, teacher=None, model_mb=6.,
-            environment=as_json(environment(i)).decode(), init_card=json.dumps(CARDS[i % CASES]), marker=marker(files, i).decode()))
+        config, w = s.config(i), cases[i % CASES]
+        rows.append(dict(run=content_key(config), init=config['init'], losses=losses_name(config['losses']), fraction=config['fraction'], seed=config['seed'],
+            config=json.dumps({k: v for k, v in config.items() if k != 'seed'}), metric='accuracy', **size_row(w.card), began=began(i), done='0'*64,
+            points=1, texts=None, teacher=None, model_mb=6., environment=w.environment.replace(began(0), began(i)), init_card=w.init_card, marker=w.marker))
     names = [r['run'] for r in rows]
-    scores = stacked(s, s.metrics, ids, names)
+    scores = stacked(names, scores)
     student = ((scores['metric'] != 'n') & (scores['model'] == 'student')).to_numpy()
     scores = scores.with_columns(value=pl.Series(noisy(scores['value'].to_numpy(), student, ids[0])))
-    last = {r: h[(h.split == 'validation') & (h.step == h.step.max())] for r, h in s.history.items()}
     means = mean_scores(scores, {n: 'accuracy' for n in names}).rename(dict(texts='texts_only')).drop('metric')
     runs = pl.DataFrame(rows, infer_schema_length=None, schema_overrides=dict(texts=pl.String, teacher=pl.String)).join(means, on='run').sort('init', 'losses', 'fraction', 'seed', 'run')
-    return dict(runs=runs, scores=in_order(number_table(scores), runs), history=in_order(number_table(stacked(s, last, ids, names)), runs))
-
-
-CARDS = []
+    return dict(runs=runs, scores=in_order(number_table(scores), runs), history=in_order(number_table(stacked(names, history)), runs))
 
 
 def make_compacted(folder, n: int, most: int = 2000) -> Path:
     "`n` runs, compacted: parts of at most `most` runs"
     s, root, parts, files, groups = Samples(), Path(folder)/COMPACT, [], {}, {}
-    CARDS[:] = [s.study.card(r) | dict(tensors={}) for r in s.runs]
+    last = {r: h[(h.split == 'validation') & (h.step == h.step.max())] for r, h in s.history.items()}
+    cases, tables = [written(s, r) for r in s.runs], [by_case(s, t) for t in (s.metrics, last)]
     for i in range(0, n, CASES):
         f = factors(i)
         groups.setdefault((f['dataset'], f['scenario']), []).extend(range(i, min(i+CASES, n)))
     for where, ids in groups.items():
         for k in range(0, len(ids), size := most//CASES*CASES):
-            part, entries = write_part(root, partition(*where), compacted_tables(s, ids[k:k+size]))
+            part, entries = write_part(root, partition(*where), compacted_tables(s, ids[k:k+size], cases, *tables))
             parts.append(part); files |= entries
     write_index(root, parts, files)
     return Path(folder)
@@ -169,7 +183,8 @@ def measure(folder, report=print) -> dict:
         warnings.simplefilter('ignore')
         study = timed('open', lambda: Study.open(folder))
         report(f'{len(study):,} runs of {len(study.arms)} arms')
-        part = timed('choose a data set and scenario', lambda: study.choose(**dict(zip(('dataset', 'scenario'), study.about.select('dataset', 'scenario').row(0)))))
+        place = study.about.select('dataset', 'scenario', 'fraction').row(0, named=True)
+        part = timed(f"choose {', '.join(map(str, place.values()))}", lambda: study.choose(**place))
         timed(f'its scores ({len(part):,} runs)', lambda: part.scores)
         timed('overall', lambda: overall(part.scores))
         timed('by_language', lambda: by_language(part.scores))

@@ -6,7 +6,7 @@
 __all__ = ['ENDS', 'COMPARED', 'ATTRIBUTION', 'shapley_index', 'share_interval', 'attribution_groups', 'cube_terms', 'term_rows',
            'attribution', 'split_words', 'attribution_words', 'attribution_coverage']
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #f1b3c350
+# %% ../../nbs/api/analysis/21_attribution.ipynb #b33370bd
 import math
 from itertools import combinations, product
 import numpy as np, pandas as pd
@@ -16,7 +16,7 @@ from .factors import FACTORS, Cube, Planted, find_cubes, planted_tables
 from .families import language_info
 from .stats import Interval, check_level, holm, language_mean, t_interval
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #60738f77
+# %% ../../nbs/api/analysis/21_attribution.ipynb #c464a649
 def shapley_index(
     v:np.ndarray,     # Scores, an axis of two levels for each factor, then any others
     factors:int,      # How many axes are factors
@@ -29,7 +29,7 @@ def shapley_index(
     rest = product(*((0,) if i in which else (0, 1) for i in range(n)))
     return sum(weight(c)*v[c] for c in rest)
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #edb190a1
+# %% ../../nbs/api/analysis/21_attribution.ipynb #fa707d5a
 def share_interval(
     part,            # Of the gain, a value a seed, (s,) or (s, l)
     gain,            # The gain, likewise
@@ -47,7 +47,7 @@ def share_interval(
         a, root = np.where(a > 0, a, np.nan), np.maximum(b*b-a*d, 0)**.5
         return made._replace(point=x.mean(0)/g.mean(0)+0*a, low=(b-root)/a, high=(b+root)/a)
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #04b073e2
+# %% ../../nbs/api/analysis/21_attribution.ipynb #aecf7545
 def attribution_groups(
     languages:dict[str,str], # Language -> 'seen', 'texts' or 'unseen'
 )->list[tuple[str,str,list[int]]]: # Group, its name, places of its languages
@@ -59,7 +59,7 @@ def attribution_groups(
         groups += [(kind, v, [place[l] for l in languages if named[l] == v]) for v in sorted(set(named.values()))]
     return groups+[('language', l, [i]) for l,i in place.items()]
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #fb30c58f
+# %% ../../nbs/api/analysis/21_attribution.ipynb #588ad6cf
 def cube_terms(
     cube:Cube, # With two levels of each factor
 )->list[tuple[str,str,np.ndarray]]: # Kind, name, values (s, l)
@@ -87,11 +87,12 @@ def term_rows(
     iv, share = t_interval(y, language_mean, level), share_interval(y, g if kind == 'factor' else g*np.nan, level)
     rows = pd.DataFrame([dict(kind=kind, term=term, group=k, language=name, languages=len(cols), n=iv.n) for k,name,cols in groups])
     rows[ENDS] = np.stack([*iv[:3], iv.p, *share[:3]], 1)
-    return rows.assign(p_holm=rows.groupby('group').p.transform(holm)).to_dict('records')
+    trained = rows.language.map(languages).where(rows.group == 'language', '')
+    return rows.assign(trained=trained, p_holm=rows.groupby('group').p.transform(holm)).to_dict('records')
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #7c9c8e90
+# %% ../../nbs/api/analysis/21_attribution.ipynb #50db5390
 COMPARED = ['dataset', 'scenario', 'settings', *FACTORS] # What was compared: a cube
-ATTRIBUTION = [*COMPARED, 'kind', 'term', 'group', 'language', 'languages', 'point', 'low', 'high', 'n', 'p', 'p_holm',
+ATTRIBUTION = [*COMPARED, 'kind', 'term', 'group', 'language', 'trained', 'languages', 'point', 'low', 'high', 'n', 'p', 'p_holm',
                'share', 'share_low', 'share_high', 'test', 'method']
 
 def attribution(
@@ -115,7 +116,7 @@ def attribution(
     df.attrs |= dict(level=level, method='t over seeds', metric=metric, factors=list(factors), why_not=why_not)
     return df
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #7b86ff9e
+# %% ../../nbs/api/analysis/21_attribution.ipynb #ecd5de67
 def _signed(r): # A row: '+0.351 [+0.340, +0.362]'
     return f'{r.point:+.3f}'+('' if np.isnan(r.low) else f' [{r.low:+.3f}, {r.high:+.3f}]')
 
@@ -143,7 +144,7 @@ def attribution_words(
         said.append(f'{where}: a gain of {_signed(g)} over {g.languages} languages and {seeds}; {split_words(f)}')
     return said
 
-# %% ../../nbs/api/analysis/21_attribution.ipynb #b6e72bc7
+# %% ../../nbs/api/analysis/21_attribution.ipynb #433d490d
 def attribution_coverage(
     d:Planted,
     studies:int=1000,

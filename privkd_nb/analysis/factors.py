@@ -6,7 +6,7 @@
 __all__ = ['FACTORS', 'LEVELS', 'Place', 'place_of', 'level_choices', 'read_levels', 'Cube', 'whole_part', 'corners', 'make_cube',
            'scenes', 'find_cubes', 'Planted', 'planted_tables', 'planted_scores']
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #17cfd83c
+# %% ../../nbs/api/analysis/20_factors.ipynb #c8b292f2
 import warnings
 from itertools import product
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from ..data.catalog import MASSIVE_LANGUAGES
 from .arms import Cell, losses_key, read_arm
 from .compare import score_arrays, trained_languages
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #2efd3338
+# %% ../../nbs/api/analysis/20_factors.ipynb #85bacf0f
 FACTORS = 'start', 'distillation', 'data'
 
 class Place(NamedTuple):
@@ -40,7 +40,7 @@ def place_of(
     start, losses = says.pop('init'), says.pop('losses')
     return Place(start, losses, cell.fraction, cell.dataset, cell.scenario, ' · '.join(f'{k}={v}' for k,v in says.items()))
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #8ab42597
+# %% ../../nbs/api/analysis/20_factors.ipynb #31974f79
 LEVELS = dict(start=('scratch', 'copy_ft'), distillation=('ce', None), data=(None, None)) # None: whatever was run
 
 def level_choices(
@@ -56,7 +56,7 @@ def level_choices(
     if factor != 'data': return pairs
     return sorted([p for p in pairs if p[0] < p[1]], key=lambda p: p[0]/p[1])
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #7b0a42b7
+# %% ../../nbs/api/analysis/20_factors.ipynb #233eea26
 def read_levels(
     factors,       # Two or three of `FACTORS`
     given:dict,    # Levels by factor; None: as in `LEVELS`
@@ -74,7 +74,7 @@ def read_levels(
             raise InputError(f"{f}={v}; name two different levels, such as {LEVELS[f]}.")
     return levels
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #b1e593d7
+# %% ../../nbs/api/analysis/20_factors.ipynb #41dc5d30
 class Cube(NamedTuple):
     "The scores of every combination of levels; in all else the runs are alike"
     levels:dict           # Factor -> its levels, in the order of the axes
@@ -94,12 +94,13 @@ def whole_part(
     "The seeds and languages that all tables have a score for"
     seeds = sorted(set.intersection(*(set(t.index) for t in tables)))
     common = [l for l in tables[0] if all(l in t for t in tables)]
-    langs = [l for l in common if all(np.isfinite(t.loc[seeds, l]).all() for t in tables)]
-    lost = sorted({str(l) for t in tables for l in t}-{*map(str, langs)})
+    tables, names = [t.loc[seeds, common] for t in tables], {str(l) for t in tables for l in t}
+    langs = [l for l,whole in zip(common, np.isfinite([t.values for t in tables]).all((0, 1))) if whole]
+    lost = sorted(names-{*map(str, langs)})
     if lost and langs and seeds: warnings.warn(f"left out, without a score in some of the runs: {', '.join(lost)}.", stacklevel=4)
-    return [t.loc[seeds, langs] for t in tables]
+    return [t[langs] for t in tables]
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #358eee9a
+# %% ../../nbs/api/analysis/20_factors.ipynb #51223f84
 def corners(
     place:Place,  # Whose other factors are taken
     levels:dict,  # Factor -> levels
@@ -124,7 +125,7 @@ def make_cube(
     scores = np.stack([t.values for t in tables]).reshape(*(len(v) for v in levels.values()), s, l)
     return Cube(levels, places[-1], scores, list(tables[0].index), {x: trained[cell][x] for x in tables[0]})
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #5ba1e072
+# %% ../../nbs/api/analysis/20_factors.ipynb #aabb7fba
 def scenes(
     at:dict[Place,Cell],
     factors,
@@ -163,7 +164,7 @@ def _named(reasons): # The first few
     if not reasons: return 'there is no score'
     return '; and '.join(reasons[:3])+(f'; and so on in {len(reasons)-3} more' if len(reasons) > 3 else '')
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #961919b2
+# %% ../../nbs/api/analysis/20_factors.ipynb #06dbff1d
 class Planted(NamedTuple):
     "How simulated studies come about; effects and standard deviations are in units of the score"
     seeds:int=5
@@ -191,7 +192,7 @@ def planted_tables(
     v = v[..., None, None]+np.linspace(-.1, .1, l)+luck(d.differ, 1, 1, 1, 1, l)*half[:, None, None, None, None]
     return v+luck(d.shared, 1, 1, 1, s, 1)+luck(d.run, 2, 2, f, s, 1)+luck(d.own, 2, 2, f, s, l)
 
-# %% ../../nbs/api/analysis/20_factors.ipynb #3dc68088
+# %% ../../nbs/api/analysis/20_factors.ipynb #ab489945
 def planted_scores(
     d:Planted=Planted(),
     seed:int=0,        # Of the simulation

@@ -6,8 +6,8 @@
 __all__ = ['SMALL', 'NOT_NEEDED', 'KINDS', 'RUNS', 'PACKED', 'check_tables', 'damaged_runs', 'read_config', 'shown',
            'why_not_read', 'marker_faults', 'Configs', 'config_in', 'Seen', 'look_at', 'copied_runs', 'warn_lacking',
            'run_folders', 'warn_left_out', 'add_groups', 'read_parts', 'kinds_of', 'about_runs', 'add_arms',
-           'wanted_rows', 'read_compacted', 'Study', 'sample_path', 'is_packed', 'read_packed', 'load_runs',
-           'with_texts']
+           'wanted_rows', 'read_compacted', 'read_runs', 'Study', 'sample_path', 'is_packed', 'read_packed',
+           'load_runs', 'with_texts']
 
 # %% ../../nbs/api/analysis/02_load.ipynb #1c666e8a
 import json, os, warnings
@@ -279,6 +279,19 @@ def read_compacted(
     df = pl.scan_parquet(files, glob=False, hive_partitioning=False, missing_columns='insert', extra_columns='ignore')
     return df.filter(wanted_rows(about)).drop('init', 'losses', 'fraction', 'seed').with_columns(pl.col('run').cast(pl.String)).collect()
 
+# %% ../../nbs/api/analysis/02_load.ipynb #3ff65b7c
+def read_runs(
+    study, # A `Study`
+    name:str, # 'metrics' or 'history'
+)->pl.DataFrame: # With columns `run` and `group`
+    "One table of runs with folders of their own, and of compacted ones"
+    configs, stored = study.configs, study.stored
+    own = [*configs.own] if isinstance(configs, Configs) else [r for r in configs if not (stored and stored.holds(study.path/r))]
+    found = [read_parts(study.path, own, name)] if own else []
+    if len(own) == len(configs): return found[0]
+    found.append(read_compacted(stored, study.about.filter(~pl.col('run').is_in(own)), name))
+    return pl.concat(found, how='diagonal_relaxed').with_columns(pl.col(pl.String).exclude('run').cast(pl.Categorical))
+
 # %% ../../nbs/api/analysis/02_load.ipynb #2b5fe3a7
 class Study:
     "A folder of finished runs, or a packed copy of their tables"
@@ -306,19 +319,11 @@ class Study:
         return self.path/name
     def _table(self, name, packed_name):
         if self.packed: df = add_groups(pl.read_parquet(self.intact(f'{packed_name}.parquet')).filter(pl.col('run').cast(pl.String).is_in([*self.configs])))
-        else: df = add_arms(self._read(name), self.about)
+        else: df = add_arms(read_runs(self, name), self.about)
         df = df.select([c for c in RUNS if c in df.columns]).to_pandas()
         if 'seen' not in df: return df
         texts = df.texts.astype('boolean') if 'texts' in df else df.seen.astype('boolean') & False
         return df.assign(seen=df.seen.astype('boolean'), texts=texts.fillna(False))[[c for c in RUNS if c in df or c == 'texts']]
-    def _read(self, name):
-        known = isinstance(self.configs, Configs)
-        folders = [*self.configs.own] if known else [r for r in self.configs if not (self.stored and self.stored.holds(self.path/r))]
-        own = read_parts(self.path, folders, name) if folders else None
-        if len(folders) == len(self): return own
-        kept = read_compacted(self.stored, self.about.filter(~pl.col('run').is_in(folders)), name)
-        df = kept if own is None else pl.concat([own, kept], how='diagonal_relaxed')
-        return df.with_columns(pl.col(pl.String).exclude('run').cast(pl.Categorical))
     @cached_property
     def scores(self)->pd.DataFrame:
         "Scores of student and teacher at the end of each run; columns `RUNS`"

@@ -7,8 +7,9 @@ __all__ = ['FACTS', 'LOST', 'GAP', 'RELATIONS', 'RELATED', 'difference_table', '
            'transfer', 'Correlation', 'shuffles', 'rank_correlation', 'group_share', 'fact_correlations',
            'correlation_coverage']
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #5c474023
+# %% ../../nbs/api/analysis/25_transfer.ipynb #83c326bc
 import math
+from functools import lru_cache
 from itertools import permutations
 from typing import NamedTuple
 import numpy as np, pandas as pd
@@ -18,7 +19,7 @@ from .compare import score_arrays, trained_languages
 from .facts import language_facts
 from .stats import holm, language_mean, t_interval
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #f4814ce9
+# %% ../../nbs/api/analysis/25_transfer.ipynb #b0a30ed8
 FACTS = ['name', 'family', 'script', 'tree', 'lexical', 'pretraining_gib'] # Columns of `language_facts` that are put beside each language
 LOST = [*CELL, 'when', 'language', 'trained', 'teacher', 'student', 'point', 'low', 'high', 'n', 'p', 'p_holm', *FACTS, 'test', 'method']
 
@@ -42,7 +43,7 @@ def with_facts(
     facts = language_facts(frame.language.unique())
     return frame.merge(facts[['code', *FACTS]].rename(columns=dict(code='language')), on='language', how='left')
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #e5ee4b1a
+# %% ../../nbs/api/analysis/25_transfer.ipynb #82937849
 def at_step_zero(
     history:pd.DataFrame, # `Study.history`
 )->pd.DataFrame:          # As `Study.scores`, of the validation texts
@@ -71,7 +72,7 @@ def forgetting(
     df.attrs |= dict(level=level, method='t over seeds', metric=metric)
     return df
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #3cb88a5d
+# %% ../../nbs/api/analysis/25_transfer.ipynb #e9d4a25e
 GAP = [*CELL, 'group', 'language', 'trained', 'seen', 'score', 'point', 'low', 'high', 'n', 'teacher', 'p', 'p_holm', *FACTS,
        'test', 'method']
 
@@ -100,7 +101,7 @@ def transfer(
     df.attrs |= dict(level=level, method='t over seeds', metric=metric)
     return df
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #9c1f3305
+# %% ../../nbs/api/analysis/25_transfer.ipynb #3c77d3a1
 class Correlation(NamedTuple):
     "How far two things go together over languages"
     point:float # Spearman's rho; of groups: epsilon squared
@@ -109,6 +110,7 @@ class Correlation(NamedTuple):
     p:float     # Of the permutation test
     n:int       # Languages
 
+@lru_cache(8)
 def shuffles(
     n:int,           # Languages
     most:int=9999,
@@ -133,7 +135,7 @@ def rank_correlation(
     ends = np.tanh(np.arctanh(np.clip(r, -.999999, .999999))+[-half, half])
     return Correlation(float(r), *map(float, ends), float((np.abs(drawn) >= abs(r)-1e-12).mean()), n)
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #23a615e2
+# %% ../../nbs/api/analysis/25_transfer.ipynb #c42e0f1f
 def group_share(
     groups, # A name a language
     y,      # A value a language
@@ -144,12 +146,10 @@ def group_share(
     v = rankdata(y)-(n+1)/2
     sizes = np.bincount(g)
     if n < 4 or len(sizes) < 2 or len(sizes) == n or not v.any(): return Correlation(*[np.nan]*4, n)
-    def between(order): return ((np.eye(len(sizes))[g[order]]*v[:, None]).sum(-2)**2/sizes).sum(-1)/(v@v)
-    at = shuffles(n)
-    drawn = np.concatenate([between(part) for part in np.array_split(at, max(1, len(at)*n*len(sizes)//2_000_000))])
+    drawn = ((v[shuffles(n)] @ np.eye(len(sizes))[g])**2/sizes).sum(1)/(v@v)
     return Correlation(float(drawn[0]), np.nan, np.nan, float((drawn >= drawn[0]-1e-12).mean()), n)
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #d83fc06a
+# %% ../../nbs/api/analysis/25_transfer.ipynb #da129197
 RELATIONS = dict(lexical='lexical distance to English', tree='steps of kinship to English', pretraining_gib='pretraining text (GiB)',
                  script='script other than Latin', family='family')
 RELATED = ['quantity', 'fact', 'point', 'low', 'high', 'p', 'p_holm', 'n', 'missing', 'test', 'method']
@@ -179,7 +179,7 @@ def _related(g, fact, level): # A row
     missing = ', '.join(g[~g.index.isin(known.index)].language)
     return dict(fact=fact) | c._asdict() | dict(missing=missing, test='permutation over languages', method=method)
 
-# %% ../../nbs/api/analysis/25_transfer.ipynb #a8981ba0
+# %% ../../nbs/api/analysis/25_transfer.ipynb #0365f282
 def correlation_coverage(
     languages:int,
     r:float=.5,       # Pearson's, of the normal pair

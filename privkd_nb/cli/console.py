@@ -20,6 +20,7 @@ from .looking import LIST, PREDICT, SHOW
 from .mirror import MIRROR
 from .options import Command, Parser, as_typed, given_options, short_notices
 from .pages import HTML
+from .report import REPORT
 from .runs import DISTIL, RUN
 from .study import STUDY
 from ..core import InputError, disk_fault
@@ -28,7 +29,7 @@ from ..markup import visible
 from ..processes import answer_signals, say_last_words
 
 # %% ../../nbs/api/cli/20_console.ipynb #96c70219
-COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, list=LIST, show=SHOW, predict=PREDICT, recommend=RECOMMEND, explore=EXPLORE, html=HTML,
+COMMANDS = dict(run=RUN, distil=DISTIL, study=STUDY, list=LIST, show=SHOW, predict=PREDICT, recommend=RECOMMEND, explore=EXPLORE, report=REPORT, html=HTML,
                 export=EXPORT, push=PUSH,
                 pack=PACK, compact=COMPACT, verify=VERIFY, mirror=MIRROR, bench=BENCH_COMMAND)
 

@@ -35,7 +35,7 @@ def compaction_words(
     folder:str, # As it was given
 )->list[str]:
     "What was compacted, in sentences"
-    def mb(n): return f'{n/1e6:,.1f} MB'
+    def mb(n): return f'{n/1e6:,.1f} MB' if n >= 1e5 else f'{n/1e3:,.0f} kB'
     words = [f"{done.new:,} run{'s'*(done.new != 1)} compacted now, {done.runs:,} in all: {done.parts:,} part{'s'*(done.parts != 1)}, {mb(done.bytes)}"]
     if done.left: words.append(f"left as they are: {'; '.join(f'{r} ({why})' for r,why in [*done.left.items()][:20])}{f'; and {len(done.left)-20} more' if len(done.left) > 20 else ''}")
     if done.freed: words.append(f'freed: {mb(done.freed)}')

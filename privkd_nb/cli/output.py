@@ -96,4 +96,5 @@ def print_study(runs:list)->None: # Finished
     t = arms_table(out, [r.path.name for r in runs])
     scores = dict.fromkeys((c for c in t.columns if t[c].dtype == float and c != 'fraction'), '{:.3f}')
     print(f'\n{as_text(t, scores, terminal_width())}\n')
-    print(f'{"try next":10}privkd explore {visible(shlex.quote(str(out)), 0)}\n{"":10}privkd list {visible(shlex.quote(str(out)), 0)}')
+    folder = visible(shlex.quote(str(out)), 0)
+    print(f'{"try next":10}privkd report {folder}\n{"":10}privkd explore {folder}\n{"":10}privkd list {folder}')

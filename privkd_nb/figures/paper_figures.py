@@ -55,7 +55,7 @@ def learning_figure(
     "Validation score by step: a column for each data size, a row for each way of training, a colour for each start"
     if not len(rows): return empty_figure('no run wrote a validation score')
     sizes, ways, colors, named = sorted(set(rows.fraction)), ways_of(rows), _looks(rows), set()
-    fig = make_subplots(len(ways), len(sizes), column_titles=[f'{f*100:g} % of the data' for f in sizes], shared_yaxes=True,
+    fig = make_subplots(len(ways), len(sizes), column_titles=[f'{f*100:g} % of the data' for f in sizes], shared_yaxes='all',
         row_titles=[plot_text(trained_words(w)) for w in ways], horizontal_spacing=.03, vertical_spacing=.16/len(ways))
     for (w,way),(c,f) in ((a, b) for a in enumerate(ways, 1) for b in enumerate(sizes, 1)):
         here = rows[(rows.losses == way) & (rows.fraction == f)]
@@ -64,7 +64,7 @@ def learning_figure(
             named.add(start)
     fig.update_annotations(font_size=12)
     fig.update_xaxes(title_text='step', row=len(ways))
-    fig.update_yaxes(title_text=plot_text(score_name(rows.attrs.get('metric', 'score'))), col=1, matches='y')
+    fig.update_yaxes(title_text=plot_text(score_name(rows.attrs.get('metric', 'score'))), col=1)
     n, most = int(rows.seeds.min()), int(rows.seeds.max())
     seeds = 'one seed' if most == 1 else (f"mean of {n if n == most else f'{n} to {most}'} seeds; "
                                           'the band spans the lowest and the highest, and is no interval')
@@ -127,7 +127,7 @@ def data_figure(
             fig.add_hline(float(goal.score.mean()), line=dict(color=COLORS['teacher'], dash='dash', width=1.5), row=1, col=c,
                           annotation_text='teacher' if c == 1 else '', annotation_position='top left')
     fig.update_annotations(font_size=12)
-    fig.update_xaxes(type='log', tickvals=sizes, ticktext=[f'{f*100:g} %' for f in sizes], title_text='share of the training data')
+    fig.update_xaxes(type='log', tickvals=sizes, ticktext=[f'{f*100:g} %' for f in sizes], title_text='training data')
     name = score_name(rows.attrs.get('metric', 'score'), start=True)
     fig.update_yaxes(**axis(f'{name}, mean'), col=1)
     return headed(fig, f'{name} by data size, {HEADS[languages]}', seeds_note(d), 340, panels=True)

@@ -151,6 +151,7 @@ def caption(self:PaperTable)->str:
     text = f"{score_name(k.get('metric', 'score'), start=True)}, mean over languages{ends}; {seeds}."
     if self.best is None: return f'{text} Nothing is bold: no test was made.'
     bold = f'Bold: the best student of its column, better than each other student there ({TEST}, p < {self.alpha:g}).'
+    if not self.best.others.any(): return f'{text} Nothing is bold: no column has two students.'
     none = f'Nothing is bold: in no column is one student better than each other ({TEST}, p < {self.alpha:g}).'
     return f'{text} {bold if self.bold else none}'
 

@@ -190,7 +190,7 @@ def compact_faults(
     def n(name): return sum(p['n'] for p in stored.parts if name in p.values())
     faults = [Fault(path, name, why, f'take another copy of it; without one, the {n(name)} runs of its part must be made again',
                     lambda name=name: forget_parts(path.parent, [name]), True) for name,why in found.items()]
-    return faults if faults else [Fault(path.parent/r, name, why, f'the run must be made again by: privkd distil … --redo', remake=True)
+    return faults if faults else [Fault(path.parent/r, name, why, 'the run must be made again, with redo', remake=True)
                                   for r in stored.rows if (path.parent/r/'model').is_dir() for name,why in stored.faults(r, full=True).items()]
 
 # %% ../../nbs/api/jobs/11_verify.ipynb #3a28591c

@@ -13,7 +13,7 @@ from typing import Callable, Iterator, NamedTuple, TextIO
 from fastcore.basics import patch
 from ..core import InputError, read_json
 from ..markup import visible
-from ..record import DONE, PROGRESS, StatusFile, alive, lock_files
+from ..record import DONE, PROGRESS, Run, StatusFile, alive, lock_files
 from ..state import describe, in_words
 
 # %% ../../nbs/api/studies/10_board.ipynb #cbdaf235
@@ -44,7 +44,7 @@ def read_progress(
     "The progress of a run; empty if it has not begun; a finished one of another machine may have its marker alone"
     try: found = read_json(path/PROGRESS, dict) if (path/PROGRESS).exists() else {}
     except (OSError, InputError): return None
-    return found | (dict(state='finished') if (path/DONE).exists() else {})
+    return found | (dict(state='finished') if Run(path).finished else {})
 
 def is_worked_on(path:Path)->bool|None:
     "Whether a process of this machine holds the run's lock; None if it never had one"

@@ -1,0 +1,113 @@
+"The report of a study: what it says follows from its frames, nothing of others acts in it, and it is written whole and anew."
+import re
+
+import nbformat
+import pytest
+
+from browser import chromium
+from hostile import HACK, PAYLOADS, check_figure, check_markdown, file_name, make_hostile_study
+from privkd_nb.analysis.compare import choose
+from privkd_nb.analysis.load import Study
+from privkd_nb.core import InputError, write_json
+from privkd_nb.figures.paper_tables import PaperTable, best_students, paper_rows
+from privkd_nb.report.evidence import Evidence
+from privkd_nb.report.limits import limits
+from privkd_nb.report.parts import StudyReport
+from privkd_nb.report.words import findings, split_sentence, sure_text
+from privkd_nb.report.write import write_report
+
+SCENE = dict(scenario='all', fraction=.1)
+
+
+@pytest.fixture(scope='module')
+def hostile(tmp_path_factory): return make_hostile_study(tmp_path_factory.mktemp('runs')/file_name(9))
+
+@pytest.fixture(scope='module')
+def written(hostile): return write_report(hostile)
+
+
+def shifted(arm, by):
+    "The sample's scores, with those of one arm changed; and a report's evidence on them"
+    e = Evidence('sample', **SCENE)
+    at = (e.scores.arm == arm) & (e.scores.model == 'student') & (e.scores.metric == 'accuracy')
+    e.scores = e.scores.assign(value=e.scores.value.where(~at, by(e.scores.value)))
+    for k in ('arrays', 'rows', '_against', 'split_'): e.__dict__.pop(k, None)
+    return e
+
+
+def test_the_verb_follows_the_interval():
+    assert split_sentence(Evidence('sample', **SCENE)).startswith('**The start matters more')
+    for by, verdict in {.6: '**These runs do not show', .9: '**The distillation matters more'}.items():      # what distillation alone is worth
+        assert split_sentence(shifted('scratch · paper', lambda v: v+by)).startswith(verdict)
+
+
+def test_one_seed_has_no_verb():
+    e = Evidence('sample', seed=0, **SCENE)
+    text = ' '.join(findings(e))
+    assert 'one seed: no interval' in text and 'do not show' in text and not re.search(r'The (start|distillation) matters|distillation (helps|hurts)\*\*', text)
+    assert 'no test' in sure_text(e)
+
+
+def test_bold_needs_a_test():
+    s = choose(Study.open('sample').scores, **SCENE)
+    with_test, without = PaperTable(paper_rows(s), best_students(s)), PaperTable(paper_rows(s))
+    assert with_test.bold == {('copy_ft · paper', ('playground', 'all', .1, 'all'))} and '<b>' in with_test.html() and r'\textbf' in with_test.latex()
+    assert not without.bold and '<b>' not in without.html() and r'\textbf' not in without.latex()
+    close = choose(s, arm=['copy_ft/ce', 'copy_ft/paper'], seed=[0, 1])
+    assert not PaperTable(paper_rows(close), best_students(close)).bold                # ahead in both seeds, and yet not shown
+
+
+def test_a_definition_decides(tmp_path):
+    "Its question, its arm in question, its runs; what is missing is said"
+    folder = make_hostile_study(tmp_path/'runs')
+    runs = sorted(p.name for p in folder.iterdir() if (p/'done.json').exists())
+    kept = [dict(run=r, role='asked' if i else 'same_start', seed=0) for i, r in enumerate(runs[:2])]
+    write_json(folder/'my.study.json', dict(version=1, question=f'Is <b>this</b> so? $x$ {HACK}', name='my', design='factorial', definition=dict(init=['a']),
+               reference=dict(init='copy_ft'), runs=kept+[dict(run='0'*12, role='scratch', seed=0)], written='2026'))
+    r = StudyReport(folder)
+    assert r.title == 'my' and r.question.startswith('Is <b>this</b>') and len(r.e.runs) == 2 and len(r.e.missing) == 1
+    assert any('1 of 3 runs of the study are not on record (1 of the control scratch)' in l for l in limits(r.e))
+    page = write_report(folder, tmp_path/'out'/'page.html').read_text(encoding='utf-8')
+    assert '<b>this</b>' not in page and '&lt;b&gt;this' in page.replace('&#60;', '&lt;').replace('&#62;', '&gt;')
+    with pytest.raises(InputError, match="has no study 'mine'"): StudyReport(folder, 'mine')
+
+
+def test_nothing_acts_in_a_report(hostile, written):
+    r = StudyReport(hostile)
+    for part in ('found', 'data', 'attribution', 'tests', 'limits', 'made'):
+        shown = getattr(r, part)()
+        if shown is not None: check_markdown(shown.data)
+    for part in ('differences_figure', 'results_figure', 'languages_figure', 'learning_figure'): check_figure(getattr(r, part)())
+    latex = r.table().latex()
+    assert not re.search(r'(?<!\\)[$%#]', latex.replace(r'$\cdot$', '')) and '<' not in latex
+    html = written.read_text(encoding='utf-8')
+    assert 'onerror="' not in html.split('</main>')[0] and f'<script>{HACK}' not in html
+    nbformat.validate(nbformat.read(written.with_suffix('.ipynb'), 4))
+
+
+def test_a_report_in_a_browser(written):
+    "Figures are drawn, nothing is loaded, nothing acts, nothing is wider than a telephone"
+    with chromium(400, 800) as page:
+        asked = []
+        page.on('request', lambda q: asked.append(q.url) if q.url.startswith('http') else None)
+        page.goto(written.as_uri())
+        page.wait_for_function("document.querySelectorAll('.privkd-figure .main-svg').length > 3")
+        assert page.evaluate('window.__hacked') is None and page.evaluate('document.documentElement.scrollWidth') <= 400 and not asked
+        assert page.evaluate("[...document.querySelectorAll('main img, main iframe, #hack')].length") == 0
+        words = page.evaluate("document.querySelector('main').innerText")
+        assert 'What was found' in words and 'What it does not show' in words and PAYLOADS[0] in words
+
+
+def test_written_anew(tmp_path):
+    "A rerun says what the runs say then; an interrupted one leaves what was there"
+    two = SCENE | dict(arm=['scratch/ce', 'copy_ft/ce'])
+    page = write_report('sample', tmp_path, seed=0, **two)
+    before = page.read_text(encoding='utf-8')
+    write_report('sample', tmp_path, **two)
+    after = page.read_text(encoding='utf-8')
+    assert 'One seed an arm' in before and 'One seed an arm' not in after and 'n = 3 seeds' in after
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['report.html', 'report.ipynb']
+    cells = [c for c in nbformat.read(page.with_suffix('.ipynb'), 4).cells if c.cell_type == 'code']
+    names = {}
+    exec(cells[0].source.replace('use_notebook_renderer()', '', 1), names)             # it runs again, and says the same
+    assert eval(cells[1].source, names).data == cells[1].outputs[0]['data']['text/markdown']
