@@ -18,6 +18,7 @@ _WHERE = {
     'differences': 'analysis.compare', 'teacher_scores': 'analysis.compare', 'training_band': 'analysis.curves', 'runs_by_seed': 'analysis.examples',
     'example_differences': 'analysis.examples', 'disagreements': 'analysis.examples', 't_interval': 'analysis.stats', 'Explorer': 'apps.explorer', 'save_explorer': 'apps.explorer_file',
     'tests_against': 'analysis.against', 'verdict': 'analysis.against', 'grouped': 'analysis.grouped',
+    'write_report': 'report.write', 'StudyReport': 'report.parts', 'PaperTable': 'figures.paper_tables',
     'compact': 'analysis.compact', 'recommend': 'analysis.recommend', 'Recommendation': 'analysis.recommend', 'pareto_figure': 'figures.pareto',
     # use
     'Student': 'runtime', 'export_run': 'export.chain', 'read_waterfall': 'export.stages', 'waterfall_figure': 'figures.waterfall', 'push': 'export.push',
