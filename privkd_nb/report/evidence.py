@@ -196,6 +196,19 @@ def roles(self:Evidence)->dict[str,str]: # By arm: 'asked', or the names of the 
     found = {a: dict.fromkeys(by_run.get(r, 'asked') for r in g.run) for a,g in d.groupby('arm', observed=True)}
     return {a: 'asked' if 'asked' in rs else ', '.join(rs) for a,rs in found.items()}
 
+# %% ../../nbs/api/report/00_evidence.ipynb #171b1564
+@patch(as_prop=True)
+def shared(self:Evidence)->list[str]: # e.g. 'epochs=4'
+    "What the names of all arms of the main setting say alike"
+    names = [c.arm.split(' · ')[2:] for c in self.arrays if c[1:] == self.main]
+    return [p for p in names[0] if all(p in other for other in names)]
+
+@patch
+def short(self:Evidence, arm:str)->str:
+    "An arm's name without what it shares with all others in the main setting"
+    init, losses, *more = arm.split(' · ')
+    return ' · '.join([init, losses, *(p for p in more if p not in self.shared)])
+
 # %% ../../nbs/api/report/00_evidence.ipynb #9b8b2443
 @patch(as_prop=True)
 def environments(self:Evidence)->list[dict]: # One a run; empty for a packed study

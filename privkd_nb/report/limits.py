@@ -37,8 +37,9 @@ def missing_runs(e)->list[str]:
 
 def other_warnings(e)->list[str]: # In Markdown
     "What opening and comparing the runs warned of, and is not said elsewhere"
-    said = [w for w in e.warned if not w.startswith('left out ') or ' of the folders in ' not in w]
-    return [md_line(w[:1].upper()+w[1:]).rstrip('.')+'.' for w in said]
+    where = str(e.study.path)
+    said = [w.replace(where, e.study.path.name) for w in e.warned if not w.startswith('left out ') or ' of the folders in ' not in w]
+    return [md_line(w[:1].upper()+w[1:], 400).rstrip('.')+'.' for w in said]
 
 # %% ../../nbs/api/report/02_limits.ipynb #126ea488
 def absent_controls(e)->list[str]:

@@ -119,7 +119,7 @@ def differences(self:StudyReport)->Table|None: # None: there is no other arm wit
         where = {'data': x.dataset, 'setting': setting_words(x.scenario, x.fraction), 'arm': x.arm, 'languages': LANGUAGES[x.group]}
         ends = '' if pd.isna(x.low) else f'[{x.low:+.3f}, {x.high:+.3f}]'
         return (where | {'difference': f'{x.score:+.3f}', 'interval': ends, 'n': x.n, 'p': p_text(x.p), 'p '
-            '(Holm)': p_text(x.p_holm), 'finding': x.finding or 'none shown'})
+            '(Holm)': p_text(x.p_holm), 'finding': x.finding or ('not tested' if pd.isna(x.p) else 'none shown')})
     return Table(pd.DataFrame([row(x) for x in d.itertuples()]).set_index(['data', 'setting', 'arm', 'languages']))
 
 LANGUAGES = dict(all='all', seen='trained on', texts='no labels', unseen='not trained on')
