@@ -1,4 +1,5 @@
 # make run     install, then the main job; parameters pass through: make run INIT=scratch DATASET=massive
+# make study   install, then a study of yours; with its plan alone: make study FILE=study.yaml ARGS=--dry-run
 # make test    install, then everything that CI runs
 # make docs    the site, in _docs; make preview serves it; make sample remakes the sample study (some half an hour on two cores)
 # make pages   the pages with results, executed at real settings (some quarter of an hour on two cores)
@@ -15,10 +16,13 @@ PARAMETERS := DATASET DATA_DIR LANGUAGES EVAL_LANGUAGES SCENARIO FRACTION UNLABE
               REDO
 OPTIONS = $(foreach p,$(PARAMETERS),$(if $(filter command,$(firstword $(origin $(p)))),--$(shell echo $(p) | tr A-Z a-z) '$($(p))'))
 
-.PHONY: run test install prepare readme docs preview pages sample lab clean
+.PHONY: run study test install prepare readme docs preview pages sample lab clean
 
 run: install
 	$(BIN)/privkd run $(OPTIONS) </dev/null
+
+study: install
+	$(BIN)/privkd study $(FILE) $(OPTIONS) $(ARGS) </dev/null
 
 test: install
 	PATH="$(CURDIR)/$(BIN):$$PATH" sh tests/all.sh

@@ -14,10 +14,11 @@ _WHERE = {
     'curves_figure': 'figures.run', 'languages_figure': 'figures.run', 'monitor_figure': 'figures.run', 'speed_table': 'evaluation.latency', 'Monitor': 'apps.monitor', 'StudyMonitor': 'apps.study_monitor',
     # many runs
     'compare': 'apps.compare', 'Comparison': 'apps.compare', 'mirror': 'jobs.mirror', 'grid': 'jobs.study', 'run_study': 'jobs.study', 'run_configs': 'studies.engines', 'distil_jointly': 'jobs.joint',
-    'Study': 'studies.running', 'load_runs': 'analysis.load', 'choose': 'analysis.compare', 'overall': 'analysis.compare', 'by_language': 'analysis.compare',
+    'Study': 'studies.running', 'write_report': 'report.write', 'load_runs': 'analysis.load', 'choose': 'analysis.compare', 'overall': 'analysis.compare', 'by_language': 'analysis.compare',
     'differences': 'analysis.compare', 'teacher_scores': 'analysis.compare', 'training_band': 'analysis.curves', 'runs_by_seed': 'analysis.examples',
     'example_differences': 'analysis.examples', 'disagreements': 'analysis.examples', 't_interval': 'analysis.stats', 'Explorer': 'apps.explorer', 'save_explorer': 'apps.explorer_file',
     'tests_against': 'analysis.against', 'verdict': 'analysis.against', 'grouped': 'analysis.grouped',
+    'write_report': 'report.write', 'StudyReport': 'report.parts', 'PaperTable': 'figures.paper_tables',
     'compact': 'analysis.compact', 'recommend': 'analysis.recommend', 'Recommendation': 'analysis.recommend', 'pareto_figure': 'figures.pareto',
     # use
     'Student': 'runtime', 'export_run': 'export.chain', 'read_waterfall': 'export.stages', 'waterfall_figure': 'figures.waterfall', 'push': 'export.push',

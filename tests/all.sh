@@ -28,7 +28,7 @@ timeout 300 papermill nbs/bench.ipynb "$out/bench.ipynb" -p tiny True --no-progr
 rm -rf "$out"
 
 step examples in the pages
-nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run|^effect|^bench|^index|^cookbook|^01_first'    # these are executed by papermill, or as README.md
+nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run\.|^study\.|^effect|^bench|^index|^cookbook|^01_first'    # these are executed by papermill, or as README.md
 
 step tests, two files at a time
 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore-glob '*_browser.py' --ignore tests/test_site.py

@@ -187,7 +187,7 @@ def test_times_follow_from_the_steps_of_runs_on_record(study):
     plan = study.plan()
     assert plan.states[first.path.name] == 'on record' and [round(d.seconds, 6) for d in plan.due] == [78., 48., 48., 48., 78., 48., 48.]
     assert plan.due[0].basis == '1 run with other losses' and plan.due[1].basis == '1 run of the same kind'
-    assert round(plan.seconds) == 396 and plan.time_words() == 'time: about 7 min, one run after another, 60 s of it for teachers (by 1 run with other losses; 1 run of the same kind)'
+    assert round(plan.seconds) == 396 and plan.time_words() == 'time: about 7 min, one run after another, 60 s of it for teachers (by runs with other losses and runs of the same kind)'
     record(study.configs[1], training=60., outputs=0.)                                        # its pass is made, and its own losses are known
     plan = study.plan()
     assert [round(d.seconds, 6) for d in plan.due] == [48., 68., 48., 68., 48., 68.]
@@ -280,3 +280,22 @@ def test_options_make_the_runs_of_before_and_their_controls(engine, monkeypatch,
     assert [c.init for c in seen[2][0] if c not in configs] == ['random_subset']*2 and seen[2][1:] == ('here', 1, {})
     assert '10 runs (8 asked for, 2 controls)' in capsys.readouterr().out
     assert main(['study', *options, '--workers', '0']) == 2 and 'workers=0 must be at least 1' in capsys.readouterr().err
+
+
+# ---- the page
+
+def test_the_page_answers_a_study_of_ones_own(tmp_path):
+    import papermill
+    (tmp_path/'mine.yaml').write_text('question: Copied or not?\ninit: [copy_ft, scratch]\nlosses: ce\ntiny: true\nout_dir: runs\n')
+    nb = papermill.execute_notebook(str(Path(__file__).parent.parent/'nbs'/'study.ipynb'), str(tmp_path/'out.ipynb'), dict(file='mine.yaml', seeds=1), kernel_name='python3',
+                                    cwd=str(tmp_path), progress_bar=False)
+    said = [str(o.get('data', {}).get('text/markdown', o.get('text', ''))) for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
+    assert any('Copied or not?' in s for s in said) and any('2 of 2 runs on record' in s for s in said)
+    assert any('no test' in s and 'scratch · ce' in s for s in said) and any('cannot be told apart' in s for s in said)       # one seed, one set of losses
+    assert read_study(tmp_path/'runs')['name'] == 'mine'
+
+
+def test_papermill_understands_the_parameters_of_the_page():
+    from papermill import inspect_notebook
+    found = inspect_notebook(str(Path(__file__).parent.parent/'nbs'/'study.ipynb'))
+    assert list(found) == ['file', 'out_dir', 'seeds', 'engine', 'workers', 'max_hours', 'tiny'] and all(v['help'] for v in found.values())

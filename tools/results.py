@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WORK = ROOT/'runs'/'pages'
 BENCH = dict(models='xlmr-base', losses='ce,logits', arms='privkd,privkd_cached,plain', steps=6, rounds=3, scaling=False)
 PAGES = {                                                               # page -> its parameters, where they are not the defaults
-    'index': {}, 'run': {}, 'effect': {}, 'bench': BENCH, 'results': {}, 'cookbook': {},
+    'index': {}, 'run': {}, 'study': {}, 'effect': {}, 'bench': BENCH, 'results': {}, 'cookbook': {},
     'tutorials/01_first_distillation': {}, 'tutorials/02_your_data': {}, 'tutorials/03_reading_a_run': {},
     'how_to/add_a_dataset': {}, 'how_to/export_a_student': {},
     'how_to/no_labels': {}, 'how_to/resume_a_run': {}, 'how_to/save_time': {}, 'how_to/use_a_student': {}}

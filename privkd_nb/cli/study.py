@@ -6,14 +6,14 @@
 __all__ = ['SINGLE', 'HOW', 'STUDY', 'add_study_options', 'add_running_options', 'check_spaces', 'as_given', 'study_of', 'say',
            'study_command']
 
-# %% ../../nbs/api/cli/11_study.ipynb #925d2a7c
+# %% ../../nbs/api/cli/11_study.ipynb #14c9801e
 import argparse
 from .options import Command, add_run_options
 from .output import print_study
 from ..core import InputError
 from ..markup import visible
 
-# %% ../../nbs/api/cli/11_study.ipynb #5d12e33b
+# %% ../../nbs/api/cli/11_study.ipynb #78414622
 def add_study_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->argparse.ArgumentParser:
@@ -30,7 +30,7 @@ def add_study_options(
     text('reference', 'ARM', 'the arm that others are compared with (default: the first distilled one)')
     return add_running_options(parser)
 
-# %% ../../nbs/api/cli/11_study.ipynb #dd525a46
+# %% ../../nbs/api/cli/11_study.ipynb #2f111ef4
 def add_running_options(
     parser:argparse.ArgumentParser, # Changed in place
 )->argparse.ArgumentParser:
@@ -48,7 +48,7 @@ def add_running_options(
     group.add_argument('--max_hours', type=float, help=argparse.SUPPRESS)
     return add_run_options(parser, several=True)
 
-# %% ../../nbs/api/cli/11_study.ipynb #b41d3068
+# %% ../../nbs/api/cli/11_study.ipynb #4d73bd48
 SINGLE = ('init', 'scenario', 'fraction', 'seed', 'epochs', 'lr', 'batch_size') # No value of these has a comma
 
 def check_spaces(
@@ -71,7 +71,7 @@ def as_given(
         return v[0] if len(v) == 1 else [[w] for w in v] if k in SETS else v
     return {k: value(k, v) for k,v in given.items()}
 
-# %% ../../nbs/api/cli/11_study.ipynb #4e88d40e
+# %% ../../nbs/api/cli/11_study.ipynb #408d2e99
 def study_of(
     file:str|None,
     given:dict, # Options of the study and of runs
@@ -83,7 +83,7 @@ def study_of(
     if 'seed' in given and 'seeds' not in given: given = dict(given, seeds=None)      # these seeds, and not those of the file
     return Study.read(file, **given)
 
-# %% ../../nbs/api/cli/11_study.ipynb #0d681fbb
+# %% ../../nbs/api/cli/11_study.ipynb #d3bae834
 HOW = 'storage', 'address', 'share_teacher'
 
 def say(line:str)->None: print(visible(line, 0, keep='\n'), flush=True)
@@ -105,7 +105,7 @@ def study_command(given:dict)->None:
     with quietly(): runs = study.run(engine, workers or (1 if engine == 'here' else 0), hours, report, **how)
     if runs: print_study(runs)
 
-# %% ../../nbs/api/cli/11_study.ipynb #9e3ede21
+# %% ../../nbs/api/cli/11_study.ipynb #7f1683a2
 STUDY = Command(study_command, add_study_options, (
     'study study.yaml --dry-run', 'study study.yaml --workers 2 --max-hours 8',
     'study --init scratch copy_base copy_ft --losses ce paper --seeds 3', 'study --tiny --init scratch copy_ft --seed 0 1 --controls off'))

@@ -13,7 +13,6 @@ from ..analysis.curves import training_band
 from ..analysis.stats import t_interval
 from .comparisons import arm_styles, interval_bars, seeds_note
 from .paper_tables import HEADS, losses_of, start_of, trained_words
-from .save import escape_latex
 from .style import COLORS, axis, empty_figure, headed, score_name
 from ..markup import plot_text
 
@@ -144,6 +143,7 @@ def lines_latex(
     x:str='fraction',    # 'fraction', or 'step'
 )->str:
     "A figure for a paper that uses pgfplots: a panel for each way of training, and for each data size if `x` is the step"
+    from privkd_nb.figures.save import escape_latex
     d = rows[rows.start != 'teacher']
     panels = [(w, f) for w in ways_of(d) for f in (sorted(set(d.fraction)) if x == 'step' else [None])]
     colors, across = _looks(d), len(panels)//len(ways_of(d)) if x == 'step' else len(panels)

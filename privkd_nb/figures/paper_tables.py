@@ -12,7 +12,6 @@ import numpy as np, pandas as pd
 from ..analysis.arms import CELL, Cell, order_arms
 from ..analysis.compare import choose, common_languages, groups_of, overall, score_arrays, shown_ends, trained_languages
 from ..analysis.stats import holm, t_interval
-from .save import escape_latex
 from .style import score_name
 from ..markup import as_markdown, html_text, visible
 
@@ -209,6 +208,7 @@ def latex(self:PaperTable,
     label:str='tab:results', # For `\ref`
 )->str:
     "The table for a paper that uses booktabs"
+    from privkd_nb.figures.save import escape_latex
     f, e = self.frame, escape_latex
     lines = []
     for i,spans in enumerate(_head_rows(f.columns)):
@@ -232,4 +232,5 @@ def _rules(spans): # Below the names that stand above several columns
 
 def escape_latex_text(s:str)->str: # A sentence of any length
     "A whole sentence that LaTeX reads as text"
+    from privkd_nb.figures.save import escape_latex
     return ''.join(escape_latex(c) for c in s)

@@ -8,13 +8,11 @@ __all__ = ['VARIED', 'few_seeds', 'missing_runs', 'other_warnings', 'absent_cont
 
 # %% ../../nbs/api/report/02_limits.ipynb #69ba2912
 from ..analysis.arms import read_arm
-from ..data.catalog import CATALOG
 from ..markup import md_code, md_line, md_text
-from .evidence import Evidence, split_in
 from .words import counted, same_start, seeds_of
 
 # %% ../../nbs/api/report/02_limits.ipynb #529ef474
-def few_seeds(e:Evidence)->list[str]:
+def few_seeds(e)->list[str]:
     "What so many seeds can say"
     low, most = seeds_of(e)
     if any(e.values('tiny')): return ['Trial runs (`tiny`) are among them, whose numbers mean nothing.']
@@ -23,7 +21,7 @@ def few_seeds(e:Evidence)->list[str]:
     return [f'{"Each arm has" if low == most else "Some arms have"} {low} seeds. The intervals are honest but wide, and a test '
             f'without assumptions (sign flip) cannot give p below {2/2**low:.2g}.']
 
-def missing_runs(e:Evidence)->list[str]:
+def missing_runs(e)->list[str]:
     "Runs of the definition that are not on record, and folders that were left out"
     said, n = [], len(e.about.get('runs', []))
     if e.missing:
@@ -37,13 +35,14 @@ def missing_runs(e:Evidence)->list[str]:
         said.append(f"{counted(len(bad), 'folder')} could not be used: {some}{'; …' if len(bad) > 5 else ''}.")
     return said
 
-def other_warnings(e:Evidence)->list[str]: # In Markdown
+def other_warnings(e)->list[str]: # In Markdown
     "What opening and comparing the runs warned of, and is not said elsewhere"
-    said = [w for w in e.warned if not w.startswith('left out ') or ' of the folders in ' not in w]
-    return [md_line(w[:1].upper()+w[1:]).rstrip('.')+'.' for w in said]
+    where = str(e.study.path)
+    said = [w.replace(where, e.study.path.name) for w in e.warned if not w.startswith('left out ') or ' of the folders in ' not in w]
+    return [md_line(w[:1].upper()+w[1:], 400).rstrip('.')+'.' for w in said]
 
 # %% ../../nbs/api/report/02_limits.ipynb #126ea488
-def absent_controls(e:Evidence)->list[str]:
+def absent_controls(e)->list[str]:
     "What the arms cannot tell apart"
     if len(e.arms) == 1: return ['The study has one arm: its student is compared with its teacher, and with no other student.']
     inits, copied = {read_arm(a)['init'] for a in e.arms}, read_arm(e.reference)['init'].startswith('copy')
@@ -62,7 +61,7 @@ def absent_controls(e:Evidence)->list[str]:
 # %% ../../nbs/api/report/02_limits.ipynb #65fa3728
 VARIED = ('epochs', 'lr', 'batch_size', 'max_length', 'patience', 'depth') # What may have been tuned
 
-def one_of_each(e:Evidence)->list[str]:
+def one_of_each(e)->list[str]:
     "What the study has one of, and therefore says nothing about others"
     data, said = sorted({c.dataset for c in e.arrays}), []
     if 'playground' in data: said.append('The playground is a small task that comes with PrivKD: what holds there need not hold on '
@@ -74,17 +73,17 @@ def one_of_each(e:Evidence)->list[str]:
         said.append('Every language was trained on, so nothing is said of languages without training data (`scenario: cl` or `en`).')
     return said
 
-def untuned(e:Evidence)->list[str]:
+def untuned(e)->list[str]:
     "Whether arms had their settings in common"
     alike = [k for k in VARIED if len(e.values(k)) == 1]
     if not alike: return []
     return [f"All arms share {', '.join(map(md_code, alike))}; none was tuned for an arm, and an arm might gain from settings of its own."]
 
-def limits(e:Evidence)->list[str]: # Markdown; those that weigh most first
+def limits(e)->list[str]: # Markdown; those that weigh most first
     "What the study does not show"
     fixed = 'Intervals are over seeds: of new languages, other test texts or another teacher they say nothing.'
     return [*missing_runs(e), *few_seeds(e), *one_of_each(e), *absent_controls(e), *untuned(e), *other_warnings(e), fixed]
 
-def not_shown_text(e:Evidence, most:int=3)->str:
+def not_shown_text(e, most:int=3)->str:
     "The limits that weigh most, in Markdown"
     return f"**What it does not show.** {' '.join(limits(e)[:most])}"

@@ -14,6 +14,7 @@ from ..analysis.against import tests_against, verdict
 from ..analysis.arms import arm_words
 from ..analysis.compare import by_language, choose, overall, teacher_scores
 from ..analysis.tests import within_margin
+from ..core import InputError
 from ..figures.against import against_figure
 from ..figures.comparisons import arm_styles, results_figure, scores_figure
 from ..figures.paper_figures import data_figure, learning_figure, learning_rows
@@ -21,7 +22,7 @@ from ..figures.paper_tables import SETTING, PaperTable, best_students, setting_w
 from ..figures.style import score_name
 from ..markup import Table, md_code, md_line, md_text
 from ..record import describe_environment
-from .evidence import Evidence, split_in
+from .evidence import Evidence
 from .limits import limits, not_shown_text
 from .words import counted, findings, setting_text, sure_text, teacher_gaps, value
 
@@ -42,7 +43,7 @@ class StudyReport:
     @property
     def question(self)->str:
         "The definition's question, or the one that the arms can answer"
-        default = 'one' if len(self.e.arms) == 1 else 'several' if split_in(self.e.split, self.e.main) is None else 'split'
+        default = 'one' if len(self.e.arms) == 1 else 'several' if self.e.split_in() is None else 'split'
         return str(self.e.about.get('question') or QUESTIONS[default])
     def subtitle(self)->Markdown:
         "What was run, in a line"
@@ -118,7 +119,7 @@ def differences(self:StudyReport)->Table|None: # None: there is no other arm wit
         where = {'data': x.dataset, 'setting': setting_words(x.scenario, x.fraction), 'arm': x.arm, 'languages': LANGUAGES[x.group]}
         ends = '' if pd.isna(x.low) else f'[{x.low:+.3f}, {x.high:+.3f}]'
         return (where | {'difference': f'{x.score:+.3f}', 'interval': ends, 'n': x.n, 'p': p_text(x.p), 'p '
-            '(Holm)': p_text(x.p_holm), 'finding': x.finding or 'none shown'})
+            '(Holm)': p_text(x.p_holm), 'finding': x.finding or ('not tested' if pd.isna(x.p) else 'none shown')})
     return Table(pd.DataFrame([row(x) for x in d.itertuples()]).set_index(['data', 'setting', 'arm', 'languages']))
 
 LANGUAGES = dict(all='all', seen='trained on', texts='no labels', unseen='not trained on')
@@ -219,6 +220,39 @@ def attribution_note(self:StudyReport)->Markdown|None:
                     f"adds first and what it adds last; "
                     f"start and distillation sum to the gain, their interaction (×) does not belong to the sum. {e.level*100:g} % intervals, Student's t over n paired seeds; "
                     f"shares (Fieller's interval) only where the gain is clear of zero.{gone}*")
+
+@patch
+def attribution_figure(self:StudyReport):
+    "What start and distillation are worth in every language of the main setting; None where the gain is not divided there"
+    from privkd_nb.figures.attribution import attribution_figure
+    e, (dataset, scenario, fraction) = self.e, self.e.main
+    if e.split_in() is None: return None
+    return attribution_figure(choose(e.split, dataset=dataset, scenario=scenario, data=f'{fraction:g}'))
+
+# %% ../../nbs/api/report/03_parts.ipynb #f6b7873b
+@patch
+def multiplier(self:StudyReport)->Table|None:
+    "How much more data each other start would need to score as the arm in question; None without a learning curve"
+    from privkd_nb.analysis.multiplier import data_multiplier
+    e, rest, found = self.e, self.e.reference.split(' · ')[1:], []
+    for other in [o for i in e.plain_starts if (o := ' · '.join([i, *rest])) in e.arms]:
+        try: found.append(e._quiet(data_multiplier, e.scores, e.reference, other, e.metric, e.level))
+        except InputError: pass                     # there is one share of the data
+    if not found: return None
+    d = pd.concat(found)
+    d = d[d.group == 'all']
+    def row(x):
+        where = {'data': x.dataset, 'setting': setting_words(x.scenario, x.fraction), 'instead of it': x.other}
+        return where | {'score of the arm': f'{x.score:.3f}', 'data that the other needs': x.says, 'n': x.n}
+    return Table(pd.DataFrame([row(x) for x in d.itertuples()]).set_index(['data', 'setting', 'instead of it']))
+
+@patch
+def multiplier_note(self:StudyReport)->Markdown|None:
+    "What the table of multipliers is"
+    if self.multiplier() is None: return None
+    return Markdown(f"*How many times the data of {md_code(self.e.reference)} another start would need for the same mean score, read "
+                    f"off its own learning curve between the shares "
+                    f"that were run; beyond them there is a bound and no number. {self.e.level*100:g} % intervals: an inverted paired t test over n seeds.*")
 
 # %% ../../nbs/api/report/03_parts.ipynb #88db6cd7
 @patch

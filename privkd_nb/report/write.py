@@ -13,7 +13,6 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_outp
 from ..core import InputError, make_folder, replacing
 from ..markup import md_text, visible
 from .page import reader_page
-from .parts import StudyReport
 from ..stored import figure_bundle
 
 # %% ../../nbs/api/report/05_write.ipynb #54b81eb4
@@ -24,8 +23,8 @@ SECTIONS = [ # Title, a sentence of introduction, parts
     ('Against the arm in question', '', ['differences_figure', 'differences', 'differences_note']),
     ('By language', '', ['languages_figure']),
     ('Start and distillation', 'How the gain divides into what the student starts from and what it is trained to '
-                               'match.', ['attribution', 'attribution_note']),
-    ('Learning and the amount of data', '', ['learning_figure', 'data_figure']),
+                               'match.', ['attribution_figure', 'attribution', 'attribution_note']),
+    ('Learning and the amount of data', '', ['learning_figure', 'data_figure', 'multiplier', 'multiplier_note']),
     ('No worse than', '"Not shown to differ" is not "equal"; this is the test of being no worse by more than a '
                       'margin.', ['equivalence', 'equivalence_note']),
     ('What this study does not show', '', ['limits']),
@@ -57,7 +56,7 @@ def arguments(folder, where:Path, name:str, which:dict)->str: # As in the call t
     return ', '.join([repr(known), *([f'name={name!r}'] if name else []), *(f'{k}={v!r}' for k,v in which.items())])
 
 def report_notebook(
-    report:StudyReport,
+    report, # A `StudyReport`
     opened:str, # What the first cell passes to `StudyReport`
 ):              # A notebook
     "The report as a notebook with outputs"
@@ -92,6 +91,7 @@ def write_report(
     **which,                 # A part of it, and `metric`, `level`, `margin`, as in `StudyReport`
 )->Path:                     # Of the page; the notebook lies beside it
     "Write the report of a study, whole or not at all; one that is there is replaced"
+    from privkd_nb.report.parts import StudyReport
     report = StudyReport(folder, name, **which)
     notebook, page = report_paths(report.e.study, out)
     nb = report_notebook(report, arguments(folder, notebook.parent, name, which))

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['NAME', 'ENDING', 'Study', 'arm_of', 'read_studies', 'read_study', 'arm_text']
 
-# %% ../../nbs/api/studies/05_definition.ipynb #d8055578
+# %% ../../nbs/api/studies/05_definition.ipynb #0b8ef6c0
 import json, re, time
 from collections import Counter
 from dataclasses import fields
@@ -22,7 +22,7 @@ from .designs import DATA, DESIGNS
 from .lines import Lines, Value, read_lines, several
 from .parameters import KEYS, ONE, Exclusion, arm_lists, check_key, parameter_lists, same_value, seeds_of
 
-# %% ../../nbs/api/studies/05_definition.ipynb #2136abd6
+# %% ../../nbs/api/studies/05_definition.ipynb #196bce25
 class Study:
     "A question, and the runs that answer it"
     def __init__(self,
@@ -64,7 +64,7 @@ class Study:
     def out_dir(self)->Path: return Path(self.runs[0].cfg.out_dir)
     def __len__(self)->int: return len(self.runs)
 
-# %% ../../nbs/api/studies/05_definition.ipynb #d78b37b6
+# %% ../../nbs/api/studies/05_definition.ipynb #9f89c271
 NAME = re.compile(r'[\w][\w.-]{0,59}')
 
 @patch
@@ -72,7 +72,8 @@ def named(self:Study, given:str)->str:
     "The study's name: as given, of its file, of its question, or by its content"
     if given and not NAME.fullmatch(given):
         raise self.lines.error(('name',), f'name={given!r} is no name of a file; use letters, digits and -, such as start-or-distillation.')
-    usual = re.sub(r'\W+', '-', Path(self.lines.file).stem or self.question).strip('-').lower()[:50].strip('-')
+    words = re.sub(r'\W+', '-', Path(self.lines.file).stem or self.question).strip('-').lower()
+    usual = words if len(words) <= 50 else words[:51].rpartition('-')[0] or words[:50]
     return given or usual or f'study-{content_key(json.loads(json.dumps(self.given, default=str)), 6)}'
 
 @patch
@@ -93,7 +94,7 @@ def expand(self:Study)->list: # Of `Planned`
     if not found: raise self.lines.error(('exclude',), 'exclusions leave no run; leave one of them out.')
     return found
 
-# %% ../../nbs/api/studies/05_definition.ipynb #6a222a57
+# %% ../../nbs/api/studies/05_definition.ipynb #15eb3685
 def arm_of(
     cfg:RunConfig,
     varied, # Parameters that tell arms apart
@@ -120,7 +121,7 @@ def varied(self:Study)->list[str]:
     found = {k: None for p in self.runs for k in p.values}
     return [k for k in found if several(self.given.get(k)) or any(p.values[k].path[:1] == ('arms',) for p in self.runs if k in p.values)]
 
-# %% ../../nbs/api/studies/05_definition.ipynb #8bc0f4db
+# %% ../../nbs/api/studies/05_definition.ipynb #ddfa31de
 @patch(cls_method=True)
 def read(cls:Study,
     path:str|Path, # A YAML or JSON file
@@ -139,7 +140,7 @@ def open(cls:Study,
     "The finished runs of a folder, to be compared: as `privkd_nb.analysis.load.Study.open`"
     return FinishedRuns.open(folder)
 
-# %% ../../nbs/api/studies/05_definition.ipynb #4f7c3710
+# %% ../../nbs/api/studies/05_definition.ipynb #c66a05f2
 ENDING = '.study.json'
 
 @patch
@@ -175,7 +176,7 @@ def read_study(
     if name in names: return found[names.index(name)]
     raise InputError(f"{folder} has no study {name!r}; it has {', '.join(names) or 'none'}.{did_you_mean(name, names)}")
 
-# %% ../../nbs/api/studies/05_definition.ipynb #29738391
+# %% ../../nbs/api/studies/05_definition.ipynb #32b43019
 @patch
 def arms(self:Study)->list[tuple]: # (role, arm as a dictionary, how many runs)
     "The arms of a study, and how many runs each has"
@@ -190,7 +191,8 @@ def __repr__(self:Study):
 
 def arm_text(arm:dict)->str: # From `arm_of`
     "An arm as tables name it"
-    return ' · '.join(v if k in ('init', 'losses') else f'{k}={v}' for k,v in arm.items())
+    def part(k, v): return v if k == 'init' else v.replace(',', '+') if k == 'losses' else f'{k}={v}'
+    return ' · '.join(part(*kv) for kv in arm.items())
 
 @patch
 def _repr_markdown_(self:Study):

@@ -6,8 +6,8 @@
 __all__ = ['TEXTS', 'teacher_of', 'base_here', 'teacher_cached', 'pass_keys', 'model_bytes', 'student_bytes', 'in_bytes',
            'free_bytes', 'Due', 'Clock', 'Plan', 'state_of']
 
-# %% ../../nbs/api/studies/07_plan.ipynb #203a3ac1
-import math, shutil
+# %% ../../nbs/api/studies/07_plan.ipynb #a0dd0f4e
+import math, re, shutil
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
@@ -25,7 +25,7 @@ from .definition import Study
 from .expansion import Planned
 from .times import UNKNOWN, Estimate, Measured, estimate, measured_runs, teacher_estimate
 
-# %% ../../nbs/api/studies/07_plan.ipynb #882b3016
+# %% ../../nbs/api/studies/07_plan.ipynb #667da7b6
 def teacher_of(cfg:RunConfig)->tuple:
     "Equal for runs with the same teacher"
     from privkd_nb.jobs.study import OF_TEACHER
@@ -47,7 +47,7 @@ def teacher_cached(cfg:RunConfig)->bool|None: # None: it cannot be told
     except InputError: return None                         # said when the study begins
     return (cache_dir('teachers')/key/'done.json').exists()
 
-# %% ../../nbs/api/studies/07_plan.ipynb #eaf8895b
+# %% ../../nbs/api/studies/07_plan.ipynb #828368b2
 TEXTS = 'dataset', *OWN, 'data_dir', 'languages', 'scenario', 'fraction', 'unlabelled', 'without_labels', 'max_length', 'tiny', 'cache'
 
 def pass_keys(p:Planned)->list[tuple]:
@@ -59,7 +59,7 @@ def pass_keys(p:Planned)->list[tuple]:
     inner = ('inner', str(sorted(reads-{'logits'})), p.config['depth'], p.cfg.layers)
     return [(teacher_of(p.cfg), *texts, *which, *mine, *kind) for kind in [('logits',)]*('logits' in reads)+[inner]*bool(reads-{'logits'})]
 
-# %% ../../nbs/api/studies/07_plan.ipynb #e3684ac0
+# %% ../../nbs/api/studies/07_plan.ipynb #1076aa72
 def model_bytes(
     config:dict, # Of a transformers model
     layers:int,
@@ -83,7 +83,7 @@ def free_bytes(folder:Path)->int:
     "Free space where a folder is, or will be"
     return shutil.disk_usage(next(p for p in (folder, *folder.absolute().parents) if p.exists())).free
 
-# %% ../../nbs/api/studies/07_plan.ipynb #3e328596
+# %% ../../nbs/api/studies/07_plan.ipynb #9da50b62
 class Due(NamedTuple):
     "A run that is to be trained"
     run:Planned
@@ -111,7 +111,7 @@ class Clock:
         self.teachers[t] = True
         return Due(p, e.seconds+once, once, student_bytes(p.cfg) if math.isnan(e.size) else e.size, e.basis)
 
-# %% ../../nbs/api/studies/07_plan.ipynb #68d59313
+# %% ../../nbs/api/studies/07_plan.ipynb #6e2352b4
 class Plan:
     "What is on record of a study, and what is to be trained"
     def __init__(self, study:Study, states:dict[str,str], due:list[Due], teachers:dict):
@@ -146,7 +146,7 @@ def plan(self:Study)->Plan:
     clock = Clock(measured_runs(self.out_dir) if left else [], teachers, done)
     return Plan(self, states, [clock(p) for p in left], teachers)
 
-# %% ../../nbs/api/studies/07_plan.ipynb #d8cf4a56
+# %% ../../nbs/api/studies/07_plan.ipynb #2eabfd45
 @patch
 def cells(self:Plan): # A DataFrame: role, arm, dataset, scenario, fraction, seeds, on_record, to_train, seconds (of a run; NaN: not known)
     "The cells of a study, with what is on record and how long a run takes"
@@ -168,7 +168,7 @@ def shown(self:Plan): # A DataFrame
     each = ['' if not n else '?' if math.isnan(s) else duration(s) for n,s in zip(d.to_train, d.seconds)]
     return d.assign(role=d.role.str.replace('_', ' '), seconds=each).rename(columns=dict(on_record='on record', to_train='to train', seconds='each'))
 
-# %% ../../nbs/api/studies/07_plan.ipynb #551c4390
+# %% ../../nbs/api/studies/07_plan.ipynb #9bd629b1
 @patch
 def counts(self:Plan)->str:
     "How many runs there are, and how many are on record"
@@ -195,7 +195,7 @@ def time_words(self:Plan)->str:
     from privkd_nb.jobs.arm_runs import duration
     if not self.due: return 'time: nothing to train'
     if math.isnan(self.seconds): return f'time: not known, because no finished run of the kind is in {self.study.out_dir}; it is after the first'
-    basis = '; '.join(dict.fromkeys(d.basis for d in self.due if not math.isnan(d.seconds)))
+    basis = ' and '.join(dict.fromkeys(re.sub(r'^[\d,]+ runs? ', 'runs ', d.basis) for d in self.due if not math.isnan(d.seconds)))
     once = sum(d.once for d in self.due if not math.isnan(d.once))
     more = f'; {plural(self.unknown, "run")} more of which it is not known' if self.unknown else ''
     return f"time: about {duration(self.seconds)}, one run after another{f', {duration(once)} of it for teachers' if once >= 1 else ''} (by {basis}){more}"
@@ -214,7 +214,7 @@ def words(self:Plan)->list[str]:
     "The plan in sentences"
     return [self.counts(), *self.teacher_words(), self.time_words(), *([self.disk_words()] if self.due else [])]
 
-# %% ../../nbs/api/studies/07_plan.ipynb #484a52a6
+# %% ../../nbs/api/studies/07_plan.ipynb #4287a8e8
 @patch
 def __repr__(self:Plan)->str:
     return '\n'.join([visible(self.study.question or self.study.name, 0), '', as_text(self.shown()), '', *(visible(w, 0) for w in self.words())])

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['fitting', 'Numbered', 'run_within', 'left_words']
 
-# %% ../../nbs/api/studies/30_running.ipynb #8940e6ac
+# %% ../../nbs/api/studies/30_running.ipynb #03ede407
 import math, re, time
 from pathlib import Path
 from typing import Callable
@@ -18,7 +18,7 @@ from .definition import ENDING, Study
 from .engines import check_engine, default_workers, run_configs
 from .plan import Due, Plan
 
-# %% ../../nbs/api/studies/30_running.ipynb #3e04cd92
+# %% ../../nbs/api/studies/30_running.ipynb #7b5a7a4e
 def fitting(
     due:list[Due],   # From a `Plan`, in their order
     seconds:float,   # That are left
@@ -33,7 +33,7 @@ def fitting(
         if whole: found.append(d); spent += d.seconds
     return found or unknown[:workers]
 
-# %% ../../nbs/api/studies/30_running.ipynb #3ef27786
+# %% ../../nbs/api/studies/30_running.ipynb #2675a736
 @patch
 def begin(self:Study, plan:Plan|None=None)->Callable: # Called with an error, removes what was written
     "Write the definition; what was there before is put back if the study is refused"
@@ -65,7 +65,7 @@ def run(self:Study,
         if not any((self.out_dir/p.name).exists() for p in self.runs): undo()
         raise
 
-# %% ../../nbs/api/studies/30_running.ipynb #edcf5d7f
+# %% ../../nbs/api/studies/30_running.ipynb #b62ece34
 class Numbered:
     "Passes on the lines of several lots of runs, numbered as of one"
     def __init__(self, report:Callable, total:int): self.report, self.total, self.n = report, total, 0
@@ -74,7 +74,7 @@ class Numbered:
         if m := re.match(r'\d+/\d+ (.*)', line, re.S): self.n, line = self.n+1, f'{self.n+1}/{self.total} {m[1]}'
         self.report(line)
 
-# %% ../../nbs/api/studies/30_running.ipynb #96a80660
+# %% ../../nbs/api/studies/30_running.ipynb #373f68ee
 def run_within(
     study:Study,
     end:float, # By `time.monotonic`
@@ -105,9 +105,9 @@ def left_words(
     return (f"{plural(len(waiting), 'run')} not begun, because {duration(max(0, seconds))} are left, and {why}: {few}; "
             'the same command goes on')
 
-# %% ../../nbs/api/studies/30_running.ipynb #5e23b438
+# %% ../../nbs/api/studies/30_running.ipynb #59ad70e6
 @patch
 def report(self:Study, **how): # As `write_report`
     "Write the report of a study: question, design, tables, figures, limits"
     import privkd_nb
-    return privkd_nb.write_report(self.out_dir, **how)
+    return privkd_nb.write_report(self.out_dir, name=self.name, **how)
