@@ -1,4 +1,6 @@
 "Tests, orders and margins: against other implementations, and against simulated truth."
+import time
+
 import numpy as np, pandas as pd, pytest
 from scipy import stats as theirs
 
@@ -8,7 +10,7 @@ from privkd_nb.analysis.coverage import Design, Texts
 from privkd_nb.analysis.error_rates import comparison_coverage, false_claims, false_claims_over_texts
 from privkd_nb.analysis.grouped import grouped, seed_resamples, stratified_interval
 from privkd_nb.analysis.load import Study
-from privkd_nb.analysis.stats import iqm, mean, sign_flip, t_interval
+from privkd_nb.analysis.stats import iqm, mean, paired_ratio, sign_flip, t_interval
 from privkd_nb.analysis.superiority import aso, improvement, violation
 from privkd_nb.analysis.tests import flip_distribution, hedges, mcnemar, swap_test, within_margin
 from privkd_nb.core import InputError
@@ -59,6 +61,16 @@ def test_swaps_agree_with_the_exact_test_and_keep_translations_together():
     ratio = lambda v: v[..., 0].sum(-1)/v[..., 1].sum(-1)
     other = (np.abs(ratio(x)-ratio(y)) >= abs(ratio(f1[0])-ratio(f1[1]))-1e-12).mean()
     assert swap_test(*f1, ['en']*n)[1] == pytest.approx(other, abs=.03)
+
+
+def test_many_texts_take_seconds():
+    "Languages as a table has them, objects: looked up by hash, not each in all"
+    n, l = 2000, 12
+    a, b = (np.c_[np.random.default_rng(i).random(n*l) < .7, np.ones(n*l)].astype(float) for i in (0, 1))
+    language, ids, start = np.repeat([f'l{i}' for i in range(l)], n).astype(object), np.tile(np.arange(n), l).astype(object), time.process_time()
+    each, _ = swap_test(a, b, language, ids, reps=20)
+    found, _ = paired_ratio(a, b, language, 20, ids=ids)
+    assert set(each) == set(found) == {*language} and time.process_time()-start < 4
 
 
 @pytest.mark.parametrize('n', [2, 3, 5, 10])

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['MIN_UNITS', 'mean', 'iqm', 'language_mean', 'Interval', 'as_table', 'check_level', 'spread', 't_interval',
-           'crossed_interval', 'draws', 'quantiles', 'bootstrap', 'sign_flip', 'holm', 'draw_groups', 'drawn_sums',
-           'ratio_difference', 'mean_of_defined', 'percentiles', 'PairedDraws', 'paired_draws', 'paired_ratio',
-           'shapley']
+           'crossed_interval', 'draws', 'quantiles', 'bootstrap', 'sign_flip', 'holm', 'draw_groups', 'unique_rows',
+           'drawn_sums', 'ratio_difference', 'mean_of_defined', 'percentiles', 'PairedDraws', 'in_languages',
+           'paired_draws', 'paired_ratio', 'shapley']
 
 # %% ../../nbs/api/analysis/00_stats.ipynb #1904070b
 from functools import lru_cache
@@ -210,6 +210,15 @@ def draw_groups(
         return np.stack([e, l[e], np.unique(k[e], return_inverse=True)[1]], 1)
     return [group(g) for g in np.unique(groups)]
 
+# %% ../../nbs/api/analysis/00_stats.ipynb #90705e8f
+def unique_rows(
+    x:np.ndarray, # (u, k)
+)->tuple[np.ndarray,np.ndarray]: # Rows that differ, in order; how often each occurs
+    "As np.unique(x, axis=0, return_counts=True), which is slow where there are many columns"
+    x = x[np.lexsort(x.T[::-1])]
+    first = np.flatnonzero(np.r_[True, (x[1:] != x[:-1]).any(1)])
+    return x[first], np.diff(np.r_[first, len(x)])
+
 # %% ../../nbs/api/analysis/00_stats.ipynb #st000010
 def drawn_sums(
     parts:np.ndarray, # What each unit adds, (u, k)
@@ -217,7 +226,7 @@ def drawn_sums(
     rng:np.random.Generator,
 )->np.ndarray:        # (r, k)
     "Sums over units drawn with replacement; units that add the same are counted rather than listed"
-    rows, n = np.unique(parts, axis=0, return_counts=True)
+    rows, n = unique_rows(parts)
     some = max(1, 4_000_000//len(rows))                       # at most 32 MB of counts at a time
     def drawn(i): return rng.multinomial(n.sum(), n/n.sum(), min(some, reps-i)).astype(float) @ rows
     return np.concatenate([drawn(i) for i in range(0, reps, some)])
@@ -279,6 +288,14 @@ class PairedDraws(NamedTuple):
         return 'sets of translations' if len({self.apart[l] for l in langs}) < len(langs) else 'examples'
 
 # %% ../../nbs/api/analysis/00_stats.ipynb #46f84ff3
+def in_languages(
+    language,  # Of each example
+    languages, # Those that are wanted; None: all
+)->np.ndarray: # (e,) of bool
+    "Which examples are of these languages"
+    language, wanted = np.asarray(language), languages if languages is None else {*languages}
+    return np.ones(len(language), bool) if wanted is None else np.fromiter((l in wanted for l in language.tolist()), bool, len(language))
+
 def paired_draws(
     a:np.ndarray,     # Model A: (examples, 2), numerator and denominator of the score
     b:np.ndarray,     # Model B: the same examples
@@ -291,7 +308,7 @@ def paired_draws(
     "The differences of two scores on resampled examples"
     both, language, rng = np.hstack([a, b]).astype(float), np.asarray(language), np.random.default_rng(seed)
     if not np.isfinite(both).all(): raise InputError("an example's outcome is missing or infinite; leave it out of both models.")
-    kept, made, n = np.isin(language, language if languages is None else list(languages)), PairedDraws({}, {}, {}, {}), 0
+    kept, made, n = in_languages(language, languages), PairedDraws({}, {}, {}, {}), 0
     for g,(e,l,u) in enumerate(g.T for g in (draw_groups(language, ids) if len(both) else [])):
         langs, col = np.unique(l, return_inverse=True)
         parts = np.zeros((u.max()+1, len(langs), 4))

@@ -9,7 +9,7 @@ __all__ = ['flip_distribution', 'mcnemar', 'swap_test', 'Margin', 'within_margin
 from typing import NamedTuple
 import numpy as np
 from ..core import InputError
-from .stats import Interval, check_level, draw_groups, mean_of_defined, ratio_difference, spread, t_interval
+from .stats import Interval, check_level, draw_groups, in_languages, mean_of_defined, ratio_difference, spread, t_interval, unique_rows
 
 # %% ../../nbs/api/analysis/10_tests.ipynb #7402064f
 def flip_distribution(
@@ -49,9 +49,9 @@ def _swapped(parts, reps, rng): # (u, l, 4) -> (r, l): differences of the ratios
     equal = np.ptp(parts[..., 1::2].reshape(u, -1), 0).max() == 0             # each unit counts alike: sums of signs will do
     if equal and (parts[..., 1] == parts[..., 3]).all():
         d = (parts[..., 0]-parts[..., 2])/parts[..., 1].sum(0)
-        rows, n = np.unique(d, axis=0, return_counts=True)
+        rows, n = unique_rows(d)
         return _tossed(n, reps, rng, lambda heads: (2*heads-n) @ rows)
-    rows, n = np.unique(parts.reshape(u, -1), axis=0, return_counts=True)
+    rows, n = unique_rows(parts.reshape(u, -1))
     other = rows.reshape(-1, l, 4)[..., [2, 3, 0, 1]].reshape(len(rows), -1)
     return _tossed(n, reps, rng, lambda heads: ratio_difference(((heads @ (other-rows))+n @ rows).reshape(-1, l, 4)))
 
@@ -71,18 +71,19 @@ def swap_test(
 )->tuple[dict[str,float],float]: # Two-sided p in each language; and of the mean over languages
     "How often a random swap of two models' outcomes, text by text, gives a difference as large as the one seen"
     both, language, rng = np.hstack([a, b]).astype(float), np.asarray(language), np.random.default_rng(seed)
-    kept = np.isin(language, language if languages is None else list(languages))
+    kept = in_languages(language, languages)
+    both, language, ids = both[kept], language[kept], None if ids is None else np.asarray(ids, dtype=object)[kept]
     seen, drawn = {}, {}
-    for e,l,u in (g.T for g in draw_groups(language[kept], None if ids is None else np.asarray(ids, dtype=object)[kept])):
+    for e,l,u in (g.T for g in draw_groups(language, ids)):
         langs, col = np.unique(l, return_inverse=True)
         parts = np.zeros((u.max()+1, len(langs), 4))
-        np.add.at(parts, (u, col), both[kept][e])
-        names = [language[kept][e[col == j][0]] for j in range(len(langs))]
+        np.add.at(parts, (u, col), both[e])
+        names = [language[e[col == j][0]] for j in range(len(langs))]
         seen |= dict(zip(names, ratio_difference(parts.sum(0))))
         drawn |= dict(zip(names, _swapped(parts, reps, rng).T))
     defined = [l for l,v in seen.items() if np.isfinite(v)]
     whole = _share(np.mean([seen[l] for l in defined]), mean_of_defined([drawn[l] for l in defined])) if defined else np.nan
-    return {l: _share(seen[l], drawn[l]) for l in dict.fromkeys(language[kept].tolist())}, whole
+    return {l: _share(seen[l], drawn[l]) for l in dict.fromkeys(language.tolist())}, whole
 
 def _share(seen, drawn): # Of the patterns, the one seen among them
     drawn = drawn[np.isfinite(drawn)]
