@@ -77,13 +77,16 @@ def seeds_of(
     path:tuple, lines:Lines,
 )->list[Value]|None: # None: neither is given
     "The seeds of a study, or of an arm"
+    from privkd_nb.studies.designs import MOST
     if 'seeds' not in says: return seed
     if seed: raise lines.error(seed[0].path, 'seed and seeds are both given; leave one out.')
     given, at = says['seeds'], (*path, 'seeds')
-    if several(given): return values_of(given, at, lines)
+    if several(given) and len(given) <= MOST: return values_of(given, at, lines)
+    if several(given): raise lines.error(at, f'seeds has {len(given):,} values, and a study has at most {MOST:,} runs; leave some out.')
     try: n = typed_value('seeds', given, int)
     except InputError as e: raise lines.error(at, e) from None
     if n < 1: raise lines.error(at, f'seeds={n} is no number of seeds; give at least 1, or a list of seeds.')
+    if n > MOST: raise lines.error(at, f'seeds: {n} is how many, and a study has at most {MOST:,} runs; write seeds: [{n}] for that one seed.')
     return [Value(i, at) for i in range(n)]
 
 # %% ../../nbs/api/studies/03_parameters.ipynb #7183e9a7
