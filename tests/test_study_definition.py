@@ -78,10 +78,28 @@ def test_a_plain_product_is_the_grid_of_before():
     ('tiny: true', 'design: factor', 13, "Did you mean 'factorial'?"), ('tiny: true', 'controls: [scratch, same_stat]', 13, "Did you mean 'same_start'?"),
     ('tiny: true', 'reference: copy_base/paper', 13, 'is no arm of this study'), ('tiny: true', 'baseline: copy_ft', 13, 'baseline is for design: ablation'),
     ('tiny: true', 'out_dir: [a, b]', 13, 'out_dir is a list'), ('tiny: true', 'name: a/b', 13, 'is no name of a file'), ('tiny: true', 'seed: 1', 13, 'seed and seeds are both given'),
+    ('seeds: 2', 'seeds: 1000000000', 8, 'write seeds: [1000000000] for that one seed'), ('seeds: 2', 'seeds: 15000', 8, 'it has at most 20,000; write seeds: [15000]'),
+    ('seeds: 2', 'seeds: []', 8, 'seeds is an empty list'), ('question: Which start is best?', 'question: [a, b]', 2, 'question is one sentence'),
+    ('[copy_ft, scratch]', '[copy_ft, null]', 3, 'a value of init is empty'), ('tiny: true', 'tiny: true\n<<: *a', 14, 'found undefined alias'),
+    ('[.1, .3]', '&a {lr: .1}\n<<: *a', 8, 'merges (<<) are not read'), ('[.1, .3]', '[[[[[.1]]]]]', 7, 'nested too deeply'),
     ('init: [copy_ft, scratch]', 'init: [copy_ft, scratch', 3, 'this is no YAML')])
 def test_a_wrong_line_is_named(write, old, new, line, says):
     message = said(write(old, new))
     assert message.startswith(f'starts.yaml, line {line}: ') and says in message and message.count('starts.yaml') == 1
+
+
+@pytest.mark.parametrize('text, says', [
+    ('{\n"init": "scratch", // one\n"seeds": 1}', 'a.json, line 2: this is no JSON'), ('{\n"init": "scratch"\n"seeds": 1}', "a.json, line 3: this is no JSON (expecting ',' delimiter"),
+    ('{"init": "\\ud83c"}', 'a.json, line 1: this has half of a character'), ('['*50_000, 'a.json is nested too deeply'), ('', 'a.json is empty')])
+def test_json_is_refused_as_json(tmp_path, text, says):
+    (tmp_path/'a.json').write_text(text)
+    assert said(tmp_path/'a.json').startswith(says)
+
+
+def test_a_character_of_two_escapes_is_written_again(tmp_path):
+    (tmp_path/'a.json').write_text(json.dumps(dict(question='Which? 🎯', init='scratch', losses='ce', seeds=1, tiny=True, out_dir=str(tmp_path/'runs'))))
+    Study.read(tmp_path/'a.json').write()
+    assert read_study(tmp_path/'runs')['question'] == 'Which? 🎯'
 
 
 def test_words_of_yaml_that_are_no_truth_values(write):
@@ -96,7 +114,7 @@ def test_what_is_changed_has_no_line(write):
 
 @pytest.mark.parametrize('given, roles', [
     (dict(losses='ce,logits'), {('copy_ft', 'ce'): 'same_start', ('scratch', 'ce,logits'): 'scratch', ('scratch', 'ce'): 'scratch'}),
-    (dict(losses='ce'), {}), (dict(losses='ce,logits', init='scratch'), {('scratch', 'ce'): 'same_start'}),
+    (dict(losses='ce'), {}), (dict(losses='ce,logits', controls='no'), {}), (dict(losses='ce,logits', init='scratch'), {('scratch', 'ce'): 'same_start'}),
     (dict(losses='ce,logits', controls='same_start'), {('copy_ft', 'ce'): 'same_start'}), (dict(losses=['ce', 'ce,logits'], init=['copy_ft', 'scratch']), {}),
     (dict(losses='ce,logits', student='my_small'), {('copy_ft', 'ce'): 'same_start', ('scratch', 'ce,logits'): 'scratch', ('scratch', 'ce'): 'scratch',
                                                     ('pretrained', 'ce,logits'): 'pretrained', ('pretrained', 'ce'): 'pretrained'})])

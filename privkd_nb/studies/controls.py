@@ -25,8 +25,9 @@ def chosen_controls(
 )->list[str]:
     "The controls that a study adds"
     names = as_list(given) if not isinstance(given, bool) else ['default' if given else 'off']
-    if names == ['default']: return [*CONTROLS]
-    if names in (['off'], ['none'], ['false']): return []
+    said = names[0].lower() if len(names) == 1 else ''
+    if said in ('default', 'on', 'yes', 'true'): return [*CONTROLS]
+    if said in ('off', 'none', 'no', 'false'): return []
     for n in names: check_choice('controls', n, ['default', 'off', *CONTROLS] if len(names) == 1 else CONTROLS)
     if names: return [k for k in CONTROLS if k in names]
     raise InputError(f"controls={given!r} names none; give default, off, or some of {', '.join(CONTROLS)}.")
