@@ -131,15 +131,20 @@ def test_the_frame_says_what_was_tested_and_how(tested, study):
 def test_words_say_what_the_frame_says(tested):
     words = verdict(tested)
     assert '**copy_ft · ce**' in words and '**copy_ft · paper**' not in words and '- copy_ft · paper: ' in words        # .027 is .054 after Holm
-    assert 'copy_base · paper: -0.011' in words and 'a smaller loss is not shown over seeds' in words and '3 seeds: at least 0.25' in words
-    assert 'by language (McNemar, Holm over 12)' in words and '224 sets of translations' in words
+    assert '- copy_base · paper: -1.1 points [-8.3, +6.0], paired t over 3 seeds, p = ' in words and 'p = 0.000' not in words
+    assert 'texts of these runs (McNemar, 224 texts a language): better in 11 (' in words
+    margin = dict(l.rsplit('after Holm): ', 1) for l in words.splitlines() if 'no worse by a point' in l)
+    shown = tested[(tested.group == 'all') & (tested.test == 'no worse') & (tested.finding != '')]
+    for arm,over in ((l.split(':')[0].strip('- *'), said) for l,said in margin.items()):
+        assert [o for o in ('seeds', 'texts') if o in over and 'neither' not in over] == shown.over[shown.arm == arm].tolist()   # the corrected p
+    assert max(map(len, words.splitlines())) < 330
 
 
 def test_no_predictions_no_tests_over_texts(study, monkeypatch):
     def gone(self, run): raise InputError('no predictions here')
     monkeypatch.setattr(Study, 'predictions', gone)
     with pytest.warns(UserWarning, match='no tests over texts: no predictions here'): t = tests_against(study, 'copy_base/ce', by='group', **HERE)
-    assert set(t.over) == {'seeds'} and 'over texts' not in verdict(t)
+    assert set(t.over) == {'seeds'} and 'texts' not in verdict(t)
     with pytest.raises(InputError, match='no predictions here'): tests_against(study, 'copy_base/ce', texts=True, **HERE)
     with pytest.raises(InputError, match='needs the study itself'): tests_against(study.scores, 'copy_base/ce', texts=True, **HERE)
 
@@ -147,7 +152,17 @@ def test_no_predictions_no_tests_over_texts(study, monkeypatch):
 def test_one_seed_is_no_test_over_seeds():
     x = np.random.default_rng(0).random((1, 3))
     t = tests_against(pd.concat([table(x), table(x+.1, 'scratch · ce')]), 'scratch · ce')
-    assert t.p.isna().all() and set(t.finding) == {''} and 'no test' in verdict(t)
+    assert t.p.isna().all() and set(t.finding) == {''} and 'one seed: too few to say' in verdict(t)
+
+
+def test_two_seeds_are_too_few_for_a_finding_over_seeds():
+    x = np.random.default_rng(0).random((2, 3))
+    def against(gain): return tests_against(pd.concat([table(x+gain), table(x, 'scratch · ce')]), 'scratch · ce')
+    t = against(np.array([[.3], [.3001]]))
+    r = t[(t.group == 'all') & (t.test == 't')].iloc[0]
+    assert r.p_holm < .001 and set(t.finding) == {''}
+    said = verdict(t)
+    assert '- copy_ft · ce: +30.0 points; two seeds: too few to say.' in said and '**copy_ft' not in said
 
 
 def test_groups_of_languages_add_up(study):
