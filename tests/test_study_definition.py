@@ -65,6 +65,14 @@ def test_a_plain_product_is_the_grid_of_before():
     assert Study(**given, controls='off').configs == grid(**given)
 
 
+def test_losses_may_be_written_as_tables_print_them(write):
+    printed = Study(init=['copy_ft', 'scratch'], losses=['ce', 'ce+logits', '0.5·kl'], exclude=[dict(init='scratch', losses='ce+logits')], reference='copy_ft/ce+logits')
+    typed = Study(init=['copy_ft', 'scratch'], losses=['ce', 'ce,logits', 'kl=.5'], exclude=[dict(init='scratch', losses='ce,logits')], reference='copy_ft/ce,logits')
+    assert printed.roles == typed.roles
+    message = said(write('"ce,logits"', '"ce+logitz"'))
+    assert 'line 6' in message and "Did you mean 'logits'?" in message
+
+
 @pytest.mark.parametrize('old, new, line, says', [
     ('scratch]', 'scrach]', 3, "init='scrach' is not a choice; choose from scratch, copy_base, copy_ft"), ('init:', 'innit:', 3, "Did you mean 'init'?"),
     ('  - ce\n', '  - [ce, logitz]\n', 5, "Did you mean 'logits'?"), ('"ce,logits"', 'ce', 6, "losses has 'ce' twice"), ('.3]\n', '.3, 3]\n', 7, 'fraction=3.0 is not above 0'),
@@ -198,6 +206,25 @@ def test_a_plan_without_a_record_says_that_no_time_is_known(study):
     assert plan.counts() == '8 runs: 0 on record, 8 to train' and plan.unknown == 8 and 'not known' in plan.time_words()
     assert plan.teacher_words() == ['teachers: 1 in the cache', 'teacher passes over training texts: 2 to make, for 4 distilled runs']
     assert not study.out_dir.exists()                                                         # a plan leaves nothing
+
+
+@pytest.mark.parametrize('which', [
+    dict(losses=['ce', 'ce,logits', 'kl', 'paper']), dict(losses='paper', init=['copy_ft', 'noise', 'random_subset'], seeds=3, fraction=1), dict(losses='paper', depth=['first', 'last', 'stride_odd']),
+    dict(losses='embedding,logits', depth=['first', 'last'], fraction=[.2, 1]), dict(losses='ce,logits', tiny=True, fraction=1), dict(losses='ce,logits', scenario=['en', 'all'])])
+def test_passes_are_those_of_the_cache(which):
+    from privkd_nb.init.depth import resolve_layers
+    from privkd_nb.jobs.fine_tune import load_data
+    from privkd_nb.losses.terms import parse_losses, required_outputs, teacher_terms
+    from privkd_nb.studies.plan import pass_keys
+    texts, real = {}, set()
+    runs = Study(**dict(dict(seeds=2, controls='off'), **which)).runs
+    for c in (p.cfg for p in runs):
+        key = c.scenario, c.fraction, c.seed
+        if key not in texts: texts[key] = content_key(sorted(load_data(c).train.text))
+        n = c.known_depth()
+        needed = required_outputs(teacher_terms(parse_losses(c.losses)), resolve_layers(c.depth_rule(), n, None, c.lacks(), c.seed), n_layers=n)
+        real |= {(texts[key], *o) for o in [('logits',)]*needed.logits+[(needed.hidden, needed.attention)]*needed.inner}    # a store holds either
+    assert len({k for p in runs for k in pass_keys(p)}) == len(real) > 0
 
 
 def test_times_follow_from_the_steps_of_runs_on_record(study):
