@@ -90,6 +90,13 @@ def test_correlations_agree_with_scipy():
 def test_correlations_are_over_languages_and_name_what_they_lack(gaps):
     one = fact_correlations(gaps[gaps.arm == 'scratch · ce']).set_index('fact')
     assert (one.n == 9).all() and (one.missing == 'klingon').all()
+    assert one.method.script.startswith('point-biserial') and one.method.lexical == "Spearman's rho"
+    assert ((one.why != '') == one.point.isna()).all()
+    few = gaps[(gaps.arm == 'scratch · ce') & (gaps.trained == 'unseen')]
+    def why(d, fact): return fact_correlations(d, [fact]).why.iloc[0]
+    assert why(few[few.language != 'klingon'].head(3), 'lexical') == 'the fact is known of 3 languages, and four are needed'
+    assert why(few.assign(script='Latin'), 'script') == 'it is the same in all languages' and why(few.assign(point=0.), 'lexical') == 'the scores do not differ'
+    assert why(few.assign(family=few.language), 'family') == 'each language has a value of its own'
     df = transfer(BOTH)
     d = df[(df.arm == 'scratch · ce') & (df.trained == 'unseen') & (df.group == 'language')]
     ours = fact_correlations(d, ['lexical']).iloc[0]

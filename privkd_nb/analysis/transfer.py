@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FACTS', 'LOST', 'GAP', 'RELATIONS', 'RELATED', 'difference_table', 'with_facts', 'at_step_zero', 'forgetting',
-           'transfer', 'Correlation', 'shuffles', 'rank_correlation', 'group_share', 'fact_correlations',
+           'transfer', 'Correlation', 'shuffles', 'rank_correlation', 'group_share', 'fact_correlations', 'why_none',
            'correlation_coverage']
 
 # %% ../../nbs/api/analysis/25_transfer.ipynb #83c326bc
@@ -152,13 +152,13 @@ def group_share(
 # %% ../../nbs/api/analysis/25_transfer.ipynb #da129197
 RELATIONS = dict(lexical='lexical distance to English', tree='steps of kinship to English', pretraining_gib='pretraining text (GiB)',
                  script='script other than Latin', family='family')
-RELATED = ['quantity', 'fact', 'point', 'low', 'high', 'p', 'p_holm', 'n', 'missing', 'test', 'method']
+RELATED = ['quantity', 'fact', 'point', 'low', 'high', 'p', 'p_holm', 'n', 'missing', 'why', 'test', 'method']
 
 def fact_correlations(
     frame:pd.DataFrame,     # From `forgetting` or `transfer`
     facts=tuple(RELATIONS), # Of those
     level:float=.95,        # Of the intervals
-)->pd.DataFrame:            # The cell, when, `RELATED`; `missing`: languages whose fact is not known
+)->pd.DataFrame:            # The cell, when, `RELATED`; `missing`: languages whose fact is not known; `why` there is no correlation
     "How what was lost, or the gap of the languages not trained on, goes with the facts of the languages"
     for f in facts: check_choice('facts', f, RELATIONS)
     gap = 'group' in frame
@@ -174,10 +174,22 @@ def fact_correlations(
 
 def _related(g, fact, level): # A row
     known = g[g[fact].notna() & (g[fact] != 'other')]
-    if fact == 'family': c, method = group_share(known.family, known.point), 'epsilon squared'
-    else: c, method = rank_correlation(known[fact] if fact != 'script' else known.script != 'Latin', known.point, level), "Spearman's rho"
+    values = known.script != 'Latin' if fact == 'script' else known[fact]
+    if fact == 'family': c, method = group_share(values, known.point), 'epsilon squared'
+    else: c, method = rank_correlation(values, known.point, level), 'point-biserial correlation of ranks' if fact == 'script' else "Spearman's rho"
     missing = ', '.join(g[~g.index.isin(known.index)].language)
-    return dict(fact=fact) | c._asdict() | dict(missing=missing, test='permutation over languages', method=method)
+    return dict(fact=fact) | c._asdict() | dict(missing=missing, why=why_none(values, known.point) if np.isnan(c.point) else '',
+                                                test='permutation over languages', method=method)
+
+def why_none(
+    fact, # Of each language that has it
+    y,    # A value a language
+)->str:
+    "Why there is no correlation"
+    n, kinds = len(fact), len({*fact})
+    if n < 4: return f"the fact is known of {n} language{'s'*(n != 1)}, and four are needed"
+    if kinds < 2: return 'it is the same in all languages'
+    return 'the scores do not differ' if len({*y}) < 2 else 'each language has a value of its own'
 
 # %% ../../nbs/api/analysis/25_transfer.ipynb #0365f282
 def correlation_coverage(
