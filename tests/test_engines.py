@@ -83,6 +83,12 @@ def test_what_was_damaged_in_the_storage_is_made_again(undisturbed, tmp_path):
     with pytest.raises(InputError, match='leave redo or storage out'): run_configs([replace(cfg, redo=True)], storage=storage.url)
 
 
+def test_a_storage_that_cannot_be_written_is_refused_before_training(tmp_path):
+    (tmp_path/'file').write_text('no folder')
+    with pytest.raises(InputError, match='cannot be written .*; give a path or URL'): run_configs(study(tmp_path), storage=str(tmp_path/'file'/'shared'))
+    assert [p.name for p in tmp_path.iterdir()] == ['file']
+
+
 def test_of_two_machines_that_put_a_run_at_once_one_wins(tmp_path, monkeypatch):
     "Their files are mixed when the first one looks, and it puts its own once more"
     storage, folders = Storage('memory://mixed'), [tmp_path/'a', tmp_path/'b']

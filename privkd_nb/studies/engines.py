@@ -67,9 +67,9 @@ def bring_home(
 
 # %% ../../nbs/api/studies/14_engines.ipynb #e1145de9
 def put_new(storage:Storage, runs:list[Run])->None:
-    "Put the finished runs that the storage lacks"
+    "Put the finished runs that the storage lacks; a run whose folder was compacted stays here"
     for r in runs:
-        if r.on_record and not storage.has(r.path.name): storage.put(r.path, r.path.name)
+        if r.on_record and (r.path/DONE).exists() and not storage.has(r.path.name): storage.put(r.path, r.path.name)
 
 # %% ../../nbs/api/studies/14_engines.ipynb #ed60d1b3
 @contextmanager
@@ -90,7 +90,9 @@ def putting(
     finally:
         over.set()
         thread.join()
-        put_new(storage, [r for r in runs if r.finished])
+        try: put_new(storage, [r for r in runs if r.finished])
+        except OSError as e:
+            raise ResultError(f'finished runs are on record here, but {storage.url} took not all of them ({e.strerror or e}); the same command puts them there.') from e
 
 # %% ../../nbs/api/studies/14_engines.ipynb #068fa2f6
 class AwayLines(StudyLines):
@@ -172,9 +174,11 @@ def run_configs(
     "Train all runs that are not finished; failures raise a `ResultError` at the end"
     from privkd_nb.jobs.study import check_inputs, run_study, run_titles
     check_engine(configs, engine, workers, storage, address, share_teacher)
+    place = Storage(storage) if storage else None
+    if place: place.check()
     for c in configs:
         with suppress(InputError): c.pin()
-    runs, place = [Run.named(c.out_dir, c.identity()) for c in configs], Storage(storage) if storage else None
+    runs = [Run.named(c.out_dir, c.identity()) for c in configs]
     if n := bring_home(place, runs): report(f"{plural(n, 'run')} brought from {place.url}")
     if engine != 'ray':
         workers = 1 if engine == 'here' else workers or default_workers()

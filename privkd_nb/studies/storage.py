@@ -6,7 +6,7 @@
 __all__ = ['Storage', 'marked_files', 'copy_file', 'check_copy']
 
 # %% ../../nbs/api/studies/11_storage.ipynb #2abdcf23
-import os, posixpath, shutil, tempfile, warnings
+import os, posixpath, shutil, tempfile, uuid, warnings
 from contextlib import suppress
 from pathlib import Path
 from fastcore.basics import patch
@@ -59,6 +59,18 @@ def names(self:Storage, *folder:str)->list[str]:
 def remove(self:Storage, *name:str)->None:
     "Remove a file or folder, if it is there"
     with suppress(FileNotFoundError): self.fs.rm(self.at(*name), recursive=True)
+
+# %% ../../nbs/api/studies/11_storage.ipynb #70cd66db
+@patch
+def check(self:Storage)->None:
+    "Raise an `InputError` for a place where nothing can be written"
+    name = f'.privkd-{uuid.uuid4().hex}'
+    try:
+        self.write(b'', name)
+        self.remove(name)
+    except Exception as e:                                    # each kind of place has errors of its own
+        why = getattr(e, 'strerror', None) or str(e) or type(e).__name__
+        raise InputError(f'storage={self.url!r} cannot be written ({why}); give a path or URL that all machines can write.') from e
 
 # %% ../../nbs/api/studies/11_storage.ipynb #877e860f
 @patch
