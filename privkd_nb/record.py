@@ -96,13 +96,12 @@ class Compacted:
         self.path = Path(folder)/COMPACT
         self.files, self.parts = read_checksums(self.path/INDEX), read_json(self.path/INDEX, dict).get('parts')
         if not isinstance(self.parts, list): raise InputError(f'{self.path/INDEX} does not say what was compacted; take another copy.')
+        self.looked = {}         # What `fault` has found, by file
     def __contains__(self, run:str)->bool: return run in self.rows
     def intact(self, name:str)->Path:
         "The path of a file of `parts`; an `InputError` if it is not what was compacted"
-        path, entry = self.path/name, self.files[name]
-        why = file_fault(path, entry, contents=False)
-        if not why and remembered_hash(path, 64<<20) != entry['sha256']: why = 'has other content than was written'
-        if not why: return path
+        path = self.path/name
+        if not (why := self.fault(name)): return path
         raise InputError(f'{path} {why}; take another copy of this file, or see `privkd verify {self.path.parent}`, which names the runs in it.')
     @cached_property
     def index(self)->pd.DataFrame:
@@ -114,6 +113,32 @@ class Compacted:
     def kinds(self)->list: return [json.loads(c) for c in self.index.config.cat.categories]
     @cached_property
     def made(self)->list: return [*zip(self.index.config.cat.codes.tolist(), self.index.seed.tolist(), self.index.metric.astype(object))]
+
+# %% ../nbs/api/03_record.ipynb #4194a0aa
+@patch
+def fault(self:Compacted,
+    name:str, # Of a file of `parts`
+)->str:       # '' if it is as it was written
+    "What is wrong with a file; its content is compared once, and again when the file has changed"
+    path, entry = self.path/name, self.files[name]
+    if why := file_fault(path, entry, contents=False): return why
+    s = os.stat(path)
+    now = s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns
+    if self.looked.get(name, ('',))[0] != now:
+        same = remembered_hash(path, 64<<20) == entry['sha256']
+        self.looked[name] = now, '' if same else 'has other content than was written'
+    return self.looked[name][1]
+
+@patch
+def damaged(self:Compacted,
+    most:int=64<<20, # Bytes that are read at most, of the smallest files; of others the size is compared
+)->dict[str,str]:    # What is wrong, by file
+    "Which files are surely not what was compacted"
+    sizes, spent, found = {f: e['size'] for f,e in self.files.items()}, 0, {}
+    for f in sorted(sizes, key=sizes.get):
+        spent += sizes[f]
+        if why := self.fault(f) if spent <= most else file_fault(self.path/f, self.files[f], contents=False): found[f] = why
+    return found
 
 # %% ../nbs/api/03_record.ipynb #306ce6d6
 @patch
@@ -196,11 +221,11 @@ def holds(self:Compacted,
 @patch
 def faults(self:Compacted,
     run:str,
-    full:bool=False, # Read the files of its part, and what its folder still has of its model
+    full:bool=False, # Read what its folder still has of its model, too
 )->dict[str,str]:    # What is wrong, by file
     "What has happened to a compacted run"
     part, folder = self.part_of(run), self.path.parent/run
-    found = files_faults(self.path, {f: self.files[f] for f in part.values() if f in self.files}, lambda *_: full)
+    found = {f: why for f in part.values() if f in self.files and (why := self.fault(f))}
     entries = json.loads(self.cell(run, 'marker')).get('files') or {} if full and not found else {}
     kept = {f: e for f,e in entries.items() if f.startswith('model/') and (folder/f).exists()}
     return {f'{COMPACT}/{f}': why for f,why in found.items()} | files_faults(folder, kept)

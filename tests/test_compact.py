@@ -161,6 +161,48 @@ def test_a_changed_byte_is_named_in_a_sentence(table, folded, tmp_path):
     assert read_json(folder/COMPACT/INDEX)['version'] == 1
 
 
+def test_runs_of_a_damaged_part_are_not_on_record(folded, tmp_path):
+    from types import SimpleNamespace
+    from privkd_nb.studies.plan import Plan, state_of
+    folder = shutil.copytree(folded[0], tmp_path/'runs')
+    runs = list(compacted_of(folder).rows)
+    def states(): return {r: state_of(SimpleNamespace(name=r, cfg=SimpleNamespace(out_dir=str(folder), redo=False))) for r in runs}
+    assert set(states().values()) == {'on record'}
+    file = max((folder/COMPACT/'scores').rglob('*.parquet'), key=lambda p: p.stat().st_size)
+    whole, name = file.read_bytes(), file.relative_to(folder).as_posix()
+    file.write_bytes(whole[:len(whole)//2]+bytes([whole[len(whole)//2]^1])+whole[len(whole)//2+1:])
+    found, n = states(), pl.read_parquet(file, hive_partitioning=False)['run'].n_unique()
+    assert list(found.values()).count('damaged') == n > 1
+    [said] = Plan(SimpleNamespace(out_dir=folder), found, [], {}).damage_words()
+    assert f'{name} has other content than was written ({n} runs)' in said and said.count(name) == 1
+    with pytest.warns(UserWarning, match=f'{name} has other content'): t = list_runs(folder)
+    assert set(t.run[t.state == 'damaged']) == {r for r, s in found.items() if s == 'damaged'}
+
+
+def test_a_part_is_read_once_however_many_runs_ask(folded, monkeypatch):
+    import privkd_nb.record as record
+    read, real = [], record.remembered_hash
+    stored = record.Compacted(folded[0])
+    monkeypatch.setattr(record, 'remembered_hash', lambda p, *a: read.append(p) or real(p, *a))
+    assert not any(stored.faults(r) for r in stored.rows) and len(read) == len(set(read)) == len(stored.files)
+
+
+def test_compacted_runs_tell_their_times(few):
+    from privkd_nb.core import write_json
+    from privkd_nb.studies.times import measured_runs
+    for i, p in enumerate(sorted(few.iterdir())):
+        run = Run(p)
+        write_json(p/'environment.json', run.environment | dict(phases=dict(training=dict(seconds=40.+i)), seconds=60., why='CPU'))
+        write_json(p/'progress.json', dict(state='finished', steps=int(run.read('history').step.max())))
+        run.finish()
+    def times(): return sorted(tuple(map(str, (m.step, m.rest, m.steps, m.size, m.device, sorted(m.config.items())))) for m in measured_runs(few))
+    before = times()
+    compact(few, report=no_lines)
+    assert len(before) == 4 and times() == before                               # told twice, counted once
+    compact(few, remove=True, report=no_lines)
+    assert not list(few.glob(f'*/{DONE}')) and times() == before
+
+
 KILLED = """
 import os, signal, sys
 from privkd_nb.analysis import compact, load, overview           # nothing of Polars has run yet, so that a fork is safe

@@ -260,6 +260,7 @@ def test_a_damaged_run_is_made_again(study):
     (run.path/'config.json').unlink()
     plan = study.plan()
     assert plan.counts() == '8 runs: 0 on record, 1 damaged (`privkd verify` says why), 8 to train'
+    assert f'{run.path.name}: config.json is missing' in plan.words()[1]
 
 
 @pytest.fixture

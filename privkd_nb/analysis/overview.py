@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'TOLD', 'state_of', 'doing', 'of_config', 'mean_scores', 'size_row', 'run_row', 'folder_rows',
-           'usual_value', 'told_value', 'settings', 'differing', 'packed_rows', 'compacted_rows', 'list_runs',
-           'runs_of']
+           'usual_value', 'told_value', 'settings', 'differing', 'packed_rows', 'compacted_rows', 'warn_damaged',
+           'list_runs', 'runs_of']
 
 # %% ../../nbs/api/analysis/14_overview.ipynb #df7e200b
-import json, re
+import json, re, warnings
 from collections import Counter
 from pathlib import Path
 import pandas as pd, polars as pl
@@ -16,7 +16,7 @@ from .arms import losses_name
 from .load import Study, is_packed, read_parts, sample_path, shown
 from ..core import InputError, read_json
 from ..finding import is_run_folder, run_began, run_paths
-from ..record import MEANS, SCORES, Compacted, Run, alive, compacted_of
+from ..record import COMPACT, MEANS, SCORES, Compacted, Run, alive, compacted_of
 from ..state import describe
 
 # %% ../../nbs/api/analysis/14_overview.ipynb #993957e5
@@ -158,8 +158,19 @@ def compacted_rows(
     t = stored.read_runs('run config seed metric score seen texts_only unseen agreement layers parameters began'.split())
     codes, configs = t.config.cat.codes.to_numpy(), [json.loads(c) for c in t.config.cat.categories]
     of = pd.DataFrame([of_config(c) for c in configs]).drop(columns='seed').iloc[codes].reset_index(drop=True)
-    t = t.drop(columns=['config', 'part']).rename(columns=dict(texts_only='texts')).assign(state='finished', path=[str(stored.path.parent/r) for r in t.run])
+    state = t.part.isin(warn_damaged(stored)).map({True: 'damaged', False: 'finished'})
+    t = t.drop(columns=['config', 'part']).rename(columns=dict(texts_only='texts')).assign(state=state, path=[str(stored.path.parent/r) for r in t.run])
     return pd.concat([t.astype(dict(metric=object)), of], axis=1)
+
+def warn_damaged(
+    stored:Compacted,
+)->list[int]: # Numbers of parts
+    "Name the parts that are damaged; `list_runs` says so of their runs"
+    bad = stored.damaged()
+    found = {i: [f for f in p.values() if f in bad] for i,p in enumerate(stored.parts)}
+    words = '; '.join(f'{COMPACT}/{f} {bad[f]} ({stored.parts[i]["n"]:,} runs)' for i,fs in found.items() for f in fs)
+    if words: warnings.warn(f'in {stored.path.parent}: {words}. See `privkd verify {stored.path.parent}`.', stacklevel=5)
+    return [i for i,fs in found.items() if fs]
 
 # %% ../../nbs/api/analysis/14_overview.ipynb #fdf17855
 def list_runs(

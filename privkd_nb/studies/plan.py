@@ -8,11 +8,12 @@ __all__ = ['TEXTS', 'BY_LAYER', 'teacher_of', 'base_here', 'teacher_cached', 'co
 
 # %% ../../nbs/api/studies/07_plan.ipynb #a0dd0f4e
 import math, re, shutil
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
 from ..analysis.arms import arm_names
-from ..core import InputError, cache_dir
+from ..core import InputError, as_words, cache_dir
 from ..data.catalog import CATALOG
 from ..init.depth import resolve_layers
 from ..jobs.config import OWN, RunConfig
@@ -147,6 +148,14 @@ def state_of(p:Planned)->str:
     if run.finished: return 'damaged' if run.faults() else 'on record'
     return 'begun' if run.progress else 'to train'
 
+@patch(as_prop=True)
+def damaged(self:Plan)->dict[str,int]: # How many runs, by what is wrong
+    "What has happened to damaged runs; those of one compacted part share it"
+    def words(name):
+        run = Run(self.study.out_dir/name)
+        return as_words(run.faults()) if run.compacted else f'{name}: {as_words(run.faults())}'
+    return dict(Counter(words(n) for n,s in self.states.items() if s == 'damaged'))
+
 @patch
 def plan(self:Study)->Plan:
     "What is on record, and what the rest takes; nothing is trained"
@@ -229,9 +238,17 @@ def disk_words(self:Plan)->str:
     return f'disk: about {in_bytes(self.size)} for students and records, and {in_bytes(need-self.size)} while one is trained ({in_bytes(free)} free{short})'
 
 @patch
+def damage_words(self:Plan, most:int=6)->list[str]: # So many at most are named
+    "What is damaged, and what to do"
+    found = [why if n == 1 else f'{why} ({n} runs)' for why,n in self.damaged.items()]
+    if not found: return []
+    more = f'; and {len(found)-most} more' if len(found) > most else ''
+    return [f"damaged, and to be trained again unless another copy is put there: {'; '.join(found[:most])}{more}; see `privkd verify {self.study.out_dir}`"]
+
+@patch
 def words(self:Plan)->list[str]:
     "The plan in sentences"
-    return [self.counts(), *self.teacher_words(), self.time_words(), *([self.disk_words()] if self.due else [])]
+    return [self.counts(), *self.damage_words(), *self.teacher_words(), self.time_words(), *([self.disk_words()] if self.due else [])]
 
 # %% ../../nbs/api/studies/07_plan.ipynb #4287a8e8
 @patch
