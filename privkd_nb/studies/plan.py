@@ -23,6 +23,7 @@ from ..markup import Table, as_text, md_text, visible
 from ..models.content import config_of
 from ..models.playground_base import TINY_BASE, base_folder
 from ..record import Run
+from .controls import CONTROLS
 from .definition import Study
 from .expansion import Planned
 from .times import UNKNOWN, Estimate, Measured, estimate, measured_runs, teacher_estimate
@@ -252,10 +253,16 @@ def words(self:Plan)->list[str]:
 
 # %% ../../nbs/api/studies/07_plan.ipynb #4287a8e8
 @patch
+def control_words(self:Plan)->list[str]:
+    "Why each control is there"
+    there = set(self.study.roles.values())
+    return [f"control {k.replace('_', ' ')}: {why}" for k,why in CONTROLS.items() if k in there]
+
+@patch
 def __repr__(self:Plan)->str:
-    return '\n'.join([visible(self.study.question or self.study.name, 0), '', as_text(self.shown()), '', *(visible(w, 0) for w in self.words())])
+    return '\n'.join([visible(self.study.question or self.study.name, 0), '', as_text(self.shown()), '', *(visible(w, 0) for w in self.control_words()+self.words())])
 
 @patch
 def _repr_markdown_(self:Plan)->str:
     return '\n\n'.join([f'**{md_text(self.study.question or self.study.name, 0)}**', Table(self.shown())._repr_markdown_(),
-                        '\n'.join(f'- {md_text(w, 0)}' for w in self.words())])
+                        '\n'.join(f'- {md_text(w, 0)}' for w in self.control_words()+self.words())])
