@@ -67,7 +67,6 @@ EARLIER = dict(
     RunConfig=('dataset data_dir languages eval_languages scenario teacher_scenario fraction teacher_fraction base teacher init student '
              'parts layers depth losses epochs teacher_epochs lr batch_size max_length patience batching pieces vocabulary packing '
              'memory compile cache budget seed out_dir tiny redo'),
-    Study='path configs skipped packed',
     Task='name kind labels metric train validation test train_languages eval_languages',
     curves_figure='history smooth points',
     differences='scores base metric reps level',
