@@ -218,6 +218,7 @@ def teacher_words(self:Plan)->list[str]:
     if readers: said.append(f"teacher passes over training texts: {passes} to make, for {plural(readers, 'distilled run')}{self.inner_words(keys)}")
     return said
 
+# %% ../../nbs/api/studies/07_plan.ipynb #9e5a8000
 @patch
 def time_words(self:Plan)->str:
     "How long it takes, and where that is known from"
