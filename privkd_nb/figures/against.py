@@ -53,7 +53,7 @@ def against_figure(
     rows = dict(tickvals=[*place.values()], ticktext=[*map(plot_text, arms)], range=[-.6, len(arms)-.4])
     fig.update_yaxes(**rows, zeroline=False, showgrid=False)
     fig.update_xaxes(zeroline=False, tickformat='.2~f')
-    fig.update_xaxes(title_text=f'← {plot_text(base)} is better · it is worse →', row=len(settings))
+    fig.update_xaxes(title_text='← worse than it · better →', row=len(settings))
     note = seeds_note(d)+'; filled: languages trained on, open: not trained on'*(set(d.group) != {'all'})
     title = f'{score_name(metric, start=True)} minus that of {base}'
-    return headed(fig, title, note, each*len(settings)+40, panels=True, hovermode='closest')
+    return headed(fig, title, note, each*len(settings)+40, panels=True, wrap=True, hovermode='closest')

@@ -94,6 +94,6 @@ def attribution_figure(
     bars, k = factor_bars(frame, at), len(at)
     title = f"{score_name(frame.attrs.get('metric', 'accuracy'), start=True)}: what each choice is worth"
     return headed(go.Figure([*bars, *interaction_points(frame, at)]), title, f'{f.dataset} ({f.scenario}), {levels}; {over}',
-        60+(14+10*len(bars))*k, panels=True, barmode='group', bargap=.4, hovermode='closest', margin=dict(b=15),
+        60+(14+10*len(bars))*k, panels=True, wrap=True, barmode='group', bargap=.4, hovermode='closest', margin=dict(b=15),
         xaxis=axis('gain in the score', 2, side='top', zeroline=True, zerolinecolor='#888888', tickformat='+.2~f'),
         yaxis=dict(tickvals=list(range(k)), ticktext=names, range=[k-.4, -.6], zeroline=False))

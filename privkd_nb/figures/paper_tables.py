@@ -192,7 +192,8 @@ def html(self:PaperTable)->str:
         body.append(f"<tr>{names}{''.join(f'<td><b>{t}</b></td>' if b else f'<td>{t}</td>' for t,b in texts)}</tr>")
         before = side[0]
     table = f"<thead>{''.join(head)}</thead><tbody>{''.join(body)}</tbody>"
-    return f'<table class="dataframe">{table}</table><p>{html_text(self.caption, 0)}</p>'
+    box = f'<div style="overflow-x:auto"><table class="dataframe">{table}</table></div>'
+    return f'{box}<p>{html_text(self.caption, 0)}</p>'
 
 @patch
 def _repr_html_(self:PaperTable): return self.html()

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['PALETTE', 'COLORS', 'GRID', 'TEMPLATE', 'MARKS', 'term_color', 'order_terms', 'term_name', 'figure_layout',
-           'use_notebook_renderer', 'titled', 'axis', 'marker', 'plot_names', 'score_name', 'empty_figure',
-           'legend_rows', 'legend_below', 'headed']
+           'use_notebook_renderer', 'short_lines', 'titled', 'axis', 'marker', 'plot_names', 'score_name',
+           'empty_figure', 'legend_rows', 'legend_below', 'headed']
 
 # %% ../../nbs/api/figures/00_style.ipynb #6ccfd678
+import textwrap
 import pandas as pd, plotly.graph_objects as go, plotly.io as pio
 from ..losses.terms import TERMS
 from ..markup import plot_text
@@ -70,15 +71,28 @@ def use_notebook_renderer()->None:
     pio.renderers.default = register_renderer()
 
 # %% ../../nbs/api/figures/00_style.ipynb #4813bb9e
-def titled(
+def short_lines(
     text:str,
-    note:str='', # A line below in smaller type, e.g. how many seeds there are
+    room:int, # Characters in a line
+    most:int=6, # Lines
+)->list[str]:
+    "A text in lines, parted at its semicolons where that is enough"
+    lines = []
+    for part in text.split('; '):
+        if lines and len(f'{lines[-1]}; {part}') < room: lines[-1] += f'; {part}'
+        else: lines = [*lines[:-1], *(f'{l};' for l in lines[-1:]), *(textwrap.wrap(part, room) or [''])]
+    return lines[:most]
+
+def titled(
+    text:str|list[str], # One line, or several
+    note:str|list[str]='', # Lines below in smaller type, e.g. how many seeds there are
 )->dict:         # For `title`
     "A title at the upper edge, whatever the height of the figure; with a note, flush left"
     top = dict(y=1, yref='container', yanchor='top')
-    text, note = plot_text(text, 300), plot_text(note, 300)
-    if not note: return dict(text=text, pad=dict(t=12), **top)
-    return dict(text=f'{text}<br><sup>{note}</sup>', pad=dict(t=20, l=12), x=0, xref='container', xanchor='left', **top)
+    text, note = ([plot_text(l, 300) for l in ([t] if isinstance(t, str) else t) if l] for t in (text, note))
+    if not note: return dict(text='<br>'.join(text), pad=dict(t=12), **top)
+    lines = [*text, *(f'<sup>{l}</sup>' for l in note)]
+    return dict(text='<br>'.join(lines), pad=dict(t=20, l=12), x=0, xref='container', xanchor='left', **top)
 
 # %% ../../nbs/api/figures/00_style.ipynb #c3bc18a8
 def axis(
@@ -151,11 +165,15 @@ def headed(
     note:str,          # The line below the title
     height:int,        # Pixels, without title, note and legend
     panels:bool=False, # Whether panels have titles of their own, or the axis stands above
+    wrap:bool=False,   # Break title and note into lines that a telephone shows whole?
     **kw,              # Of `update_layout`
 )->go.Figure:
     "Put title, note and legend above one another, whatever the height"
-    rows = legend_rows(fig)
-    top = 70+22*rows+24*panels
+    rows, more = legend_rows(fig), 0
+    if wrap:
+        title, note = short_lines(title, 40, 3), short_lines(note, 58)
+        more = 18*(len(title)+len(note)-2)
+    top = 70+more+22*rows+24*panels
     margin = dict(l=60, r=20, t=top, b=50) | kw.pop('margin', {})
     return figure_layout(fig, height=height+top, meta=dict(legend=22*rows), title=titled(title, note),
-        legend=legend_below(66, height+top), margin=margin, **kw)
+        legend=legend_below(66+more, height+top), margin=margin, **kw)

@@ -89,6 +89,6 @@ def transfer_figure(
     where = f"{r.dataset} ({r.scenario}), {r.fraction:g} of the data{', '+r.when if 'when' in f else ''}"
     note = f"{where}; {how}; {'Kruskal-Wallis' if fact == 'family' else 'Spearman'} over languages, permutation p"
     yaxis = axis('mean trained on − language' if 'group' in frame else 'teacher − student', tickformat='+.2~f', zerolinecolor='#888888')
-    fig = headed(go.Figure(traces), f'{what}, by {RELATIONS[fact]}', note, 380, hovermode='closest', showlegend=True,
+    fig = headed(go.Figure(traces), f'{what}, by {RELATIONS[fact]}', note, 380, wrap=True, hovermode='closest', showlegend=True,
                  xaxis=AXES[fact], yaxis=yaxis)
     return fig.update_layout(legend=dict(font=dict(size=11)), margin=dict(t=fig.layout.margin.t+22*max(0, len(arms)-1)))
