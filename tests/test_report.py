@@ -6,9 +6,13 @@ import pytest
 
 from browser import chromium
 from hostile import HACK, PAYLOADS, check_figure, check_markdown, file_name, make_hostile_study
-from privkd_nb.analysis.compare import choose
+from privkd_nb.analysis.attribution import attribution
+from privkd_nb.analysis.compare import choose, differences
 from privkd_nb.analysis.load import Study
 from privkd_nb.core import InputError, write_json
+from privkd_nb.figures.against import against_figure
+from privkd_nb.figures.attribution import attribution_figure
+from privkd_nb.figures.paper_figures import data_figure, learning_figure, learning_rows, lines_latex
 from privkd_nb.figures.paper_tables import PaperTable, best_students, paper_rows
 from privkd_nb.report.evidence import Evidence
 from privkd_nb.report.limits import limits
@@ -44,8 +48,42 @@ def test_the_verb_follows_the_interval():
 def test_one_seed_has_no_verb():
     e = Evidence('sample', seed=0, **SCENE)
     text = ' '.join(findings(e))
-    assert 'one seed: no interval' in text and 'do not show' in text and not re.search(r'The (start|distillation) matters|distillation (helps|hurts)\*\*', text)
+    assert 'one seed: no interval' in text and 'cannot be split: one seed in all four arms' in text and 'do not show' not in text and not re.search(r'The (start|distillation) matters|distillation (helps|hurts)\*\*', text)
     assert 'no test' in sure_text(e)
+
+
+def test_one_arm_with_one_seed_is_named():
+    e = Evidence('sample', **SCENE)
+    e.scores = e.scores[(e.scores.arm != 'copy_ft · ce') | (e.scores.seed == 0)]
+    for k in ('arrays', 'rows', 'trained'): e.__dict__.pop(k, None)
+    assert split_sentence(e).startswith('**The gain cannot be split: one seed in <code>copy_ft · ce</code>.**')
+
+
+def test_no_worse_by_one_rule():
+    "The table of equivalence and the tests in words say the same of every arm, after Holm's correction"
+    r = StudyReport('sample', **SCENE)
+    tested = r._tests()
+    tested.loc[(tested.arm == 'copy_ft · ce') & (tested.test == 'no worse'), ['p', 'p_holm', 'finding']] = .02, .1, ''      # shown without the correction alone
+    said = r.equivalence().frame.loc[(r.e.reference, 'copy_ft · ce')]
+    assert said['no worse by 1 point'] != 'yes' and (said['p'], said['p (Holm)']) == ('0.020', '0.100') and 'after Holm' in r.equivalence_note().data
+    del r.tested
+    found = r._tests()
+    found = found[(found.test == 'no worse') & (found.group == 'all')].set_index('arm').finding
+    table = r.equivalence().frame.loc[r.e.reference, 'no worse by 1 point']
+    assert {a: v == 'yes' for a,v in table.items()} == {a: v == 'no worse' for a,v in found.items()}
+
+
+def test_a_local_teacher_is_described():
+    r = StudyReport('sample', **SCENE)
+    for c in r.e.runs: r.e.study.configs[c] = r.e.study.configs[c] | dict(base='@888596674fec', teacher='auto')
+    assert '888596674fec' not in r.data().data and 'fine-tuned here from a local copy of a model' in r.data().data
+    assert 'base of the teacher was a local copy' in r.made().data and '888596674fec' in r.made().data
+
+
+@pytest.mark.parametrize('draw', [lambda s: learning_figure(learning_rows(s.history)), lambda s: data_figure(paper_rows(s.scores)),
+                                  lambda s: lines_latex(paper_rows(s.scores))])
+def test_scenarios_are_not_joined(draw):
+    with pytest.raises(InputError, match=r"playground \(all\), playground \(cl\), .* as in choose\(rows, scenario='all'\)"): draw(Study.open('sample'))
 
 
 def test_bold_needs_a_test():
@@ -111,3 +149,19 @@ def test_written_anew(tmp_path):
     names = {}
     exec(cells[0].source.replace('use_notebook_renderer()', '', 1), names)             # it runs again, and says the same
     assert eval(cells[1].source, names).data == cells[1].outputs[0]['data']['text/markdown']
+
+
+def test_figures_on_a_telephone():
+    "No text of a figure in a live notebook, where nothing breaks titles anew, is cut at 400 pixels; a table is scrolled inside its box"
+    s = Study.open('sample')
+    part = choose(s.scores, scenario='cl')
+    split = attribution(part, start=('scratch', 'copy_ft'), distillation=('ce', 'paper'))
+    figs = [learning_figure(learning_rows(choose(s.history, scenario='all'))), data_figure(paper_rows(choose(s.scores, scenario='all'))),
+            against_figure(differences(part, 'copy_ft · paper'), 'copy_ft · paper'), attribution_figure(split)]
+    drawn = ''.join(f.to_html(include_plotlyjs=i == 0, full_html=False, config=dict(responsive=True)) for i,f in enumerate(figs))
+    with chromium(400, 800) as page:
+        page.set_content(f'<body style="margin:0">{drawn}{PaperTable(paper_rows(s.scores)).html()}')
+        page.wait_for_function(f"document.querySelectorAll('.main-svg .gtitle').length >= {len(figs)}")
+        cut = page.evaluate("[...document.querySelectorAll('.js-plotly-plot text')].filter(t => t.getBoundingClientRect().width).filter(t => "
+                            "{ const b = t.getBoundingClientRect(); return b.left < -1 || b.right > 401; }).map(t => t.textContent)")
+        assert not cut and page.evaluate('document.documentElement.scrollWidth') <= 400

@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['SETTING', 'clear', 'value', 'counted', 'setting_text', 'code_of', 'same_start', 'mixed_arms', 'arm_text',
-           'which_matters', 'split_sentence', 'distillation_sentence', 'ranking_sentence', 'rival', 'unseen_sentence',
-           'languages_sentence', 'teacher_gaps', 'teacher_sentence', 'score_sentence', 'findings', 'seeds_of',
-           'other_settings', 'sure_text']
+           'which_matters', 'few_seeds_in', 'split_sentence', 'distillation_sentence', 'ranking_sentence', 'rival',
+           'unseen_sentence', 'languages_sentence', 'teacher_gaps', 'teacher_sentence', 'score_sentence', 'findings',
+           'seeds_of', 'other_settings', 'sure_text']
 
 # %% ../../nbs/api/report/01_words.ipynb #390ba2b5
 import math
 import pandas as pd
-from ..analysis.arms import CELL, arm_words, find_arms, read_arm
+from ..analysis.arms import CELL, Cell, arm_words, find_arms, read_arm
 from ..analysis.compare import as_row, choose, groups_of, score_arrays
 from ..analysis.stats import holm, t_interval
 from ..figures.style import score_name
@@ -75,12 +75,23 @@ def which_matters(e, setting=None)->pd.Series|None: # The start's share minus th
     if e.split_in(setting=setting) is None: return None
     return e.effect(*mixed_arms(e), setting=setting)
 
+def few_seeds_in(e)->str: # Markdown: 'one seed in `copy_ft · ce`'; '' where the four arms share two seeds
+    "Why the gain is not split in the main setting"
+    a, b = mixed_arms(e)
+    four = dict.fromkeys([mixed_arms(e, False)[1], b, a, e.reference])
+    seeds = {arm: set(e.arrays[c].index) if (c := Cell(arm, *e.main)) in e.arrays else set() for arm in four}
+    if len(shared := set.intersection(*seeds.values())) > 1: return ''
+    few = {n: [code_of(e, arm) for arm,s in seeds.items() if len(s) == n] for n in (0, 1)}
+    said = [f"{'one seed' if n else 'no seed'} in {'all four arms' if len(of) == 4 else ', '.join(of)}" for n,of in few.items() if of]
+    return ' and '.join(said) or f"the four arms share {'one seed' if shared else 'no seed'}"
+
 def split_sentence(e)->str: # '' without a split
     "Whether the start matters more than the distillation"
     s, more = e.split_in(), which_matters(e)
     if s is None or more is None: return ''
     told = {1: '**The start matters more than the distillation.**', -1: '**The distillation matters more than the start.**',
             0: '**These runs do not show whether the start or the distillation matters more.**'}[clear(more)]
+    if why := few_seeds_in(e): told = f'**The gain cannot be split: {why}.**'
     return (f"{told} From {arm_text(e, mixed_arms(e, False)[1])} to {arm_text(e, e.reference)}: on {setting_text(e.main)}, mean "
             f"{md_text(score_name(e.metric))} changes by {value(s.loc['gain'])}. "
             f"The start accounts for {value(s.loc['start'])} of it and the distillation for {value(s.loc['distillation'])}; "
@@ -92,6 +103,7 @@ def distillation_sentence(e)->str: # '' where the same start without distillatio
     if not (alone := same_start(e)) or (r := e.effect(e.reference, alone)) is None: return ''
     told = {1: '**From the same start, distillation helps**', -1: '**From the same start, distillation hurts**',
             0: '**From the same start, these runs do not show that distillation helps or hurts**'}[clear(r)]
+    if r.seeds == 1: told = '**From the same start, what distillation adds cannot be tested: it has one seed**'
     return f'{told}: {code_of(e, e.reference)} minus {code_of(e, alone)} is {value(r)} (n = {counted(int(r.seeds), "paired seed")}).'
 
 def ranking_sentence(e)->str: # '' with one arm
@@ -130,12 +142,13 @@ def unseen_sentence(e)->str: # '' where all languages were trained on
         r = s['unseen'].loc['start']
         told = {1: '**The start also counts on languages not trained on**', -1: '**On languages not trained on, the start costs**',
                 0: '**On languages not trained on, these runs do not show that the start counts**'}[clear(r)]
-        return (f"{told}: there it is worth {value(r)}, and {value(s['seen'].loc['start'])} on those trained on; the distillation "
+        if why := few_seeds_in(e): told = f'**On languages not trained on, the gain cannot be split: {why}**'
+        return (f"{told}: there the start is worth {value(r)}, and {value(s['seen'].loc['start'])} on those trained on; the distillation "
                 f"{value(s['unseen'].loc['distillation'])} and {value(s['seen'].loc['distillation'])}.")
     if not (other := rival(e)): return ''
     r, seen = (e.effect(e.reference, other, g) for g in ('unseen', 'seen'))
     if r is None or seen is None: return ''
-    told = {1: 'better', -1: 'worse', 0: 'not shown to differ'}[clear(r)]
+    told = 'not tested' if r.seeds == 1 else {1: 'better', -1: 'worse', 0: 'not shown to differ'}[clear(r)]
     return (f'**On languages not trained on, {code_of(e, e.reference)} is {told}**: minus {code_of(e, other)} it has {value(r)} there, '
             f'and {value(seen)} on those trained on.')
 
@@ -174,6 +187,7 @@ def teacher_sentence(e)->str: # '' without a teacher's score
     if not len(d): return ''
     r = d.iloc[0]
     told = {1: 'is better than its teacher', -1: 'falls short of its teacher', 0: 'is not shown to differ from its teacher'}[clear(r)]
+    if r.seeds == 1: told = 'is not tested against its teacher'
     return f'**{code_of(e, e.reference)} {told}**: minus the teacher, mean {md_text(score_name(e.metric))} is {value(r)}.'
 
 def score_sentence(e)->str:
@@ -202,9 +216,9 @@ def seeds_of(e)->tuple[int,int]: # The fewest and the most of an arm
 def other_settings(e)->str: # '' where there is one setting, or no split
     "Whether the verdict on start and distillation is the same elsewhere"
     more = which_matters(e)
-    if more is None: return ''
+    if more is None or not math.isfinite(more.low): return ''
     rest = [s for s in dict.fromkeys(c[1:] for c in e.arrays) if s != e.main]
-    found = [r for s in rest if (r := which_matters(e, s)) is not None]
+    found = [r for s in rest if (r := which_matters(e, s)) is not None and math.isfinite(r.low)]
     if not found: return ''
     same = sum(clear(r) == clear(more) for r in found)
     return f'The verdict on start and distillation is the same in {same} of {len(found)} other settings of this study.'
