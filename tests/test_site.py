@@ -142,11 +142,11 @@ def test_symbols_link_to_their_lines(site):
 
 def test_pictures_have_a_text_and_no_second_caption(docs, pages):
     from pages import Pictures
-    cells = ['![A picture](x.svg)', 'a ![b](c.svg) line', '![Scores](images/fraction.svg)']
+    cells = ['![A picture](x.svg)', 'a ![b](c.svg) line', '![Scores](images/replication.svg)']
     cells = [SimpleNamespace(cell_type='markdown', source=c) for c in cells]
     for c in cells: Pictures(None).cell(c)
     assert cells[0].source == '![A picture](x.svg)&nbsp;' and cells[1].source == 'a ![b](c.svg) line'
-    assert 'data-figure=' in cells[2].source and '<img src="images/fraction.svg" alt="Scores">' in cells[2].source      # drawn in the reader's colours
+    assert 'data-figure=' in cells[2].source and '<img src="images/replication.svg" alt="Scores">' in cells[2].source      # drawn in the reader's colours
 
 
 def test_names_with_underscores_are_no_bold_text(site):
