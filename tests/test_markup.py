@@ -169,7 +169,18 @@ ALLOWED = { # What may stand in markup without going through a writer, because i
     'figures.save': {'fig.to_html'},                                         # plotly's own, whose texts are `plot_text`; `<` is escaped in its JSON
     'figures.pages': {'get_plotlyjs()', "ALL.replace('FIT', FIT)"}, 'stored': {'data', 'inside', 'sentence'},      # plotly.js; JSON in an attribute, and a sentence of our own
     'data.tasks': {'self.metric'}, 'jobs.report': {"size_of(models['student'])", "size_of(models['teacher'])", 'score'},
-    'figures.style': {'text', 'note'},
+    'figures.style': {'text', 'note', 'l'},
+    'analysis.against': {'where'}, 'studies.definition': {"self.design.replace('_', ' ')"},      # names through `md_text`; one of three words
+    'apps.study_monitor': {'wide', 'look', "progress_html(l.share, '6em')", "progress_html(study.share / max(1, len(study.titles)), '14em')", "''.join(map(line_html, lines))"},
+    'figures.paper_tables': {"''.join(head)", "''.join(body)", 'table', 'box', 'names', "''.join((f'<td><b>{t}</b></td>' if b else f'<td>{t}</td>' for t, b in texts))", 'n', 't'},
+    'report.page': {'FIT', "packaged('report.js')", 'figure_html(data[PLOTLY_JSON])', "data['text/html']", "markdown2html_mistune(data['text/markdown']).strip()",
+                    'get_plotlyjs()', 'own', 'slug(found[1])'},                                  # our scripts, plotly's, and outputs that writers have made
+    'report.limits': {"' '.join(limits(e)[:most])", "counted(n, 'run')", 'parts'},                # sentences of our own, with names through `md_text` and `md_code`
+    'report.words': {'setting_text(e.main)', 'code_of(e, e.reference)', 'code_of(e, other)', 'code_of(e, best.arm)', 'k', "' and '.join(said)", 'seeds', "counted(k, 'comparison')",
+                     'near', 'told', 'value(r)', 'value(seen)', 'value(best)', 'value(r, False)', "n['ahead']", "n['behind']", "counted(len(d), 'language')",
+                     "counted(int(d.seeds.max()), 'seed')", "counted(int(r.n), 'language')", "f': {parts}' if parts else ''", 'why'},
+    'studies.lines': {'node.style', 'problem', 'k.style'},                                        # PyYAML's style of a scalar; a message of an error
+    'studies.plan': {"'; '.join(found[:most])", 'more', 'self.study.out_dir'},                    # lines of a terminal; `_repr_markdown_` escapes them
     'export.card': {'install', 'language'}, 'figures.waterfall': {'row.verdict'},     # words of our own; one of two words, or nothing is written
     'figures.run': {'sign', 'color', 'who', 'when', 'plot_text(score_name(metric))'},       # a sign, its colour, a word of our own; plotly's texts
     'init.student': {'SOURCES[self.source]', 'arrows', 'source', "random_ or 'nothing'", 'sizes'},
