@@ -16,14 +16,15 @@ from ..markup import visible
 # %% ../../nbs/api/cli/11_study.ipynb #78414622
 EPILOG = '''a study file, such as study.yaml:
   question: Does the start matter more than distillation?
-  init: [copy_ft, copy_base, scratch]     # any option of a run, one value or a list; lists are multiplied
+  init: [copy_ft, copy_base, scratch]  # any option of a run; lists multiply
   losses: [ce, "ce,logits"]
   seeds: 5                                # how many; [5] is seed 5 alone
   arms: [{init: noise, losses: ce}]       # beside the product
   exclude: [{init: scratch, losses: ce}]  # runs that are left out
   controls: default
   reference: {init: copy_ft, losses: "ce,logits"}
-With design: ablation, one value at a time is changed from baseline, an arm such as {init: copy_ft, losses: ce}.'''
+With design: ablation, one value at a time is changed from baseline, an arm
+such as {init: copy_ft, losses: ce}.'''
 
 def add_study_options(
     parser:argparse.ArgumentParser, # Changed in place
