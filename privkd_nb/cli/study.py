@@ -70,7 +70,8 @@ def check_spaces(
     "Refuse several values in one word"
     for k,v in given.items():
         for w in v if k in SINGLE else []:
-            if ',' in str(w): raise InputError(f"--{k} {w}: several values have spaces between them, as in --{k} {' '.join(str(w).split(','))}.")
+            if ',' in str(w):
+                raise InputError(f"--{k} {w}: several values have spaces between them, as in --{k} {' '.join(str(w).split(','))}.")
 
 def as_given(
     given:dict, # Option -> list of values

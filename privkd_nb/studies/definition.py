@@ -43,7 +43,8 @@ class Study:
         usual = dict(design='factorial', controls='default')
         self.lines, self.question = lines or Lines(), ' '.join(str(question).split())
         self.given = {k: v for k,v in own.items() if k == 'seeds' and v == [] or v not in (None, '', (), [], usual.get(k))} | parameters
-        if several(question) or isinstance(question, dict): raise self.lines.error(('question',), 'question is one sentence; put it in quotes.')
+        if several(question) or isinstance(question, dict):
+            raise self.lines.error(('question',), 'question is one sentence; put it in quotes.')
         self.name = self.named(str(name))
         self.design = self.checked('design', check_choice, 'design', str(design), DESIGNS)
         self.controls = self.checked('controls', chosen_controls, controls)

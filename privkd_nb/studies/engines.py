@@ -35,11 +35,13 @@ def check_engine(
     if workers < 0: raise InputError(f'workers={workers} must be at least 1, or 0 for one a GPU or one a core.')
     check_study(configs, 1 if engine == 'here' else max(2, workers))
     if engine == 'here' and workers > 1: raise InputError(f"engine=here has one worker, not {workers}; take engine=pool.")
-    if address and engine != 'ray': raise InputError(f"address={address!r} is the address of a Ray cluster; give engine=ray with it, or leave it out.")
+    if address and engine != 'ray':
+        raise InputError(f"address={address!r} is the address of a Ray cluster; give engine=ray with it, or leave it out.")
     if engine == 'ray' and share_teacher:
         raise InputError('share_teacher trains students jointly in one process; leave it out with engine=ray, which computes the outputs of a teacher once.')
     if storage and any(c.redo for c in configs): raise InputError('redo would train again what the storage has; leave redo or storage out.')
-    if len({os.path.abspath(c.out_dir) for c in configs}) > 1: raise InputError('the runs of a study are recorded in one folder; give all of them the same out_dir.')
+    if len({os.path.abspath(c.out_dir) for c in configs}) > 1:
+        raise InputError('the runs of a study are recorded in one folder; give all of them the same out_dir.')
 
 # %% ../../nbs/api/studies/14_engines.ipynb #742b6cba
 def default_workers()->int:
@@ -83,7 +85,9 @@ def putting(
     over, left = threading.Event(), list(runs)
     def watch():
         while not over.wait(every):
-            with suppress(OSError, ValueError): put_new(storage, [r for r in left if r.finished]); left[:] = [r for r in left if not r.finished]
+            with suppress(OSError, ValueError):
+                put_new(storage, [r for r in left if r.finished])
+                left[:] = [r for r in left if not r.finished]
     thread = threading.Thread(target=watch, daemon=True, name='privkd putting')
     thread.start()
     try: yield

@@ -93,7 +93,8 @@ def seeds_of(
     try: n = typed_value('seeds', given, int)
     except InputError as e: raise lines.error(at, e) from None
     if n < 1: raise lines.error(at, f'seeds={n} is no number of seeds; give at least 1, or a list of seeds.')
-    if n > MOST: raise lines.error(at, f'seeds: {n} is how many, and a study has at most {MOST:,} runs; write seeds: [{n}] for that one seed.')
+    if n > MOST:
+        raise lines.error(at, f'seeds: {n} is how many, and a study has at most {MOST:,} runs; write seeds: [{n}] for that one seed.')
     return [Value(i, at) for i in range(n)]
 
 # %% ../../nbs/api/studies/03_parameters.ipynb #7183e9a7

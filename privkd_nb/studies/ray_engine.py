@@ -92,7 +92,8 @@ def tell_lost(
     "Say which machines are no longer in the cluster"
     there = {n['NodeID'] for n in now}
     for n in before:
-        if n['NodeID'] not in there: report(f"a machine of the cluster was lost ({visible(n['NodeManagerHostname'])}); others go on with its runs")
+        if n['NodeID'] not in there:
+            report(f"a machine of the cluster was lost ({visible(n['NodeManagerHostname'])}); others go on with its runs")
     return now
 
 # %% ../../nbs/api/studies/13_ray_engine.ipynb #324d8963

@@ -56,7 +56,8 @@ def run(self:Study,
 )->list[Run]:               # Those that are finished; without `max_hours` all of them
     "Train what is not on record; the same call goes on where it was interrupted"
     check_engine(self.configs, engine, workers, how.get('storage', ''), how.get('address', ''), how.get('share_teacher', False))
-    if not 0 <= max_hours < math.inf: raise InputError(f'max_hours={max_hours:g} is no number of hours; give one above 0, or 0 for no limit.')
+    if not 0 <= max_hours < math.inf:
+        raise InputError(f'max_hours={max_hours:g} is no number of hours; give one above 0, or 0 for no limit.')
     undo = self.begin()
     try:
         if not max_hours: return run_configs(self.configs, engine, workers, report=report, **how)

@@ -120,7 +120,8 @@ def copy_file(a:Path, b:Path)->None:
 # %% ../../nbs/api/studies/11_storage.ipynb #d44541e8
 def check_copy(folder:Path, marker:str, where:str)->None:
     "Raise a `ResultError` for a copy that is not what its marker says"
-    if faults := folder_faults(folder/marker): raise ResultError(f'a copy from or to {where} is not what was written: {as_words(faults)}; try again.')
+    if faults := folder_faults(folder/marker):
+        raise ResultError(f'a copy from or to {where} is not what was written: {as_words(faults)}; try again.')
 
 # %% ../../nbs/api/studies/11_storage.ipynb #3f182650
 @patch
