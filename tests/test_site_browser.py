@@ -76,7 +76,7 @@ def test_the_home_page_and_live_figures(served):
     with chromium() as page:
         assert page.goto(f'{url}/index.html').ok
         assert page.locator('h1').first.inner_text().startswith('PrivKD')
-        page.wait_for_selector('.privkd-figure[aria-label^="Accuracy against"] .main-svg')                   # the result, in one picture
+        page.wait_for_selector('.privkd-figure[aria-label^="Accuracy by start"] .main-svg')                   # the result, in one picture
         assert 'make run' in page.inner_text('body')                                      # how to start
         assert page.goto(f'{url}/api/figures/comparisons.html').ok
         page.wait_for_selector('.js-plotly-plot .main-svg')

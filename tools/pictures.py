@@ -30,7 +30,7 @@ def replication():
                       annotation_text='teacher' if group == 'seen' else '', annotation_position='top')
     fig.for_each_annotation(lambda a: a.update(text=''), selector=dict(text='massive, cl'))
     fig.update_xaxes(title_text='mean accuracy, a tenth of the data')
-    return fig.update_layout(title_text='', margin_t=40, paper_bgcolor='white', plot_bgcolor='white')
+    return fig.update_layout(title_text='Accuracy by start and losses', margin_t=75, paper_bgcolor='white', plot_bgcolor='white')
 
 
 def card():
