@@ -128,38 +128,38 @@ class Forked:
     def wait(self, timeout=None): until(lambda: self.poll() is not None, timeout or 60); return self.returncode
 
 
-def training(folder): # The processes that are training a run
-    states = [json.loads(p.read_text()) for p in folder.glob('*/progress.json')]
-    return {s['pid'] for s in states if s['state'] == 'training' and s['step']}
+def doomed(tokens, out, kill):
+    "A step after which a process is killed, once for each token; the token says which runs were finished then"
+    step_of = StatusFile.step
+    def step(self, step, steps, first=0):
+        stop = step_of(self, step, steps, first)
+        for t in tokens if step == 2 else ():
+            try: mark = os.open(t, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+            except FileExistsError: continue
+            os.write(mark, json.dumps({p.parent.name: p.read_text() for p in out.glob('*/done.json')}).encode())
+            kill()
+        return stop
+    return step
 
 
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='processes are forked as on Linux')
 def test_a_study_that_is_killed_three_times(undisturbed, tmp_path, monkeypatch):
     "Twice a worker, and once the whole study: it ends as one that was never killed, and no finished run is trained again"
     from privkd_nb.jobs import study as jobs
+    configs, lines = study(tmp_path), []
+    out, whole, *workers = Path(configs[0].out_dir), *(tmp_path/name for name in ('whole', 'one', 'two'))
     monkeypatch.setattr(jobs, 'start_worker', lambda request, log, workers, place: Forked(lambda: jobs.main([request])))
-    configs, lines, finished = study(tmp_path), [], {}
-    out = Path(configs[0].out_dir)
-    def whole():
+    def begin():
         os.setpgid(0, 0)
         run_configs(configs, engine='pool', workers=2, report=lines.append)
-    first = Forked(whole)
-    workers = until(lambda: training(out))
-    os.killpg(first.pid, signal.SIGKILL)                        # the workers too, which would end by themselves: see test_processes
-    first.wait()
-    killed = []
-    def kill_two():
-        for _ in range(2):
-            killed.append(until(lambda: training(out)-{*killed, *workers}).pop())
-            finished.update({p.parent.name: p.read_bytes() for p in out.glob('*/done.json')})
-            os.kill(killed[-1], signal.SIGKILL)
-    thread = threading.Thread(target=kill_two, daemon=True)
-    thread.start()
+    with monkeypatch.context() as m:                            # the workers too, which would end by themselves: see test_processes
+        m.setattr(StatusFile, 'step', doomed([whole], out, lambda: os.killpg(0, signal.SIGKILL)))
+        assert Forked(begin).wait(120) == -signal.SIGKILL and whole.is_file()
+    monkeypatch.setattr(StatusFile, 'step', doomed(workers, out, lambda: os.kill(os.getpid(), signal.SIGKILL)))
     with quietly(): runs = run_configs(configs, engine='pool', workers=2, report=lines.append)
-    thread.join(5)
-    assert len(killed) == 2 and sum('was killed (signal 9); another one goes on' in l for l in lines) == 2
+    assert all(w.is_file() for w in workers) and sum('was killed (signal 9); another one goes on' in l for l in lines) == 2
     assert_same(runs, undisturbed)
-    assert all((out/n/'done.json').read_bytes() == was for n, was in finished.items())
+    for t in (whole, *workers):
+        assert all((out/n/'done.json').read_text() == was for n, was in json.loads(t.read_text()).items())
 
 
 # Several machines
