@@ -9,6 +9,7 @@ import fastcore.docments as docments
 import latex2mathml.converter
 import yaml
 from execnb.nbio import mk_cell
+from filelock import FileLock
 from nbdev.config import get_config
 from nbdev.doclinks import NbdevLookup, nbglob
 from nbdev.process import Processor
@@ -130,7 +131,13 @@ class Processors(FilterDefaults):
 
 
 def process() -> list[Path]:
-    "Process the notebooks that changed into `_proc/`, from which either renderer builds; returns all pages' paths inside it"
+    "Process the notebooks that changed into `_proc/`, from which either renderer builds, one caller after another; returns all pages' paths inside it"
+    PROC.mkdir(exist_ok=True)
+    with FileLock(PROC/'.lock'): return process_pages()
+
+
+def process_pages() -> list[Path]:
+    "As `process`, with `_proc/` to itself"
     shutil.copytree(NBS, PROC, dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.ipynb', '.*', 'runs'))
     since = max(f.stat().st_mtime for f in (ROOT/'settings.ini', CFG.lib_path/'_modidx.py', Path(__file__), *NBS.glob('images/*.json')))
     marker = PROC/'.repository'
