@@ -130,10 +130,12 @@ class Processors(FilterDefaults):
     def base_procs(self): return [TitleCell] + [ModuleDocs if p is exec_show_docs else p for p in super().base_procs()] + [Outputs, Pictures]
 
 
+LOCK = FileLock(PROC.with_name('_proc.lock'))         # Whoever holds it has `_proc/` alone; the same process may take it twice
+
+
 def process() -> list[Path]:
     "Process the notebooks that changed into `_proc/`, from which either renderer builds, one caller after another; returns all pages' paths inside it"
-    PROC.mkdir(exist_ok=True)
-    with FileLock(PROC/'.lock'): return process_pages()
+    with LOCK: return process_pages()
 
 
 def process_pages() -> list[Path]:

@@ -13,7 +13,7 @@ from nbdev.quarto import refresh_quarto_yml
 from privkd_nb.apps.explorer_file import save_explorer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from pages import CFG, DOCS_URL, NBS, PROC, REPOSITORY, ROOT, Page, body, process, read_page
+from pages import CFG, DOCS_URL, LOCK, NBS, PROC, REPOSITORY, ROOT, Page, body, process, read_page
 
 FEATURES = ['navigation.tabs', 'navigation.top', 'navigation.footer', 'toc.follow', 'content.code.copy', 'search.highlight']
 EXTENSIONS = ['attr_list', 'md_in_html', 'tables', 'footnotes', 'def_list', 'admonition', 'pymdownx.details', 'pymdownx.betterem', 'pymdownx.superfences',
@@ -209,7 +209,11 @@ def external_resources(site) -> list[str]:
 
 def build(out, use_quarto=False) -> Path:
     "Process the notebooks and build the site in `out`"
-    out = Path(out).resolve()
+    with LOCK: return build_pages(Path(out).resolve(), use_quarto)
+
+
+def build_pages(out, use_quarto) -> Path:
+    "As `build`, with `_proc/` to itself"
     refresh_quarto_yml()
     pages = [read_page(p) for p in process()]
     nav = sidebar(pages)
