@@ -9,7 +9,7 @@ from privkd_nb.analysis.compare import by_language, choose, common_languages, di
 from privkd_nb.analysis.coverage import Design, Texts, coverage, draw_tables, text_coverage
 from privkd_nb.analysis.examples import example_differences, runs_by_seed
 from privkd_nb.analysis.load import Study
-from privkd_nb.analysis.stats import (MIN_UNITS, Interval, bootstrap, crossed_interval, holm, iqm, language_mean, mean, paired_ratio, shapley,
+from privkd_nb.analysis.stats import (MIN_UNITS, Interval, bootstrap, crossed_interval, holm, iqm, language_mean, mean, paired_ratio,
                                       sign_flip, spread, t_interval)
 from privkd_nb.core import InputError
 from privkd_nb.evaluation.scores import with_means
@@ -247,13 +247,6 @@ def test_figures_draw_no_bar_where_there_is_no_interval_and_say_so():
     assert '90 % intervals' in seeds_note(by_language(table(x), level=.9)) and 'and the languages' in seeds_note(overall(table(x), sampled=True).query("statistic == 'mean'"))
     band = pd.DataFrame(dict(arm='a · ce', dataset='d', scenario='all', fraction=.1, step=[1, 2], score=1., low=.5, high=2., seeds=[3, 2]))
     assert 'mean of 2 to 3 seeds; the band spans the lowest and the highest run, and is no interval' in training_figure(band).layout.title.text
-
-
-def test_shapley_values_have_intervals_over_paired_seeds():
-    v = np.random.default_rng(0).random((4, 5))
-    phi = shapley(*v)
-    assert phi['first']+phi['second'] == pytest.approx(v[3]-v[0])
-    assert t_interval(phi['first'])[1:3] == pytest.approx(theirs.t.interval(.95, 4, phi['first'].mean(), theirs.sem(phi['first'])))
 
 
 def test_no_conclusion_from_few_seeds_is_drawn_twice():

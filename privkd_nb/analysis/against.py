@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TEXT_SCORES', 'FEWEST', 'WHERE', 'TESTED', 'difference_tests', 'order_tests', 'as_test', 'text_tests',
-           'with_findings', 'tests_against', 'paired_tables', 'cell_tests', 'text_reader', 'p_words', 'mean_words',
-           'text_words', 'margin_words', 'arm_verdict', 'verdict']
+           'with_findings', 'tests_against', 'paired_tables', 'all_paired', 'cell_tests', 'text_reader', 'p_words',
+           'mean_words', 'text_words', 'margin_words', 'arm_verdict', 'verdict']
 
 # %% ../../nbs/api/analysis/13_against.ipynb #92c3f568
 import warnings
@@ -19,7 +19,7 @@ from .compare import choose, common_languages, score_arrays, trained_languages
 from .examples import Outcomes, paired_outcomes, read_outcomes
 from .grouped import language_groups_by
 from .load import Study
-from .stats import PairedDraws, holm, paired_draws, percentiles, sign_flip, t_interval
+from .stats import PairedDraws, check_level, holm, paired_draws, percentiles, sign_flip, t_interval
 from .superiority import aso, improvement, improvement_p
 from .tests import check_margin, draws_p, hedges, mcnemar, swap_test, within_margin
 
@@ -117,13 +117,12 @@ def tests_against(
     whole = None if isinstance(study, pd.DataFrame) else study
     scores = choose(study if whole is None else study.scores, **which)
     metric = metric or (whole.metric if whole is not None else 'accuracy')
-    check_margin(margin, 1-level)
+    check_margin(margin, 1-check_level(level))
     arrays, trained, rows, skipped = score_arrays(scores, metric), trained_languages(scores), [], {}
     reference = find_arm(reference, [c.arm for c in arrays], 'reference')
     compared = [c for c in arrays if c.arm != reference and c._replace(arm=reference) in arrays]
     read = text_reader(whole, scores, metric, texts, skipped)
-    for cell in compared:
-        x, y = paired_tables(arrays[cell], arrays[cell._replace(arm=reference)], cell)
+    for cell,(x,y) in all_paired(arrays, compared, reference).items():
         arms = sum(c[1:] == cell[1:] for c in compared)
         rows += [cell._asdict() | r for r in cell_tests(x, y, trained[cell], by, level, margin, arms, read(cell, reference, x), reps)]
     if skipped: warnings.warn(f"no tests over texts: {'; '.join(dict.fromkeys(skipped.values()))}", stacklevel=2)
@@ -132,6 +131,7 @@ def tests_against(
     df.attrs |= dict(level=level, margin=margin, metric=metric, reference=reference)
     return df
 
+# %% ../../nbs/api/analysis/13_against.ipynb #0e51623d
 def paired_tables(
     x:pd.DataFrame, # Rows: seeds, columns: languages
     y:pd.DataFrame,
@@ -143,6 +143,20 @@ def paired_tables(
         raise InputError(f"{cell.arm} shares no seed and language with the reference; run both with the same seeds.")
     kept = common_languages((x.loc[seeds, langs]-y.loc[seeds, langs]), cell).columns
     return x.loc[seeds, kept], y.loc[seeds, kept]
+
+def all_paired(
+    arrays:dict,     # From `score_arrays`
+    cells:list,      # Whose arms are compared
+    reference:str,   # The other arm
+)->dict[Cell,tuple]: # As from `paired_tables`; an arm that cannot be paired is left out with a warning, unless it is the only one
+    "Each arm's scores and the reference's"
+    found, alone = {}, []
+    for c in cells:
+        try: found[c] = paired_tables(arrays[c], arrays[c._replace(arm=reference)], c)
+        except InputError as e: alone.append(str(e))
+    if alone and not found: raise InputError(alone[0])
+    if alone: warnings.warn(f"left out: {' '.join(alone)}", stacklevel=3)
+    return found
 
 # %% ../../nbs/api/analysis/13_against.ipynb #74f25b4c
 def cell_tests(x, y, trained, by, level, margin, arms, pair, reps): # Rows of one arm in one cell; pair: both arms' outcomes, or None
@@ -241,6 +255,7 @@ def verdict(
 )->str:                 # Markdown: a line an arm
     "What the tests show, in words; bold are arms whose mean differs from the reference's after Holm's correction"
     lines = []
+    if len(frame) and 'all' not in set(frame.group): raise InputError("there is no mean over languages; give by='group', or a tuple with it.")
     for cell,rows in frame.groupby(CELL[1:], sort=False, observed=True):
         arms = rows.groupby('arm', sort=False, observed=True)
         where = f'{md_text(cell[0])}, {md_text(cell[1])}, {cell[2]:g} of the data'

@@ -37,7 +37,7 @@ def stratified_interval(
     from scipy.special import stdtrit
     x, level = as_table(x), check_level(level)
     n, point = len(x), float(statistic(x))
-    made = Interval(point, np.nan, np.nan, n, 't over bootstrapped seeds, stratified by language', max(n-1, 1), level)
+    made = Interval(point, np.nan, np.nan, n, 't over bootstrapped whole seeds', max(n-1, 1), level)
     if n < 2: return made
     i, p = seed_resamples(n)
     values = statistic(x[i])

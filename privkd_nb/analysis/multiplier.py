@@ -14,7 +14,7 @@ from .arms import CELL, find_arms, read_arm
 from .attribution import attribution_groups
 from .compare import score_arrays, trained_languages
 from .factors import Planted, planted_tables, whole_part
-from .stats import check_level
+from .stats import check_level, spread
 
 # %% ../../nbs/api/analysis/23_multiplier.ipynb #44486b42
 def first_reach(
@@ -48,7 +48,9 @@ def needed_data(
     d = np.stack([np.interp(at, x, c) for c in curve])-np.asarray(score)[:, None]
     point = first_reach(at, d.mean(0))
     if n < 2: return Needed(np.exp(point), np.nan, np.nan)
-    half = stdtrit(n-1, (1+level)/2)*d.std(0, ddof=1)/n**.5
+    half = stdtrit(n-1, (1+level)/2)*spread(d)/n**.5
+    if np.isnan(half).all(): return Needed(np.exp(point), np.nan, np.nan)                 # seeds that agree exactly
+    half = np.nan_to_num(half)                                                            # or do so in one place
     low, high = first_reach(at, d.mean(0)+half), -first_reach(-at[::-1], (half-d.mean(0))[::-1])
     return Needed(np.exp(point), min(np.exp(low), fractions[-1]), max(np.exp(high), fractions[0]))
 

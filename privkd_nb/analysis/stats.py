@@ -6,7 +6,7 @@
 __all__ = ['MIN_UNITS', 'mean', 'iqm', 'language_mean', 'Interval', 'as_table', 'check_level', 'spread', 't_interval',
            'crossed_interval', 'draws', 'quantiles', 'bootstrap', 'sign_flip', 'holm', 'draw_groups', 'unique_rows',
            'drawn_sums', 'ratio_difference', 'mean_of_defined', 'percentiles', 'PairedDraws', 'in_languages',
-           'paired_draws', 'paired_ratio', 'shapley']
+           'paired_draws', 'paired_ratio']
 
 # %% ../../nbs/api/analysis/00_stats.ipynb #1904070b
 from functools import lru_cache
@@ -338,11 +338,3 @@ def paired_ratio(
     each = {l: one(l) for l in dict.fromkeys(np.asarray(language).tolist()) if l in d.points}
     point, values, units, groups = d.over([*d.points])
     return each, percentiles(point, values, units, level, d.what([*d.points]), groups, least)
-
-# %% ../../nbs/api/analysis/00_stats.ipynb #d4ce457f
-def shapley(
-    neither, first, second, both, # Scores of the four arms, seed by seed, (s,)
-)->dict[str,np.ndarray]:          # 'first', 'second': a value a seed
-    "The exact Shapley values of two factors, seed by seed"
-    v00, v10, v01, v11 = (np.asarray(v, dtype=float) for v in (neither, first, second, both))
-    return dict(first=((v10-v00)+(v11-v01))/2, second=((v01-v00)+(v11-v10))/2)

@@ -98,6 +98,7 @@ def aso(
     seed:int=0,            # Of the draws
 )->Interval:               # Upper end below a half: A is almost stochastically dominant; lower end above it: B is
     "The violation ratio of A over B and its bounds"
+    if max(np.ndim(x), np.ndim(y)) > 1: raise InputError('almost stochastic order compares one score a run; take the mean over languages first.')
     x, y = (as_table(v)[:, 0] for v in (x, y))
     check_choice('method', method, ASO)
     point, n, level = float(violation(x, y)), min(len(x), len(y)), check_level(level)
