@@ -194,7 +194,7 @@ def differences(
     metric:str='accuracy',
     level:float=.95,     # Of the intervals
     sampled:bool=False,  # Do the languages stand for others like them? Then intervals of means are for new seeds and new languages
-)->pd.DataFrame:         # The cell; group, language, seen, texts, score (the difference), low, high, seeds, p, p_sign
+)->pd.DataFrame:         # The cell; group, language, seen, texts, score (the difference), low, high, seeds, p, p_sign; `base` in `.attrs`
     "Each arm minus `base`, on the same seeds and languages, with Student's t interval over the paired seeds"
     arrays, trained, rows = score_arrays(scores, metric), trained_languages(scores), []
     base = find_arm(base, [c.arm for c in arrays], 'base')
@@ -203,4 +203,6 @@ def differences(
         if cell == other or other not in arrays: continue
         d = (x-arrays[other])[[l for l in x if l in arrays[other]]].dropna(how='all')
         if d.size: rows += [cell._asdict() | r for r in difference_rows(common_languages(d, cell), trained[cell], level, sampled)]
-    return as_frame(rows, [*CELL, 'group', 'language', 'seen', 'texts', *SCORE, 'p', 'p_sign'], level, sampled)
+    df = as_frame(rows, [*CELL, 'group', 'language', 'seen', 'texts', *SCORE, 'p', 'p_sign'], level, sampled)
+    df.attrs['base'] = base
+    return df
