@@ -2,6 +2,7 @@
 import re
 
 import nbformat
+import pandas as pd
 import pytest
 
 from browser import chromium
@@ -13,7 +14,7 @@ from privkd_nb.core import InputError, write_json
 from privkd_nb.figures.against import against_figure
 from privkd_nb.figures.attribution import attribution_figure
 from privkd_nb.figures.paper_figures import data_figure, learning_figure, learning_rows, lines_latex
-from privkd_nb.figures.paper_tables import PaperTable, best_students, paper_rows
+from privkd_nb.figures.paper_tables import OF_TEACHER, PaperTable, best_students, paper_rows
 from privkd_nb.report.evidence import Evidence
 from privkd_nb.report.limits import limits
 from privkd_nb.report.parts import StudyReport
@@ -80,6 +81,15 @@ def test_a_local_teacher_is_described():
     assert 'base of the teacher was a local copy' in r.made().data and '888596674fec' in r.made().data
 
 
+def scored(arm, values, model='student', **trained):
+    "Scores as of a study: a row of `values` a seed, a column a language; `trained`: how the arm was trained on each language"
+    about = dict(dataset='d', scenario='cl', fraction=.1, split='test', group='language', metric='accuracy', model=model, arm=arm)
+    return pd.DataFrame([about | dict(run=f'{arm}{i}', seed=i, language=l, seen=k == 'seen', texts=k == 'texts', value=v)
+                         for i, row in enumerate(values) for (l, k), v in zip(trained.items(), row)])
+
+def displayed(*parts): return PaperTable(paper_rows(pd.concat(parts, ignore_index=True)), best_students(pd.concat(parts, ignore_index=True)))
+
+
 @pytest.mark.parametrize('draw', [lambda s: learning_figure(learning_rows(s.history)), lambda s: data_figure(paper_rows(s.scores)),
                                   lambda s: lines_latex(paper_rows(s.scores))])
 def test_scenarios_are_not_joined(draw):
@@ -91,8 +101,69 @@ def test_bold_needs_a_test():
     with_test, without = PaperTable(paper_rows(s), best_students(s)), PaperTable(paper_rows(s))
     assert with_test.bold == {('copy_ft · paper', ('playground', 'all', .1, 'all'))} and '<b>' in with_test.html() and r'\textbf' in with_test.latex()
     assert not without.bold and '<b>' not in without.html() and r'\textbf' not in without.latex()
-    close = choose(s, arm=['copy_ft/ce', 'copy_ft/paper'], seed=[0, 1])
-    assert not PaperTable(paper_rows(close), best_students(close)).bold                # ahead in both seeds, and yet not shown
+    two = displayed(scored('copy_ft · ce', [[.9], [.901]], de='seen'), scored('scratch · ce', [[.5], [.5]], de='seen'))
+    assert not two.bold and two.best.p_holm.isna().all() and 'share 3 seeds' in two.caption      # two seeds are no finding here either
+
+
+@pytest.mark.parametrize('scratch, bold', [([.5, .5, .5, .9, .9], set()), ([.6, .6, .6, .9, .9], {'scratch · ce'})])
+def test_bold_is_ahead_on_the_seeds_of_its_test(scratch, bold):
+    "Five seeds with the highest mean, three of them shared: bold only if ahead on these"
+    plain = scored('scratch · ce', [[x] for x in scratch], de='seen')
+    t = displayed(plain, scored('copy_ft · ce', [[.549], [.55], [.551]], de='seen'))
+    assert set(t.best.arm) == {'scratch · ce'} and {a for a, _ in t.bold} == bold
+
+
+def test_a_column_has_the_same_languages_for_all():
+    "Texts without labels that one arm does not read; a language that another one lacks"
+    distilled = scored('copy_ft · paper', [[.8, .7, .6]]*3, de='seen', fr='texts', sw='unseen')
+    with pytest.warns(UserWarning, match='d, cl, 10 %: left out, not scored for every student: ka'):
+        t = displayed(distilled, scored('copy_ft · ce', [[.7, .6, .2, .9]]*3, de='seen', fr='unseen', sw='unseen', ka='unseen'))
+    assert t.rows.n.tolist() == [3, 1, 1, 1]*2 and 'not run' not in t.cells.values()
+    assert list(t.best.languages) == ['all', 'seen', 'texts', 'unseen']
+    assert [t.cells['copy_ft · ce', ('d', 'cl', .1, g)][:5] for g in ('texts', 'unseen')] == ['0.600', '0.200']
+    assert '(trained on: 1; trained on, no labels: 1; not trained on: 1)' in t.caption
+    assert 'Not every student was trained on 1 of' in t.caption
+
+
+def test_teachers_are_counted():
+    "One teacher that was scored on more languages once is one; two that score alike are two"
+    arms, both = [f'{init} · ce · base={base}' for init, base in ('ax', 'bx', 'by')], dict(de='seen', fr='seen')
+    students, theirs = ([scored(a, [[v, v]], m, **both) for a in arms] for m, v in dict(student=.5, teacher=.9).items())
+    theirs[1] = scored(arms[1], [[.9]], 'teacher', de='seen')
+    def found(n): return (rows := paper_rows(pd.concat(students[:n]+theirs[:n])))[rows.start == 'teacher']
+    assert found(2)[['seeds', 'n']].values.tolist() == [[1, 1]] and found(3).seeds.tolist() == [2]
+
+
+def test_settings_that_make_another_teacher():
+    from privkd_nb.jobs.config import OWN
+    from privkd_nb.jobs.study import OF_TEACHER as known
+    assert OF_TEACHER == {*known}-{*OWN, 'dataset', 'scenario', 'tiny'}
+
+
+def test_a_line_is_about_one_group_of_languages():
+    "A language group that is chosen, and a legend entry for each start, also of one that the first panel lacks"
+    rows = paper_rows(choose(Study.open('sample').scores, scenario='cl'))
+    rows = rows[(rows.start != 'scratch') | (rows.losses != 'ce')]
+    assert lines_latex(rows).count('(0.1,') == 5 and lines_latex(rows, languages='unseen').count('(0.1,') == 5
+    assert re.findall(r'legendentry\{(.*?)\}', lines_latex(rows)) == [r'copy\_base', r'copy\_ft', 'scratch']
+    assert lines_latex(rows).count('forget plot') == 2                               # entries belong to the plots of a panel in order
+    with pytest.raises(InputError, match="no mean over all languages; name what they have, as languages='seen'"):
+        lines_latex(rows[rows.languages == 'seen'])
+    for draw in (data_figure, lines_latex):
+        with pytest.raises(InputError, match="languages='foo' is not a choice"): draw(rows, languages='foo')
+
+
+@pytest.mark.parametrize('base', ['scratch/ce', dict(init='scratch', losses='ce'), None])
+def test_the_arm_that_was_subtracted(base):
+    d = differences(choose(Study.open('sample').scores, **SCENE), 'scratch/ce')
+    assert 'minus that of scratch · ce' in against_figure(d, base).layout.title.text.replace('<br>', ' ')
+    with pytest.raises(InputError, match="base='scratch/ce' is no whole name"): against_figure(pd.DataFrame(d.to_dict('list')), 'scratch/ce')
+
+
+def test_a_table_without_students_says_so():
+    t = PaperTable(paper_rows(choose(Study.open('sample').scores, scenario='none')))
+    assert t.caption == 'No student has a score.'
+    assert all('nan' not in s for s in (t.html(), t.latex(), repr(t), t._repr_markdown_()))
 
 
 def test_a_definition_decides(tmp_path):
