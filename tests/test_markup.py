@@ -178,7 +178,7 @@ ALLOWED = { # What may stand in markup without going through a writer, because i
     'report.limits': {"' '.join(limits(e)[:most])", "counted(n, 'run')", 'parts'},                # sentences of our own, with names through `md_text` and `md_code`
     'report.words': {'setting_text(e.main)', 'code_of(e, e.reference)', 'code_of(e, other)', 'code_of(e, best.arm)', 'k', "' and '.join(said)", 'seeds', "counted(k, 'comparison')",
                      'near', 'told', 'value(r)', 'value(seen)', 'value(best)', 'value(r, False)', "n['ahead']", "n['behind']", "counted(len(d), 'language')",
-                     "counted(int(d.seeds.max()), 'seed')", "counted(int(r.n), 'language')", "f': {parts}' if parts else ''", 'why'},
+                     'seed_span(d.seeds)', "counted(int(r.n), 'language')", "f': {parts}' if parts else ''", 'why'},
     'studies.lines': {'node.style', 'problem', 'k.style'},                                        # PyYAML's style of a scalar; a message of an error
     'studies.plan': {"'; '.join(found[:most])", 'more', 'self.study.out_dir'},                    # lines of a terminal; `_repr_markdown_` escapes them
     'export.card': {'install', 'language'}, 'figures.waterfall': {'row.verdict'},     # words of our own; one of two words, or nothing is written
