@@ -5,6 +5,8 @@ import pandas as pd, pytest, torch
 from filelock import Timeout
 from safetensors.torch import load_file
 
+from privkd_nb.core import InputError, ResultError
+from privkd_nb.jobs import study as jobs
 from privkd_nb.jobs.background import BackgroundRun, FailedError
 from privkd_nb.models.playground_base import TINY_BASE, playground_base
 from privkd_nb.jobs.config import RunConfig
@@ -78,10 +80,24 @@ def test_two_workers_share_a_study(settings, tmp_path):
     assert len(Study.open(tmp_path)) == 4
 
 
-def test_a_failed_run_does_not_end_the_study(settings, tmp_path):
-    good, bad = grid(**settings | dict(epochs=1), losses='ce', out_dir=str(tmp_path)), grid(tiny=True, teacher='no/such', out_dir=str(tmp_path))
-    with pytest.raises(RuntimeError, match='1 of 2 runs failed: .*no/such'): run_study(bad+good, report=lambda s: None)
-    assert Run.named(tmp_path, good[0].identity()).finished
+def test_a_failed_run_does_not_end_the_study(tmp_path, monkeypatch):
+    "With several workers, here in this process: neither does a teacher that cannot be made, nor a run that another process trains"
+    def make(cfg, *a):
+        if cfg.base == 'no/base': raise InputError('there is no model no/base.')
+    def train(cfg):
+        make(cfg)
+        (run := Run.named(cfg.out_dir, cfg.identity())).path.mkdir()
+        (run.path/'done.json').write_text('{}')
+        return run
+    given = dict(start_worker=lambda request, *a: jobs.main([request]), tend=lambda start, *a: [start(0)], base_path=str, teacher_path=make, distil=train,
+                 check_inputs=str, score_line=str, teacher_warning=lambda run: '')
+    for k, v in given.items(): monkeypatch.setattr(jobs, k, v)
+    good, (bad,) = grid(seed=[0, 1], tiny=True, out_dir=str(tmp_path)), grid(base='no/base', tiny=True, out_dir=str(tmp_path))
+    with run_lock(held := Run.named(tmp_path, good[1].identity())):
+        with pytest.raises(ResultError, match=f'2 of 3 runs failed: .*: the reasons are above; {held.path.name}: locked by another worker'): run_study([bad, *good], workers=2, report=print)
+        with pytest.raises(ResultError, match='1 of 1 runs failed: .*: locked by another worker'): run_study(good[1:], workers=2, report=print)
+    assert Run.named(tmp_path, good[0].identity()).finished and not held.finished
+    with pytest.raises(InputError, match='no model no/base'): run_study([bad], workers=2, report=print)
 
 
 def test_each_group_is_trained_jointly_by_one_worker(tmp_path):

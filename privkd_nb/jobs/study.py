@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['OF_TEACHER', 'grid', 'is_free', 'joint_groups', 'claim', 'run_titles', 'Refused', 'run_group', 'score_line',
-           'time_line', 'run_all', 'teacher_configs', 'main', 'run_in_workers', 'check_study', 'check_inputs',
-           'run_study']
+           'time_line', 'run_all', 'teacher_configs', 'make_teachers', 'main', 'left_lines', 'run_in_workers',
+           'check_study', 'check_inputs', 'run_study']
 
 # %% ../../nbs/api/jobs/07_study.ipynb #f15aab7e
 import sys, time, traceback, uuid
@@ -30,7 +30,7 @@ from ..markup import visible
 from ..models.loading import stated_labels
 from ..models.outputs import taught_labels
 from .workers import start_worker, sweep_requests, tend
-from ..record import Run, lock_files
+from ..record import Run, alive, lock_files
 
 # %% ../../nbs/api/jobs/07_study.ipynb #d2e76a47
 def grid(
@@ -79,7 +79,7 @@ def claim(
     finally:
         paths = [Run.named(c.out_dir, c.identity()).path for c in group]
         if not any(p.exists() for p in paths):                                              # all of them were refused
-            for p in (Path(lock.lock_file), *(l for p in paths for l in lock_files(p))): p.unlink(missing_ok=True)
+            for p in (Path(lock.lock_file), *(l for p in paths if not alive(p) for l in lock_files(p))): p.unlink(missing_ok=True)
             remove_empty(made)
         lock.release()
 
@@ -147,6 +147,17 @@ def teacher_configs(
     "A configuration for every teacher to fine-tune"
     return list({tuple(getattr(c, k) for k in OF_TEACHER): c for c in configs if c.teacher == 'auto'}.values())
 
+# %% ../../nbs/api/jobs/07_study.ipynb #f5e68feb
+def make_teachers(
+    configs:list[RunConfig], # That are to be trained
+)->None:
+    "Fine-tune the teachers that are missing, or raise the first error if no run could begin"
+    failed, begins = [], any(c.teacher != 'auto' for c in configs)
+    for c in teacher_configs(configs):
+        try: teacher_path(c, base_path(c)); begins = True
+        except Exception as e: failed.append(e)          # its runs tell it
+    if failed and not begins: raise failed[0]
+
 # %% ../../nbs/api/jobs/07_study.ipynb #shar0003
 def main(argv=None)->int:
     "`python -m privkd_nb.jobs.study REQUEST`: one worker of a study"
@@ -160,6 +171,17 @@ def main(argv=None)->int:
 
 if __name__ == '__main__' and sys.argv[0].endswith('study.py'): sys.exit(main())
 
+# %% ../../nbs/api/jobs/07_study.ipynb #f560fe06
+def left_lines(
+    runs:list[Run],
+    codes:list[int], # How workers ended: 0: well; 2: every failed run was refused
+)->list[str]:        # A line for each run that is not finished
+    "What the end of the workers says of runs that are not finished"
+    refused = 2 in codes and {*codes} <= {0, 2}
+    def line(name, held):
+        return Refused(f'{name}: the reasons are above') if refused and not held else f'{name}: locked by another worker, or unfinished'
+    return [line(r.path.name, alive(r.path)) for r in runs if not r.finished]
+
 # %% ../../nbs/api/jobs/07_study.ipynb #shar0001
 def run_in_workers(
     configs:list[RunConfig],
@@ -167,7 +189,7 @@ def run_in_workers(
     workers:int, report:Callable, share_teacher:bool, # As in `run_study`
 )->list[str]:          # A line for each failed run
     "Train the runs in several processes, each with its share of the cores, or a GPU of its own"
-    for c in teacher_configs([c for c,r in zip(configs, runs) if not r.on_record]): teacher_path(c, base_path(c))
+    make_teachers([c for c,r in zip(configs, runs) if not r.on_record])
     out = Path(configs[0].out_dir)
     made = missing_folders(out)
     sweep_requests(make_folder(out))
@@ -177,8 +199,7 @@ def run_in_workers(
             write_json(request, dict(share_teacher=share_teacher, configs=[asdict(c) for c in configs]))
             codes = tend(lambda place: start_worker(request, errors, workers, place), workers, report)
         finally: request.unlink(missing_ok=True)
-    refused = {*codes} <= {0, 2}
-    failed = [Refused(f'{r.path.name}: the reasons are above') if refused else f'{r.path.name}: unfinished' for r in runs if not r.finished]
+    failed, refused = left_lines(runs, codes), {*codes} <= {0, 2}
     if failed and not refused: report(f"{log} ends with:\n{log.read_text(encoding='utf-8', errors='replace')[-2000:]}")
     else: log.unlink(missing_ok=True)
     if refused: remove_empty(made)
@@ -236,7 +257,7 @@ def run_study(
     if workers > 1: failed = run_in_workers(configs, runs, workers, report, share_teacher)
     else:
         failed = run_all(configs, report, share_teacher)
-        failed = failed or [f'{r.path.name}: locked by another worker, or unfinished' for r in runs if not r.finished]
+        failed = failed or left_lines(runs, [])
     if failed and len(failed) == len(runs) and all(isinstance(f, Refused) for f in failed):
         raise InputError(f"no run of the study could begin: {'; '.join(dict.fromkeys(f.why for f in failed))}")
     for line in dict.fromkeys(teacher_warning(r) for _,r in new if r.finished):
