@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from privkd_nb import InputError, RunConfig, Study
-from privkd_nb.core import content_key
+from privkd_nb.core import ResultError, content_key
 from privkd_nb.jobs.study import grid
 from privkd_nb.studies.definition import read_studies, read_study
 
@@ -286,6 +286,18 @@ def test_runs_are_begun_while_they_fit(study, engine):
     assert lines[:5] == [f'{i}/8 a run: accuracy 0.5 (60 s)' for i in range(1, 6)]
     assert lines[5].startswith('3 runs not begun, because 30 s are left, and the shortest takes about 60 s: ') and 'seed 1' in lines[5]
     assert len(study.run(max_hours=1, report=lines.append)) == 8 and read_study(study.out_dir)['question'] == 'Which?'
+
+
+def test_a_lot_that_is_refused_does_not_end_the_study(study, engine, monkeypatch):
+    "The first run has no teacher, and its lot is this run alone"
+    from privkd_nb.studies import running
+    trains, lots = running.run_configs, iter([True])
+    def first_refused(configs, *a, **kw):
+        if next(lots, False): raise InputError('no run of the study could begin: no such teacher')
+        return trains(configs, *a, **kw)
+    monkeypatch.setattr(running, 'run_configs', first_refused)
+    with pytest.raises(ResultError, match='no such teacher'): study.run(max_hours=1, report=lambda line: None)
+    assert sum(engine.lots) == 7
 
 
 def test_a_refused_study_leaves_nothing(study, monkeypatch, tmp_path):

@@ -10,7 +10,7 @@ import math, re, time
 from pathlib import Path
 from typing import Callable
 from fastcore.basics import patch
-from ..core import InputError, ResultError, missing_folders, remove_empty
+from ..core import DiskError, InputError, ResultError, missing_folders, remove_empty
 from ..analysis.arms import arm_names
 from ..jobs.report import plural
 from ..record import Run
@@ -82,17 +82,25 @@ def run_within(
     engine:str, workers:int, report:Callable, how:dict, # As in `Study.run`
 )->list[Run]:  # Those that are finished
     "Train runs as long as they fit, and say which are left"
-    n, tried, failed = 1 if engine == 'here' else workers or default_workers(), set(), []
-    said = Numbered(report, len(study.plan().due))
+    from privkd_nb.jobs.study import check_inputs
+    n, tried, failed, refused = 1 if engine == 'here' else workers or default_workers(), set(), [], []
+    due, batches = study.plan().due, 0
+    check_inputs([d.run.cfg for d in due])
+    said = Numbered(report, len(due))
     def left(): return [d for d in study.plan().due if d.run.name not in tried]
     while batch := fitting(waiting := left(), end-time.monotonic(), n):
         tried |= {d.run.name for d in batch}
+        batches += 1
         try: run_configs([d.run.cfg for d in batch], engine, workers, report=said, **how)
+        except DiskError: raise
+        except InputError as e: refused.append(e)                # none of this lot could begin; others may
         except ResultError as e: failed.append(str(e))
     if waiting: report(left_words(waiting, end-time.monotonic()))
-    if failed: raise ResultError('; '.join(failed))
+    if refused and len(refused) == batches: raise refused[0]
+    if failed or refused: raise ResultError('; '.join([*failed, *map(str, refused)]))
     return [r for r in (Run(study.out_dir/p.name) for p in study.runs) if r.finished]
 
+# %% ../../nbs/api/studies/30_running.ipynb #7ab9725b
 def left_words(
     waiting:list[Due],
     seconds:float, # That are left of the limit
