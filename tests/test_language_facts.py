@@ -1,11 +1,15 @@
 "Facts of languages, and what is set against them: forgetting and transfer."
+import unicodedata
+from collections import Counter
+
 import numpy as np, pandas as pd, pytest
 from conftest import load_tool
 from scipy import stats as theirs
 
 from privkd_nb.analysis.factors import Planted, planted_scores
 from privkd_nb.analysis.facts import CC100, LEXICAL, SOURCES, language_facts
-from privkd_nb.analysis.transfer import correlation_coverage, fact_correlations, forgetting, group_share, rank_correlation, transfer
+from privkd_nb.analysis.transfer import (correlation_coverage, fact_correlations, false_alarms, forgetting, group_share,
+                                         rank_correlation, transfer)
 from privkd_nb.core import InputError
 from privkd_nb.data.catalog import MASSIVE_LANGUAGES, TSM_LANGUAGES, UNER_LANGUAGES
 from privkd_nb.data.playground import PLAYGROUND_LANGUAGES
@@ -29,6 +33,19 @@ def test_what_is_not_known_is_not_made_up():
     f = language_facts(['klingon', 'yo', 'hi-Latn']).set_index('code')
     assert f.loc['klingon', ['tree', 'lexical', 'pretraining_gib', 'pretraining_share']].isna().all() and f.family['klingon'] == 'other'
     assert np.isnan(f.lexical['yo']) and f.tree['yo'] == 4 and f.script['hi-Latn'] == 'Latin'
+
+
+LETTERS = dict(MYANMAR='Burmese', CJK='Han', HIRAGANA='Japanese') # What Unicode calls otherwise
+
+
+@pytest.mark.parametrize('dataset', ['massive', 'tsm', 'uner'])
+def test_a_script_is_that_of_the_texts(dataset, shared_data):
+    column = 'tokens' if dataset == 'uner' else 'text'
+    for l, g in pd.read_parquet(shared_data/dataset/'test.parquet', columns=[column, 'language']).groupby('language'):
+        text = ''.join(''.join(t) for t in g[column].head(20))
+        letters = Counter(unicodedata.name(c).split()[0] for c in text if c.isalpha())
+        most = max(letters, key=letters.get)
+        assert language_facts([l], dataset).script[0] == LETTERS.get(most, most.title()), (l, letters)
 
 
 def test_the_lexical_distances_come_from_the_translations(shared_data):
@@ -72,8 +89,54 @@ def test_a_gap_is_taken_within_each_run():
     assert (mine.point['am-ET'], mine.p['am-ET']) == (pytest.approx(gap.mean()), pytest.approx(theirs.ttest_1samp(gap, 0).pvalue))
     assert mine.point[''] == pytest.approx((d[seen].mean(axis=1)-d.drop(columns=seen).mean(axis=1)).mean()) and mine.group[''] == 'unseen'
     assert mine.p_holm[seen].isna().all() and mine.teacher.to_numpy() == pytest.approx(0)
+    assert set(df.test) == {'t over paired seeds'} and (df.n == 4).all()
     assert transfer(SCORES).teacher.isna().all()
     with pytest.raises(InputError, match="scenario='cl' or 'en'"): transfer(SCORES.assign(seen=True))
+
+
+def test_a_missing_score_costs_its_own_language_a_seed():
+    one = BOTH[BOTH.arm == 'scratch · ce']
+    def without(*lost): return one[~pd.MultiIndex.from_frame(one[['language', 'seed']]).isin(lost)]
+    lost = forgetting(without(('am-ET', 0), ('de-DE', 1), ('ar-SA', 2), ('hi-IN', 3))).set_index('language')
+    assert lost.n.value_counts().to_dict() == {4: 16, 3: 4} and lost.n['am-ET'] == 3
+    assert len(forgetting(without(*(('am-ET', s) for s in range(4))))) == 19
+    with pytest.warns(UserWarning, match='share no seed'), pytest.raises(InputError):
+        forgetting(one.assign(seed=lambda d: d.seed+9*(d.model == 'teacher')))
+    with pytest.warns(UserWarning, match='am-ET left out of the means'): gaps = transfer(without(('am-ET', 0)))
+    assert gaps.set_index('language').n.value_counts().to_dict() == {4: 20, 3: 1} and gaps[gaps.group == 'unseen'].n.item() == 4
+    with pytest.warns(UserWarning, match='scratch · ce on massive: left out, no language with labels'), pytest.raises(InputError):
+        transfer(without(*((l, s) for l in one[one.seen].language.unique() for s in [1])))
+
+
+def test_languages_with_unlabelled_text_are_a_group_of_their_own():
+    there = ['am-ET', 'az-AZ', 'cy-GB', 'de-DE', 'en-US']
+    df = transfer(BOTH.assign(texts=BOTH.language.isin(there)))
+    df = df[df.arm == 'scratch · ce']
+    means = df[df.group != 'language'].set_index('group').point
+    own = df[df.group == 'language'].groupby('trained').point.mean()
+    assert means.to_dict() == pytest.approx(own[['unseen', 'texts']].to_dict())
+    assert fact_correlations(df, ['lexical']).n.item() == 5 and fact_correlations(df, ['lexical'], trained='texts').n.item() == 5
+    for d, why in ((df[df.trained == 'seen'], "no language of the frame is 'unseen'; it has 'seen'"), (df.head(0), 'choose other rows')):
+        with pytest.raises(InputError, match=why): fact_correlations(d)
+    with pytest.raises(InputError, match='level=95'): fact_correlations(df, level=95)
+
+
+@pytest.mark.parametrize('fact', ['lexical', 'tree', 'pretraining_gib', 'script'])
+def test_relatives_do_not_make_a_finding(fact):
+    p, interval = false_alarms(language_facts(MASSIVE_LANGUAGES), fact)
+    assert .02 < p < .075 and interval < .075
+    if fact != 'pretraining_gib': assert min(false_alarms(language_facts(MASSIVE_LANGUAGES), fact, by_family=False)) > .15
+
+
+def test_a_family_counts_once():
+    d = transfer(SCORES).query("group == 'language' and trained == 'unseen' and arm == 'scratch · ce'")
+    twice = pd.concat([d, d.assign(language=d.language+'-x')])
+    a, b = (fact_correlations(x).set_index('fact') for x in (d, twice))
+    same = [x.loc[['lexical', 'tree', 'script'], ['point', 'low', 'high', 'p', 'families']].to_numpy() for x in (a, b)]
+    assert same[0] == pytest.approx(same[1]) and (b.n == 2*a.n).all()
+    assert set(b.test[:4]) == {'permutation over families'} and b.method.lexical == "Spearman's rho over families"
+    few = fact_correlations(d.assign(family=['Romance']*5+['Slavic']*5), ['lexical']).iloc[0]
+    assert np.isnan(few.p) and few.why == 'the languages are of 2 families, and four are needed'
 
 
 def test_correlations_agree_with_scipy():
@@ -90,7 +153,7 @@ def test_correlations_agree_with_scipy():
 def test_correlations_are_over_languages_and_name_what_they_lack(gaps):
     one = fact_correlations(gaps[gaps.arm == 'scratch · ce']).set_index('fact')
     assert (one.n == 9).all() and (one.missing == 'klingon').all()
-    assert one.method.script.startswith('point-biserial') and one.method.lexical == "Spearman's rho"
+    assert one.method.script.startswith('point-biserial') and one.method.lexical == "Spearman's rho over families"
     assert ((one.why != '') == one.point.isna()).all()
     few = gaps[(gaps.arm == 'scratch · ce') & (gaps.trained == 'unseen')]
     def why(d, fact): return fact_correlations(d, [fact]).why.iloc[0]
@@ -99,8 +162,9 @@ def test_correlations_are_over_languages_and_name_what_they_lack(gaps):
     assert why(few.assign(family=few.language), 'family') == 'each language has a value of its own'
     df = transfer(BOTH)
     d = df[(df.arm == 'scratch · ce') & (df.trained == 'unseen') & (df.group == 'language')]
-    ours = fact_correlations(d, ['lexical']).iloc[0]
-    assert ours.n == 10 and ours.point == pytest.approx(theirs.spearmanr(d.lexical, d.point)[0])
+    ours = fact_correlations(d.assign(family='other'), ['lexical']).iloc[0]                # of no known family: each counts for itself
+    assert ours.n == ours.families == 10 and ours.test == 'permutation over languages'
+    assert ours.point == pytest.approx(theirs.spearmanr(d.lexical, d.point)[0])
     with pytest.raises(InputError, match="facts='age'"): fact_correlations(d, facts=['age'])
 
 
@@ -112,20 +176,21 @@ def test_the_interval_of_a_correlation_holds(languages):
 
 
 def test_pretraining_sizes_are_those_of_the_paper():
-    assert (CC100['en'], CC100['sw'], CC100['zh-TW'], len(CC100)) == (300.8, 1.6, 16.6, 93) and 2400 < sum(CC100.values()) < 2500
+    assert (CC100['en'], CC100['sw'], CC100['zh-TW'], len(CC100)) == (300.8, 1.6, 16.6, 94) and 2400 < sum(CC100.values()) < 2500
+    assert language_facts(['eo']).pretraining_share[0] == pytest.approx(.9/2467.2)
 
 
 @pytest.fixture(scope='module')
 def gaps(): return transfer(BOTH.replace({'language': {'am-ET': 'klingon'}}))
 
 
-@pytest.mark.parametrize('fact', ['lexical', 'family'])
-def test_a_figure_has_every_language_and_its_correlation(fact, gaps):
+@pytest.mark.parametrize('fact,over', [('lexical', '7 families'), ('family', '9 languages')])
+def test_a_figure_has_every_language_and_its_correlation(fact, over, gaps):
     from privkd_nb.figures.transfer import spaced_labels, transfer_figure
     frame = gaps[gaps.arm.isin(['scratch · ce', 'copy_ft · ce'])]
     fig = transfer_figure(frame, fact)
     found = fact_correlations(frame, [fact]).query("arm == 'copy_ft · ce'").iloc[0]
-    assert [t.name.split(':')[0] for t in fig.data] == ['scratch · ce', 'copy_ft · ce'] and f'p = {found.p:.2g}, 9 languages' in fig.data[1].name
+    assert [t.name.split(':')[0] for t in fig.data] == ['scratch · ce', 'copy_ft · ce'] and f'p = {found.p:.2g}, {over}' in fig.data[1].name
     d = frame[(frame.arm == 'copy_ft · ce') & (frame.group == 'language') & (frame.trained == 'unseen')]
     d = d[d.language != 'klingon'] if fact not in ('script', 'family') else d
     assert sorted(fig.data[1].y) == pytest.approx(sorted(d.point.round(5)))
