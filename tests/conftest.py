@@ -40,6 +40,14 @@ def shared_base():
     return SHARED/'models'/'mini-base'
 
 
+# Before code of a page that trains: its runs are tiny unless they say otherwise
+TINY = """
+from functools import wraps
+from privkd_nb.jobs.config import RunConfig
+RunConfig.__init__ = wraps(RunConfig.__init__)(lambda self, *a, _full=RunConfig.__init__, **k: _full(self, *a, **dict(tiny=True) | k))
+"""
+
+
 def load_tool(name):
     "A file of tools/ as a module: one of them is called like the standard library's `site`"
     spec = importlib.util.spec_from_file_location(f'tools_{name}', ROOT/'tools'/f'{name}.py')

@@ -3,6 +3,7 @@ import json, os, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd, pytest, torch
+from conftest import TINY
 
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.core import InputError
@@ -33,8 +34,11 @@ def test_papermill_without_an_output_path_prints_the_notebook(tmp_path):
     assert figures(json.loads(p.stdout)) == 2 and NOTEBOOK.read_bytes() == before
 
 
-def test_the_cookbook_with_one_seed(tmp_path):
-    p = call('papermill', ROOT/'nbs'/'cookbook.ipynb', tmp_path/'cookbook.ipynb', '-p', 'seeds', 1)
+def test_the_cookbook_with_tiny_runs_of_one_seed(tmp_path):
+    nb = json.loads((ROOT/'nbs'/'cookbook.ipynb').read_text(encoding='utf-8'))
+    nb['cells'].insert(0, nb['cells'][1] | dict(id='tiny', source=TINY))
+    (tmp_path/'given.ipynb').write_text(json.dumps(nb), encoding='utf-8')
+    p = call('papermill', tmp_path/'given.ipynb', tmp_path/'cookbook.ipynb', '-p', 'seeds', 1)
     assert p.returncode == 0, p.stderr[-2000:]
     assert figures(json.loads((tmp_path/'cookbook.ipynb').read_text(encoding='utf-8'))) == 1
 
