@@ -124,7 +124,7 @@ def tests_against(
     read = text_reader(whole, scores, metric, texts, skipped)
     for cell,(x,y) in all_paired(arrays, compared, reference).items():
         arms = sum(c[1:] == cell[1:] for c in compared)
-        rows += [cell._asdict() | r for r in cell_tests(x, y, trained[cell], by, level, margin, arms, read(cell, reference, x), reps)]
+        rows += [cell._asdict() | r for r in cell_tests(cell, x, y, trained[cell], by, level, margin, arms, read(cell, reference, x), reps)]
     if skipped: warnings.warn(f"no tests over texts: {'; '.join(dict.fromkeys(skipped.values()))}", stacklevel=2)
     df = pd.DataFrame([r | dict(reference=reference) for r in rows], columns=[c for c in TESTED if c not in ('p_holm', 'finding')])
     df = with_findings(df, level)[TESTED]
@@ -159,11 +159,11 @@ def all_paired(
     return found
 
 # %% ../../nbs/api/analysis/13_against.ipynb #74f25b4c
-def cell_tests(x, y, trained, by, level, margin, arms, pair, reps): # Rows of one arm in one cell; pair: both arms' outcomes, or None
+def cell_tests(cell, x, y, trained, by, level, margin, arms, pair, reps): # Rows of one arm in one cell; pair: both arms' outcomes, or None
     rows, langs, drawn = [], list(x), None
     if pair: drawn = paired_draws(pair[0].counts, pair[1].counts, pair[0].language, reps, ids=pair[0].ids, languages=langs)
     for b in [by] if isinstance(by, str) else by:
-        groups = language_groups_by({l: trained[l] for l in langs}, b)
+        groups = language_groups_by({l: trained[l] for l in langs}, b, cell.dataset)
         over_texts = text_tests(*pair, groups, drawn, level, margin, reps) if pair else {}
         for g,ls in groups.items():
             where = dict(by=b, group='language', language=g) if b == 'language' else dict(by=b, group=g, language='')

@@ -50,12 +50,13 @@ def share_interval(
 # %% ../../nbs/api/analysis/21_attribution.ipynb #aecf7545
 def attribution_groups(
     languages:dict[str,str], # Language -> 'seen', 'texts' or 'unseen'
+    dataset:str='',          # Whose texts they are
 )->list[tuple[str,str,list[int]]]: # Group, its name, places of its languages
     "All languages, seen and unseen, families, scripts, single languages"
     place = {l: i for i,l in enumerate(languages)}
     groups = [(g, '', [place[l] for l in ls]) for g,ls in groups_of(languages).items()]
     for kind in ('family', 'script'):
-        named = {l: getattr(language_info(l), kind) for l in languages}
+        named = {l: getattr(language_info(l, dataset), kind) for l in languages}
         groups += [(kind, v, [place[l] for l in languages if named[l] == v]) for v in sorted(set(named.values()))]
     return groups+[('language', l, [i]) for l,i in place.items()]
 
@@ -79,9 +80,10 @@ def term_rows(
     gain:np.ndarray,                  # (s, l)
     languages:dict[str,str],
     level:float,
+    dataset:str='',
 )->list[dict]:
     "A term in all languages and groups"
-    groups = attribution_groups(languages)
+    groups = attribution_groups(languages, dataset)
     def means(x): return np.stack([x[:, cols].mean(1) for _,_,cols in groups], 1)
     y, g = means(x), means(gain)
     iv, share = t_interval(y, language_mean, level), share_interval(y, g if kind == 'factor' else g*np.nan, level)
@@ -111,7 +113,7 @@ def attribution(
         if max(c.scores.shape[:-2]) > 2:
             raise InputError(f"a Shapley split has two levels a factor, not {max(c.scores.shape[:-2])}; for more use `anova_table`.")
         terms = cube_terms(c)
-        for t in terms: rows += [c.about() | r for r in term_rows(*t, terms[0][2], c.languages, level)]
+        for t in terms: rows += [c.about() | r for r in term_rows(*t, terms[0][2], c.languages, level, c.fixed.dataset)]
     df = pd.DataFrame(rows).assign(test='t over paired seeds', method="exact Shapley, t over seeds")[ATTRIBUTION]
     df.attrs |= dict(level=level, method='t over seeds', metric=metric, factors=list(factors), why_not=why_not)
     return df

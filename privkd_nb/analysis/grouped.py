@@ -47,21 +47,22 @@ def stratified_interval(
     return made._replace(low=point-half, high=point+half)
 
 # %% ../../nbs/api/analysis/12_grouped.ipynb #07866be8
-GROUPINGS = dict( # What languages are grouped by: language -> name of its group
-    language=lambda l, trained: l,
-    group   =lambda l, trained: trained[l],
-    family  =lambda l, trained: language_info(l).family,
-    script  =lambda l, trained: language_info(l).script)
+GROUPINGS = dict( # What languages are grouped by: language, how each was trained, data set -> name of its group
+    language=lambda l, trained, dataset: l,
+    group   =lambda l, trained, dataset: trained[l],
+    family  =lambda l, trained, dataset: language_info(l).family,
+    script  =lambda l, trained, dataset: language_info(l, dataset).script)
 
 def language_groups_by(
     trained:dict[str,str], # Language -> 'seen', 'texts' or 'unseen'
     by:str='family',       # Of `GROUPINGS`, or two of them: 'script+group'
+    dataset:str='',        # Whose texts they are: some have another script than usual
 )->dict[str,list[str]]:    # Languages by the name of the group
     "The languages that share a family, a script, a way of training"
     if by == 'group': return groups_of(trained)
     keys = [GROUPINGS[check_choice('by', k, GROUPINGS)] for k in by.split('+')]
     groups = {}
-    for l in trained: groups.setdefault(', '.join(str(k(l, trained)) for k in keys), []).append(l)
+    for l in trained: groups.setdefault(', '.join(str(k(l, trained, dataset)) for k in keys), []).append(l)
     return dict(sorted(groups.items())) if by != 'language' else groups
 
 # %% ../../nbs/api/analysis/12_grouped.ipynb #c4a842bf
@@ -79,7 +80,7 @@ def grouped(
     for cell,x in score_arrays(scores, metric).items():
         x = common_languages(x, cell)
         for b in by:
-            for name,langs in language_groups_by({l: trained[cell][l] for l in x}, b).items():
+            for name,langs in language_groups_by({l: trained[cell][l] for l in x}, b, cell.dataset).items():
                 rows += [cell._asdict() | dict(by=b, group=name) | r for r in group_rows(x[langs].values, level, bootstrap)]
     df = pd.DataFrame(rows, columns=GROUPED)
     df.attrs |= dict(level=level, metric=metric)

@@ -123,7 +123,7 @@ def _multipliers(cell, other, fractions, parts, trained, level):
         y, c = score[:, cols].mean(1), np.stack([v[:, cols].mean(1) for v in curve], 1)
         about = dict(other=other, group=group, language=name, languages=len(cols), score=y.mean(), n=len(y))
         return cell._asdict() | about | multiplier_row(needed_data(c, fractions, y, level), cell.fraction, fractions)
-    return [row(*g) for g in attribution_groups({l: trained[l] for l in parts[0]})]
+    return [row(*g) for g in attribution_groups({l: trained[l] for l in parts[0]}, cell.dataset)]
 
 # %% ../../nbs/api/analysis/23_multiplier.ipynb #15cb3581
 def multiplier_coverage(
