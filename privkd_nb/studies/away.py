@@ -60,7 +60,7 @@ def sending(
     "Within the block, a thread puts what is new; at its end what is left, and after a success nothing is kept there"
     over = threading.Event()
     def send():
-        with suppress(OSError, ValueError): outbox.send()       # a checkpoint that was removed meanwhile, a network that comes back
+        with suppress(Exception): outbox.send()  # a checkpoint removed meanwhile, a network that comes back: each kind of place has errors of its own
     def watch():
         while not over.wait(every): send()
     thread = threading.Thread(target=watch, daemon=True, name='privkd outbox')

@@ -175,6 +175,9 @@ def put_missing(self:Storage, folder:Path, name:str)->int: # How many
 def get_missing(self:Storage, name:str, folder:Path)->int: # How many
     "Bring the files that are not here yet; for files that never change"
     new = [n for n in self.names(name) if not (folder/n).exists()]
+    got = 0
     for n in sorted(new, key=lambda n: not n.startswith('about')):
-        with replacing(folder/n) as tmp: tmp.write_bytes(self.read(name, n) or b'')
-    return len(new)
+        if (content := self.read(name, n)) is None: continue    # removed meanwhile
+        with replacing(folder/n) as tmp: tmp.write_bytes(content)
+        got += 1
+    return got
