@@ -122,8 +122,9 @@ class TimeLeft:
     "Passes on the lines of a study, with the time left"
     def __init__(self, report:Callable=print): self.report, self.left, self.at = report, 0, [time.monotonic()]
     def __call__(self, line:str):
-        if m := re.match(r'(\d+) runs, (\d+) of them on record', line):
-            self.left, self.at = int(m[1])-int(m[2]), [time.monotonic()]
+        if m := re.match(r'(\d[\d,]*) runs, (\d[\d,]*) of them on record', line):
+            all_runs, had = (int(k.replace(',', '')) for k in m.groups())
+            self.left, self.at = all_runs-had, [time.monotonic()]
             more = '; the first one may wait for the teacher' if self.left > 1 else ''
             return self.report(line+(f', {self.left} to train{more}' if self.left else ''))
         if self.left and re.match(r'\d+/\d+ ', line):
