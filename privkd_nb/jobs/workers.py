@@ -6,7 +6,7 @@
 __all__ = ['AGAIN', 'gpus_here', 'worker_env', 'start_worker', 'tend', 'sweep_requests']
 
 # %% ../../nbs/api/jobs/06_workers.ipynb #2f2dce1e
-import os, subprocess, threading, time
+import os, re, subprocess, threading, time
 from pathlib import Path
 from typing import Callable
 from ..core import as_list, is_held
@@ -48,11 +48,14 @@ def tend(
     start:Callable,  # Called with a place, from 0; returns a process
     workers:int,
     report:Callable, # Called with every line that one of them prints
+    give_up:Callable=lambda pid: False, # Called with one too many that was killed; True: what it was at is not tried again
 )->list[int]:        # How those ended that were not replaced
     "Keep workers at work until none is left to do; they end with this function, however it ends"
     alive, codes, deaths = {}, [], [0]
     def read(p):
-        for line in p.stdout: deaths[0] = 0; report(line.rstrip())
+        for line in p.stdout:
+            if re.match(r'\d+/\d+ ', line): deaths[0] = 0         # a run has ended
+            report(line.rstrip())
     def begin(place):
         p = start(place)
         alive[p] = place, threading.Thread(target=read, args=(p,), daemon=True)
@@ -64,6 +67,7 @@ def tend(
                 place, thread = alive.pop(p)
                 thread.join(5)
                 deaths[0] += p.returncode < 0
+                if p.returncode < 0 and deaths[0] > AGAIN and give_up(p.pid): deaths[0] = 0
                 if p.returncode < 0 and deaths[0] <= AGAIN:
                     report(f'a worker was killed (signal {-p.returncode}); another one goes on from its last checkpoint')
                     begin(place)

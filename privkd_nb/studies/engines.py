@@ -19,7 +19,7 @@ from ..jobs.report import plural, teacher_warning
 from ..jobs.workers import gpus_here
 from ..record import DONE, PROGRESS, Run
 from .away import UNFINISHED
-from .board import Board, StudyLines
+from .board import Board, StudyLines, work_of
 from .ray_engine import check_shared, cluster, nodes, results, submit, task_share, tasks_of, tell_lost
 from .storage import Storage
 
@@ -85,7 +85,7 @@ def putting(
     over, left = threading.Event(), list(runs)
     def watch():
         while not over.wait(every):
-            with suppress(OSError, ValueError):
+            with suppress(Exception):                # as in `sending`
                 put_new(storage, [r for r in left if r.finished])
                 left[:] = [r for r in left if not r.finished]
     thread = threading.Thread(target=watch, daemon=True, name='privkd putting')
@@ -95,8 +95,9 @@ def putting(
         over.set()
         thread.join()
         try: put_new(storage, [r for r in runs if r.finished])
-        except OSError as e:
-            raise ResultError(f'finished runs are on record here, but {storage.url} took not all of them ({e.strerror or e}); the same command puts them there.') from e
+        except Exception as e:
+            raise ResultError(f"finished runs are on record here, but {storage.url} took not all of them ({getattr(e, 'strerror', None) or e}); "
+                              'the same command puts them there.') from e
 
 # %% ../../nbs/api/studies/14_engines.ipynb #068fa2f6
 class AwayLines(StudyLines):
@@ -126,7 +127,7 @@ def on_ray(
     todo, failed = {r.path.name: (absolute(c), r) for c,r in zip(configs, runs) if not r.on_record}, []
     with cluster(address) as ray:
         check_shared(found := nodes(ray), storage and storage.url)
-        lines = AwayLines({r.path: titles[name] for name,(_,r) in todo.items()})
+        lines = AwayLines({r.path: titles[name] for name,(_,r) in todo.items()}, {r.path: work_of(c) for c,r in todo.values()})
         lines.storage = storage
         board = Board(lines, report)
         with tasks_of(ray, task_share(found, workers)) as task, board.watching():
@@ -163,7 +164,8 @@ def board_of(
     from privkd_nb.jobs.study import run_titles
     if not live: yield report; return
     titles = run_titles(configs)
-    with Board(StudyLines({r.path: titles[id(c)] for c,r in zip(configs, runs)}), report).watching() as board: yield board
+    work = {r.path: work_of(c) for c,r in zip(configs, runs)}
+    with Board(StudyLines({r.path: titles[id(c)] for c,r in zip(configs, runs)}, work), report).watching() as board: yield board
 
 # %% ../../nbs/api/studies/14_engines.ipynb #ea8215fd
 def run_configs(

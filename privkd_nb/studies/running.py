@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Callable
 from fastcore.basics import patch
 from ..core import DiskError, InputError, ResultError, missing_folders, remove_empty
-from ..analysis.arms import arm_names
 from ..jobs.report import plural
 from ..record import Run
 from .definition import ENDING, Study
@@ -107,8 +106,9 @@ def left_words(
 )->str:
     "Which runs were not begun"
     from privkd_nb.jobs.arm_runs import duration
-    names = dict.fromkeys(f'{a}, seed {d.run.cfg.seed}' for a,d in zip(arm_names([d.run.config for d in waiting]), waiting))
-    few = '; '.join([*names][:4])+(f'; and {len(names)-4} more' if len(names) > 4 else '')
+    from privkd_nb.jobs.study import run_names
+    names = run_names([d.run.cfg for d in waiting], [d.run.config for d in waiting])
+    few = '; '.join(names[:4])+(f'; and {len(names)-4} more' if len(names) > 4 else '')
     known = [d.seconds for d in waiting if not math.isnan(d.seconds)]
     why = f'the shortest takes about {duration(min(known))}' if known else 'their time is not known'
     return (f"{plural(len(waiting), 'run')} not begun, because {duration(max(0, seconds))} are left, and {why}: {few}; "
