@@ -24,6 +24,8 @@ def chosen_controls(
     given, # 'default' (all), 'off', or some of `CONTROLS` as a list or as text
 )->list[str]:
     "The controls that a study adds"
+    if not isinstance(given, (str, bool, list, tuple, set)):
+        raise InputError(f"controls={given!r} is no list; give default, off, or a list of some of {', '.join(CONTROLS)}.")
     names = as_list(given) if not isinstance(given, bool) else ['default' if given else 'off']
     said = names[0].lower() if len(names) == 1 else ''
     if said in ('default', 'on', 'yes', 'true'): return [*CONTROLS]

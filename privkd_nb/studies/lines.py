@@ -68,7 +68,9 @@ def read_pairs(
     "A mapping; a key that stands there twice is refused, because YAML would forget the first"
     found = {}
     for k,v in pairs:
-        key = whole_text(str(k.value), path, lines)
+        if k.id != 'scalar':
+            raise InputError(f'{lines.file}, line {k.start_mark.line+1}: a key is a list or a mapping; {SHALLOW}, each under a name.')
+        key = whole_text(k.value, path, lines)
         at = (*path, key)
         before, lines.at[at] = lines.at.get(at), k.start_mark.line+1
         if key == '<<' and not k.style: raise lines.error(at, 'merges (<<) are not read; write the values out where they count.')
