@@ -9,7 +9,8 @@ __all__ = ['KINDS', 'FIELDS', 'LEFT', 'FULL', 'CLOSED', 'DISK', 'NO_CHECKSUMS', 
            'sweep', 'content_key', 'file_hash', 'files_hash', 'make_folder', 'missing_folders', 'remove_empty',
            'cache_dir', 'remembered_hash', 'sync', 'replacing', 'replacing_folder', 'write_json', 'read_json',
            'folder_files', 'write_checksums', 'read_checksums', 'file_fault', 'files_faults', 'folder_faults',
-           'as_words', 'quarantine', 'is_whole', 'build_once', 'give_back_memory', 'seed_for', 'compute_setup']
+           'as_words', 'plural', 'quarantine', 'is_whole', 'build_once', 'give_back_memory', 'seed_for',
+           'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
 import difflib, errno, hashlib, json, os, re, shutil, stat, tempfile, time, uuid, warnings
@@ -455,6 +456,10 @@ def folder_faults(
 def as_words(faults:dict[str,str])->str:
     "Faults as a part of a sentence"
     return ', '.join(f'{name} {why}' for name,why in faults.items())
+
+def plural(n:int, word:str)->str:
+    "'1 language', '2 languages'"
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
 
 # %% ../nbs/api/00_core.ipynb #3acb39e2
 def quarantine(

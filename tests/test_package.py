@@ -14,6 +14,8 @@ def python(code, **kw): return subprocess.run([sys.executable, '-c', code], capt
 def test_importing_is_quick_and_lazy():
     code = "import time, sys; t=time.perf_counter(); import privkd_nb; dt=time.perf_counter()-t; assert 'torch' not in sys.modules and 'pandas' not in sys.modules; print(dt)"
     assert min(float(python(code).stdout) for _ in range(3)) < .3
+    plan = "import sys; from privkd_nb.studies.plan import Study; Study(dataset='massive', losses='ce,logits').plan(); print('torch' in sys.modules)"
+    assert python(plan).stdout == 'False\n'                  # `privkd study --dry-run` takes what it reads, not seconds more
 
 
 def test_every_promised_name_exists():

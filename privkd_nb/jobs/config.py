@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['content', 'own_data', 'weights', 'KINDS', 'FIRST', 'XLMR', 'OWN', 'CHOICES', 'INJECTED', 'SAME_NUMBERS', 'NAMED_AS',
-           'LATER', 'RECIPE', 'READS', 'as_text', 'typed_value', 'DataConfig', 'RunConfig', 'field_groups',
-           'assigned_names', 'check_parameters']
+           'LATER', 'RECIPE', 'READS', 'OF_TEACHER', 'as_text', 'typed_value', 'DataConfig', 'RunConfig',
+           'field_groups', 'assigned_names', 'check_parameters']
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9e59f110
 import ast, math, os
-from dataclasses import asdict, dataclass, field, fields
+from copy import copy
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from fastcore.basics import patch
 from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, check_languages, own_files, training_languages
@@ -401,7 +402,21 @@ def identity(self:RunConfig,
     contents:dict|None=None, # From `contents` of a run with the same `READS`, if at hand
 )->dict:
     "The parameters that a run is named by: everything that affects its numbers"
-    usual = {k for k in LATER if getattr(self, k) == RunConfig.__dataclass_fields__[k].default}
-    same = {NAMED_AS.get(k, k): v for k,v in (asdict(self) | dict(depth=self.depth_rule())).items() if k not in {*SAME_NUMBERS, *usual}}
+    given = {f.name: getattr(self, f.name) for f in fields(self)}
+    usual = {k for k in LATER if given[k] == RunConfig.__dataclass_fields__[k].default}
+    same = {NAMED_AS.get(k, k): v for k,v in (given | dict(depth=self.depth_rule())).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
     return same | (contents or self.contents()) | dict(losses=losses, recipe=RECIPE)
+
+# %% ../../nbs/api/jobs/00_config.ipynb #7623d60f
+OF_TEACHER = ('dataset', *OWN, 'scenario', 'teacher_scenario', 'languages', 'teacher_fraction', 'base', 'teacher', 'tiny',
+              'teacher_epochs', 'lr', 'batch_size', 'max_length', 'class_weights') # Parameters that decide the weights of a fine-tuned teacher
+
+@patch
+def with_seed(self:RunConfig, seed)->RunConfig: # `seed` as it was given
+    "The same run from another seed, checked"
+    found = copy(self)
+    found.seed = typed_value('seed', seed, int)
+    found.check_numbers()
+    found.check_init()
+    return found

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'BY_LAYER', 'teacher_of', 'base_here', 'teacher_cached', 'compared_layers', 'pass_keys', 'model_bytes',
-           'student_bytes', 'in_bytes', 'free_bytes', 'Due', 'Clock', 'Plan', 'state_of']
+           'student_bytes', 'in_bytes', 'free_bytes', 'Due', 'Clock', 'Plan', 'state_of', 'data_names']
 
 # %% ../../nbs/api/studies/07_plan.ipynb #a0dd0f4e
 import math, re, shutil
@@ -13,15 +13,13 @@ from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
 from ..analysis.arms import arm_names
-from ..core import InputError, as_words, cache_dir
+from ..core import InputError, as_words, cache_dir, plural
 from ..data.catalog import CATALOG
 from ..init.depth import resolve_layers
-from ..jobs.config import OWN, RunConfig
-from ..jobs.report import plural
+from ..jobs.config import OF_TEACHER, OWN, RunConfig
 from ..losses.terms import TERMS, parse_losses, teacher_terms
 from ..markup import Table, as_text, md_text, visible
 from ..models.content import config_of
-from ..models.playground_base import TINY_BASE, base_folder
 from ..record import Run
 from .controls import CONTROLS
 from .definition import Study
@@ -31,21 +29,23 @@ from .times import UNKNOWN, Estimate, Measured, estimate, measured_runs, teacher
 # %% ../../nbs/api/studies/07_plan.ipynb #667da7b6
 def teacher_of(cfg:RunConfig)->tuple:
     "Equal for runs with the same teacher"
-    from privkd_nb.jobs.study import OF_TEACHER
     return tuple(getattr(cfg, k) for k in OF_TEACHER) if cfg.teacher == 'auto' else (cfg.teacher, cfg.labels)
 
 def base_here(cfg:RunConfig)->str|None: # None: not on this machine
     "The folder of a run's pretrained model"
     name = cfg.base_name()
-    path = base_folder(*[TINY_BASE]*cfg.tiny) if name == 'playground' else Path(name)
+    path = Path(name)
+    if name == 'playground':
+        from privkd_nb.models.playground_base import TINY_BASE, base_folder # torch takes a second
+        path = base_folder(*[TINY_BASE]*cfg.tiny)
     return str(path) if path.is_dir() else None
 
 def teacher_cached(cfg:RunConfig)->bool|None: # None: it cannot be told
     "Whether the teacher that a run would fine-tune is in the cache"
-    from privkd_nb.jobs.fine_tune import load_data, teacher_key
     base, local = base_here(cfg), cfg.dataset not in CATALOG or cfg.data_dir or not CATALOG[cfg.dataset].hub
     if base is None: return False if cfg.base_name() == 'playground' else None
     if not local: return None
+    from privkd_nb.jobs.fine_tune import load_data, teacher_key
     try: key = teacher_key(cfg, load_data(cfg, 'teacher'), base)
     except InputError: return None                         # said when the study begins
     return (cache_dir('teachers')/key/'done.json').exists()
@@ -79,14 +79,18 @@ def model_bytes(
     layers:int,
 )->float:        # NaN: not known
     "The size of an encoder's weights"
-    v, h, i = (config.get(k) for k in ('vocab_size', 'hidden_size', 'intermediate_size'))
+    def size(*names): return next((config[k] for k in names if k in config), None)
+    v, h, i = size('vocab_size'), size('hidden_size', 'dim'), size('intermediate_size', 'hidden_dim')
     return 4.*(v*h+layers*(4*h*h+2*h*i)) if v and h and i else math.nan
 
 def student_bytes(cfg:RunConfig)->float: # NaN: not known
-    "The size of a run's student, by the configuration of its teacher"
-    n, config = cfg.known_depth(), cfg.known_config()
-    if 'vocab_size' not in config and cfg.teacher == 'auto' and (base := base_here(cfg)): config = config_of(base)      # the playground's
-    return model_bytes(config, cfg.layers or n//2) if n else math.nan
+    "The size of a run's student, by its teacher's configuration or its own; the vocabulary counts whole where the texts decide it"
+    own, n, config = cfg.init == 'pretrained', cfg.known_depth(), cfg.known_config()
+    if own: config = config_of(cfg.student)
+    elif 'vocab_size' not in config and cfg.teacher == 'auto' and (base := base_here(cfg)): config = config_of(base)    # the playground's
+    layers = config.get('num_hidden_layers', config.get('n_layers')) if own else cfg.layers or n and n//2
+    if cfg.vocab.isdecimal() and 'vocab_size' in config: config = config | dict(vocab_size=min(int(cfg.vocab), config['vocab_size']))
+    return model_bytes(config, layers) if layers else math.nan
 
 def in_bytes(n:float)->str:
     "A size in words"
@@ -174,12 +178,19 @@ def cells(self:Plan): # A DataFrame: role, arm, dataset, scenario, fraction, see
     "The cells of a study, with what is on record and how long a run takes"
     import pandas as pd
     due = {d.run.name: d for d in self.due}
-    names = arm_names([p.config for p in self.study.runs])
-    rows = pd.DataFrame([dict(role=p.role, arm=a, dataset=Path(p.cfg.dataset).name, scenario=p.cfg.scenario, fraction=p.cfg.fraction, seeds=1,
-                              on_record=int(p.name not in due), to_train=int(p.name in due),
+    names, data = arm_names([p.config for p in self.study.runs]), data_names([p.cfg.dataset for p in self.study.runs])
+    rows = pd.DataFrame([dict(role=p.role, arm=a, dataset=data[p.cfg.dataset], scenario=p.cfg.scenario, fraction=p.cfg.fraction,
+                              seeds=p.cfg.seed, on_record=int(p.name not in due), to_train=int(p.name in due),
                               seconds=due[p.name].seconds-due[p.name].once if p.name in due else math.nan) for a,p in zip(names, self.study.runs)])
     by = ['role', 'arm', 'dataset', 'scenario', 'fraction']
-    return rows.groupby(by, sort=False).agg(dict(seeds='sum', on_record='sum', to_train='sum', seconds='median')).reset_index()
+    return rows.groupby(by, sort=False).agg(dict(seeds='nunique', on_record='sum', to_train='sum', seconds='median')).reset_index()
+
+def data_names(paths:list[str])->dict[str,str]: # By path
+    "Data sets by the ends of their paths that tell them apart"
+    parts = {p: Path(p).parts for p in paths}
+    def short(p, n): return '/'.join(parts[p][-n:])
+    most = max(map(len, parts.values()))
+    return {p: next((short(p, n) for n in range(1, most) if sum(short(o, n) == short(p, n) for o in parts) == 1), p) for p in parts}
 
 @patch
 def shown(self:Plan): # A DataFrame

@@ -13,10 +13,9 @@ from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
-from ..core import InputError, read_checksums, read_json
+from ..core import InputError, plural, read_checksums, read_json
 from ..data.catalog import CATALOG, training_languages
 from ..jobs.config import RunConfig
-from ..jobs.report import plural
 from ..record import DONE, Compacted, Run, compacted_of
 
 # %% ../../nbs/api/studies/06_times.ipynb #8bcae0c3
