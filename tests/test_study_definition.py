@@ -87,10 +87,21 @@ def test_losses_may_be_written_as_tables_print_them(write):
     ('tiny: true', 'reference: copy_base/paper', 13, 'is no arm of this study'), ('tiny: true', 'baseline: copy_ft', 13, 'baseline is for design: ablation'),
     ('tiny: true', 'out_dir: [a, b]', 13, 'out_dir is a list'), ('tiny: true', 'name: a/b', 13, 'is no name of a file'), ('tiny: true', 'seed: 1', 13, 'seed and seeds are both given'),
     ('seeds: 2', 'seeds: 1000000000', 8, 'write seeds: [1000000000] for that one seed'), ('seeds: 2', 'seeds: 15000', 8, 'it has at most 20,000; write seeds: [15000]'),
-    ('seeds: 2', 'seeds: []', 8, 'seeds is an empty list'), ('question: Which start is best?', 'question: [a, b]', 2, 'question is one sentence'),
+    ('seeds: 2', 'seeds: []', 8, 'seeds is empty'), ('question: Which start is best?', 'question: [a, b]', 2, 'question is one sentence'),
     ('[copy_ft, scratch]', '[copy_ft, null]', 3, 'a value of init is empty'), ('tiny: true', 'tiny: true\n<<: *a', 14, 'found undefined alias'),
     ('[.1, .3]', '&a {lr: .1}\n<<: *a', 8, 'merges (<<) are not read'), ('[.1, .3]', '[[[[[.1]]]]]', 7, 'nested too deeply'),
-    ('init: [copy_ft, scratch]', 'init: [copy_ft, scratch', 3, 'this is no YAML')])
+    ('init: [copy_ft, scratch]', 'init: [copy_ft, scratch', 3, 'this is no YAML'), ('Which start is best?\ninit', '""\ninit', 2, 'question is empty'),
+    *[('tiny: true', f'{k}: {empty}', 13, f'{k} is empty; give a value, or leave it out.') for k,empty in
+      (('reference', '{}'), ('reference', '""'), ('baseline', '[]'), ('controls', '[]'), ('name', '""'))],
+    *[(TEXT[TEXT.index(f'{k}:'):], f'{k}: {empty}', line, f'{k} is empty') for k,line in (('arms', 9), ('exclude', 11)) for empty in ('[]', '{}', '""')],
+    ('tiny: true', 'reference: {init: [copy_ft, scratch]}', 13, 'reference is one arm, and init has 2 values'),
+    ('tiny: true', 'reference:\n  init: copy_ft\n  seeds: 7', 15, 'leave its seeds out'), ('tiny: true', 'reference: {init: copy_ft, seed: 5}', 13, 'leave its seeds out'),
+    ('tiny: true', 'design: ablation\nbaseline: {init: [copy_ft, scratch]}', 14, 'baseline is one arm, and init has 2 values'),
+    ('tiny: true', 'design: ablation\nbaseline: {init: scratch, fraction: .1}', 14, 'fraction is no factor of an ablation'),
+    ('tiny: true', 'design: ablation\nbaseline: {init: scratch, seeds: 9}', 14, 'leave its seeds out'),
+    ('tiny: true', 'controls: {same_start: no}', 13, 'is no list; give default, off'), ('tiny: true', '? [a, b]\n: c', 13, 'a key is a list or a mapping'),
+    ('tiny: true', 'max_tokens: 1\npieces: 1', 14, 'pieces is the former name of max_tokens'),
+    ('losses: ce, seeds: 1}', 'fraction: .1}\ndesign: learning_curve', 10, 'fraction=.1 is one share of the data')])
 def test_a_wrong_line_is_named(write, old, new, line, says):
     message = said(write(old, new))
     assert message.startswith(f'starts.yaml, line {line}: ') and says in message and message.count('starts.yaml') == 1
@@ -108,6 +119,24 @@ def test_a_character_of_two_escapes_is_written_again(tmp_path):
     (tmp_path/'a.json').write_text(json.dumps(dict(question='Which? 🎯', init='scratch', losses='ce', seeds=1, tiny=True, out_dir=str(tmp_path/'runs'))))
     Study.read(tmp_path/'a.json').write()
     assert read_study(tmp_path/'runs')['question'] == 'Which? 🎯'
+
+
+@pytest.mark.parametrize('given, says', [
+    (dict(arms=5), 'arms=5 is no list'), (dict(exclude=5), 'exclude=5 is no list'), (dict(arms=''), "has no value for init"), (dict(arms={}), 'an arm names no parameter'),
+    (dict(exclude={}), 'an exclusion is written as'), (dict(reference={}), 'an arm names no parameter'), (dict(reference=[]), 'an arm names no parameter'),
+    (dict(seeds=True), 'seeds=True is no number of seeds'), (dict(seeds=''), "seeds='' is not a whole number"), (dict(controls=dict(same_start=False)), 'is no list'),
+    (dict(question=dict(init='scratch')), r'write Study\(\*\*given\)')])
+def test_what_python_cannot_mean_is_refused(given, says):
+    with pytest.raises(InputError, match=says): Study(init='scratch', losses='ce', tiny=True, **given)
+
+
+def test_a_run_of_many_seeds_is_checked_once(monkeypatch):
+    checked, settle = [], RunConfig.settle
+    monkeypatch.setattr(RunConfig, 'settle', lambda self: (checked.append(self), settle(self)))
+    study = Study(init=['copy_ft', 'scratch'], losses=['ce,logits', 'paper'], depth=['first', 'random'], arms=[dict(init='noise', seeds=[7])], seeds=40, tiny=True)
+    assert len(study) > 400 and len(checked) < 80
+    assert [p.name for p in study.runs[::17]] == [content_key(p.cfg.identity()) for p in study.runs[::17]]
+    assert [p.cfg for p in study.runs[::17]] == [RunConfig(**vars(p.cfg)) for p in study.runs[::17]]
 
 
 def test_words_of_yaml_that_are_no_truth_values(write):
@@ -168,6 +197,31 @@ def test_the_definition_is_kept_beside_the_runs(tmp_path):
     kept = read_study(out, 'two')
     assert [(r['run'], r['role']) for r in kept['runs']] == list(second.roles.items()) and kept['definition']['init'] == 'copy_base'
     assert Study(**kept['definition']).roles == second.roles                                  # it can be made again from its record
+
+
+def test_the_definition_of_another_study_stays(write, tmp_path):
+    def read(file='starts.yaml', old='', new='', **options): return Study.read(write(old, new, file), out_dir=str(tmp_path/'runs'), **options)
+    def kept(name='starts'): return {r['run'] for r in read_study(tmp_path/'runs', name)['runs']}
+    read(seeds=1).write()
+    assert kept() == {*read(seeds=1).roles}
+    read().write()                                                                            # after a trial, the whole
+    for options in (dict(seeds=1), dict(controls='off'), dict(epochs=3), {}):
+        read(**options).write()
+        assert kept() == {*read().roles}, options
+    more = read(seed=[5], seeds=None)
+    more.write(), read().write()
+    assert kept() == {*read().roles} | {*more.roles}                                          # another seed comes to it
+    read(tiny=True).write()
+    assert kept('starts-tiny') == {*read(tiny=True).roles}
+    (tmp_path/'b').mkdir()
+    other = read('b/starts.yaml', 'Which start', 'Which loss', epochs=3)
+    for begin in (other.merged, other.write, read('b/starts.yaml', 'Which start', 'Which loss', seeds=1).write):
+        with pytest.raises(InputError, match="has another study called starts, which asks 'Which start is best"): begin()
+    read('b/starts.yaml', 'Which start', 'Which loss', epochs=3, name='losses').write()
+    assert kept('losses') == {*other.roles} and read_study(tmp_path/'runs', 'starts')['question'] == 'Which start is best?'
+    edited = read(old='seeds: 2', new='seeds: 2\nepochs: 4')
+    edited.write()
+    assert kept() == {*edited.roles}                                                          # the same question in an edited file
 
 
 def test_the_public_study_opens_finished_runs():
@@ -237,6 +291,14 @@ def test_times_follow_from_the_steps_of_runs_on_record(study):
     plan = study.plan()
     assert [round(d.seconds, 6) for d in plan.due] == [48., 68., 48., 68., 48., 68.]
     assert 'teacher passes over training texts: 1 to make, for 3 distilled runs' in plan.words() and plan.cells().on_record.tolist() == [1, 1, 0, 0]
+
+
+def test_data_of_one_name_are_two_cells(tmp_path):
+    for folder, text in dict(a='Yes', b='No').items():
+        (tmp_path/folder).mkdir()
+        (tmp_path/folder/'d.csv').write_text('text,label,language\n'+f'{text},y,en\nIt is,n,en\n'*5)
+    study = Study(init='scratch', losses='ce', dataset=[str(tmp_path/f/'d.csv') for f in 'ab'], seeds=1, out_dir=str(tmp_path/'runs'))
+    assert study.plan().cells()[['dataset', 'seeds', 'to_train']].values.tolist() == [['a/d.csv', 1, 1], ['b/d.csv', 1, 1]]
 
 
 def test_steps_grow_with_epochs_data_and_languages(study, tmp_path):
@@ -320,6 +382,8 @@ def test_the_terminal_shows_the_plan_and_trains_nothing(write, tmp_path, monkeyp
     assert main(['study', path, '--dry-run', '--controls', 'off']) == 0
     out = capsys.readouterr().out
     assert out.startswith('Which start is best?\n') and '14 runs: 0 on record, 14 to train' in out and 'copy_base · ce' in out and sorted(p.name for p in tmp_path.iterdir()) == ['starts.yaml']
+    for wrong in (['--engine', 'pol'], ['--workers', '-1'], ['--max-hours', '-1'], ['--address', 'auto'], ['--storage', 'x', '--redo']):
+        assert main(['study', path, '--dry-run', *wrong]) == 2 and not capsys.readouterr().out
     assert main(['study', path, '--dry-run', '--init', 'copy_f']) == 2 and "init='copy_f' is not a choice" in capsys.readouterr().err
     assert main(['study', str(write('init:', 'inti:'))]) == 2
     assert capsys.readouterr().err == "privkd: starts.yaml, line 3: inti is neither a parameter of a run nor a key of a study. Did you mean 'init'?\n"
@@ -342,12 +406,21 @@ def test_options_make_the_runs_of_before_and_their_controls(engine, monkeypatch,
 
 # ---- the page
 
-def test_the_page_answers_a_study_of_ones_own(tmp_path):
-    import papermill
+def test_the_page_answers_a_study_of_ones_own(tmp_path, monkeypatch):
+    "As papermill runs it, but in this process, which has the libraries"
+    import plotly.io
+    from execnb.shell import CaptureShell
+    from papermill.iorw import load_notebook_node
+    from papermill.parameterize import parameterize_notebook
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(plotly.io.renderers, 'default', plotly.io.renderers.default)
     (tmp_path/'mine.yaml').write_text('question: Copied or not?\ninit: [copy_ft, scratch]\nlosses: ce\ntiny: true\nout_dir: runs\n')
-    nb = papermill.execute_notebook(str(Path(__file__).parent.parent/'nbs'/'study.ipynb'), str(tmp_path/'out.ipynb'), dict(file='mine.yaml', seeds=1), kernel_name='python3',
-                                    cwd=str(tmp_path), progress_bar=False)
-    said = [str(o.get('data', {}).get('text/markdown', o.get('text', ''))) for c in nb.cells if c.cell_type == 'code' for o in c.outputs]
+    page = load_notebook_node(str(Path(__file__).parent.parent/'nbs'/'study.ipynb'))
+    nb, shell = parameterize_notebook(page, dict(file='mine.yaml', seeds=1), kernel_name='python3', language='python'), CaptureShell(path=tmp_path)
+    said = []
+    for c in (c for c in nb.cells if c.cell_type == 'code'):
+        said += [str(o.get('data', {}).get('text/markdown', o.get('text', ''))) for o in shell.run(c.source)]
+        if shell.exc: raise shell.exc
     assert any('Copied or not?' in s for s in said) and any('2 of 2 runs on record' in s for s in said)
     assert any('one seed: too few to say' in s and 'scratch · ce' in s for s in said)       # one seed, one set of losses
     assert read_study(tmp_path/'runs')['name'] == 'mine'
