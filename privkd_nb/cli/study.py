@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EPILOG', 'SINGLE', 'HOW', 'STUDY', 'add_study_options', 'add_running_options', 'check_spaces', 'as_given', 'study_of',
-           'say', 'study_command']
+           'check_how', 'say', 'study_command']
 
 # %% ../../nbs/api/cli/11_study.ipynb #14c9801e
 import argparse
@@ -91,7 +91,7 @@ def study_of(
     given:dict, # Options of the study and of runs
 ):              # A `Study`
     "The study of a file or of options"
-    from privkd_nb.studies.running import Study
+    from privkd_nb.studies.plan import Study
     given = as_given(given)
     if not file: return Study(**(given if {'seed', 'seeds'} & given.keys() else given | dict(seeds=[0])))
     if 'seed' in given and 'seeds' not in given: given = dict(given, seeds=None)      # these seeds, and not those of the file
@@ -99,6 +99,11 @@ def study_of(
 
 # %% ../../nbs/api/cli/11_study.ipynb #d3bae834
 HOW = 'storage', 'address', 'share_teacher'
+
+def check_how(study, engine:str, workers:int, hours:float, how:dict)->None: # As `study.run` takes them
+    "Refuse what `run` would refuse, before the plan is shown"
+    from privkd_nb.studies.running import check_running
+    check_running(study, engine, workers, hours, **how)
 
 def say(line:str)->None: print(visible(line, 0, keep='\n'), flush=True)
 
@@ -110,11 +115,13 @@ def study_command(given:dict)->None:
     from privkd_nb.hub import quietly
     from privkd_nb.jobs.arm_runs import TimeLeft
     study = study_of(file, given)
-    plan = study.plan()
-    if dry: print(plan); return
-    for line in plan.words(): say(line)
     if workers is not None and workers < 1: raise InputError(f'workers={workers} must be at least 1.')
+    usual = not (how or hours or workers or engine)                # nothing that could be wrong is given
     engine = engine or ('pool' if (workers or 1) > 1 else 'here')
+    if not (dry and usual): check_how(study, engine, workers or 0, hours, how)
+    plan = study.plan()
+    if dry: study.merged(); print(plan); return
+    for line in plan.words(): say(line)
     report = TimeLeft(say) if engine == 'here' and not hours else say
     with quietly(): runs = study.run(engine, workers or (1 if engine == 'here' else 0), hours, report, **how)
     if runs: print_study(runs)
