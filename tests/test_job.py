@@ -89,7 +89,7 @@ def test_former_options_are_accepted_with_a_notice(tmp_path, monkeypatch, capsys
     from privkd_nb import cli
     from privkd_nb.jobs import distil as job, study
     made, out = [], ['--tiny', '--out_dir', str(tmp_path)]
-    for name in ('runs.print_result', 'study.print_study'): monkeypatch.setattr(f'privkd_nb.cli.{name}', lambda found: None)
+    for name in ('runs.print_result', 'study.print_study'): monkeypatch.setattr(f'privkd_nb.cli.{name}', lambda *found: None)
     monkeypatch.setattr(job, 'distil', lambda cfg: made.append(cfg) or Run(tmp_path))
     monkeypatch.setattr(study, 'run_study', lambda configs, workers, report, share_teacher: made.append((configs, share_teacher)) or [Run(tmp_path)])
     monkeypatch.setattr('privkd_nb.cli.runs.execute', lambda notebook, to, given: made.append(given) or to.write_text('{}'))

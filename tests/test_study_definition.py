@@ -84,7 +84,7 @@ def test_losses_may_be_written_as_tables_print_them(write):
     ('tiny: true', 'tiny: true\nfraction: .1', 14, 'fraction stands here again, after line 7'), ('tiny: true', 'layers: 99', 13, 'layers=99 is impossible'),
     ('tiny: true', 'languages: [de, en]', 13, 'languages is a list, and a study tries each value of a list on its own; write languages: de,en'),
     ('tiny: true', 'design: factor', 13, "Did you mean 'factorial'?"), ('tiny: true', 'controls: [scratch, same_stat]', 13, "Did you mean 'same_start'?"),
-    ('tiny: true', 'reference: copy_base/paper', 13, 'is no arm of this study'), ('tiny: true', 'baseline: copy_ft', 13, 'baseline is for design: ablation'),
+    ('tiny: true', 'reference: copy_base/paper', 13, 'is no arm of this study'), ('tiny: true', 'reference: copy_ft', 13, 'fits several arms'), ('tiny: true', 'baseline: copy_ft', 13, 'baseline is for design: ablation'),
     ('tiny: true', 'out_dir: [a, b]', 13, 'out_dir is a list'), ('tiny: true', 'name: a/b', 13, 'is no name of a file'), ('tiny: true', 'seed: 1', 13, 'seed and seeds are both given'),
     ('seeds: 2', 'seeds: 1000000000', 8, 'write seeds: [1000000000] for that one seed'), ('seeds: 2', 'seeds: 15000', 8, 'it has at most 20,000; write seeds: [15000]'),
     ('seeds: 2', 'seeds: []', 8, 'seeds is empty'), ('question: Which start is best?', 'question: [a, b]', 2, 'question is one sentence'),
@@ -392,7 +392,7 @@ def test_the_terminal_shows_the_plan_and_trains_nothing(write, tmp_path, monkeyp
 def test_options_make_the_runs_of_before_and_their_controls(engine, monkeypatch, tmp_path, capsys):
     from privkd_nb.cli import main
     seen = []
-    monkeypatch.setattr('privkd_nb.cli.study.print_study', lambda runs: seen.append(len(runs)))
+    monkeypatch.setattr('privkd_nb.cli.study.print_study', lambda runs, roles: seen.append(len(runs)))
     monkeypatch.setattr('privkd_nb.studies.running.run_configs', lambda configs, engine, workers, report, **how: seen.append((configs, engine, workers, how)) or [1])
     options = ['--init', 'scratch', 'copy_ft', '--losses', 'ce', 'ce,logits', '--seed', '0', '1', '--tiny', '--out_dir', str(tmp_path)]
     assert main(['study', *options, '--controls', 'off', '--workers', '2']) == 0

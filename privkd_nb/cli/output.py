@@ -75,6 +75,7 @@ def interval_text(
 def arms_table(
     folder:str|Path,
     names:list[str], # Of the runs that count
+    roles:dict={},   # Run -> its role in a study
 ):                   # A DataFrame; columns that do not differ are left out
     "Each arm's mean score over languages and seeds"
     from privkd_nb.analysis.compare import overall
@@ -87,13 +88,18 @@ def arms_table(
     every = t[t.languages == 'all'].set_index(cell := ['arm', 'dataset', 'scenario', 'fraction'])
     groups = {g: t[t.languages == g].set_index(cell).score for g in ('seen', 'texts', 'unseen') if g in set(t.languages)}
     rows = every[['seeds', 'score']].assign(interval=[interval_text(*r) for r in zip(every.low, every.high, every.seeds)], **groups).reset_index()
+    role = {r.arm: roles.get(r.run, 'asked').replace('_', ' ') for r in study.scores[['run', 'arm']].drop_duplicates().itertuples()}
+    if set(role.values()) != {'asked'}: rows.insert(0, 'role', rows.arm.map(role))
     same = [k for k in cell[1:] if rows[k].nunique() == 1]
     return rows.drop(columns=same).rename(columns=dict(interval='95 % interval', score=study.metric, texts='text only'))
 
-def print_study(runs:list)->None: # Finished
+def print_study(
+    runs:list,     # Finished
+    roles:dict={}, # As in `arms_table`
+)->None:
     "What a study has found, and what to type next"
     out = runs[0].path.parent
-    t = arms_table(out, [r.path.name for r in runs])
+    t = arms_table(out, [r.path.name for r in runs], roles)
     scores = dict.fromkeys((c for c in t.columns if t[c].dtype == float and c != 'fraction'), '{:.3f}')
     print(f'\n{as_text(t, scores, terminal_width())}\n')
     folder = visible(shlex.quote(str(out)), 0)

@@ -124,7 +124,7 @@ def study_command(given:dict)->None:
     for line in plan.words(): say(line)
     report = TimeLeft(say) if engine == 'here' and not hours else say
     with quietly(): runs = study.run(engine, workers or (1 if engine == 'here' else 0), hours, report, **how)
-    if runs: print_study(runs)
+    if runs: print_study(runs, study.roles)
 
 # %% ../../nbs/api/cli/11_study.ipynb #7f1683a2
 STUDY = Command(study_command, add_study_options, (

@@ -116,10 +116,13 @@ def find_reference(self:Study)->dict: # Parameters of a run
     "The arm that others are compared with"
     if (given := self.given.get('reference')) is not None:
         says = one_arm(given, 'reference', self.lines)
-        def fits(cfg): return all(same_value(k, v.value, getattr(cfg, k)) for k,v in says.items())
-        if any(map(fits, self.configs)): return {k: as_text(v.value) for k,v in says.items()}
-        arms = ['/'.join(arm_of(c, {}).values()) for c in self.configs]
-        raise self.lines.error(('reference',), f"reference={as_text(given)} is no arm of this study; it has {', '.join(dict.fromkeys(arms))}.")
+        usual = {k: RunConfig.__dataclass_fields__[k].default for k in [*arm_of(self.configs[0], self.varied())][2:]}
+        def fits(cfg, says): return all(same_value(k, v, getattr(cfg, k)) for k,v in says.items())
+        arms, asked = {'/'.join(arm_of(c, self.varied()).values()): c for c in self.configs}, {k: v.value for k,v in says.items()}
+        found = [a for a,c in arms.items() if fits(c, asked)]
+        if len(found) == 1 or sum(fits(arms[a], usual | asked) for a in found) == 1: return {k: as_text(v.value) for k,v in says.items()}
+        wrong = f"fits several arms: {', '.join(found)}; say which" if found else f"is no arm of this study; it has {', '.join(arms)}"
+        raise self.lines.error(('reference',), f'reference={as_text(given)} {wrong}.')
     first = next((p for p in self.runs if p.role == 'asked' and is_distilled(p.cfg)), self.runs[0])
     return arm_of(first.cfg, self.varied())
 
