@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['number_name', 'steps_of', 'final_scores', 'run_parameters', 'target_of', 'rows_key', 'next_rows', 'run_paths',
-           'Mirror', 'stamp', 'mirror']
+           'Mirror', 'stamp', 'without_history', 'mirror']
 
 # %% ../../nbs/api/jobs/10_mirror.ipynb #f0228edd
 import hashlib, json, math, os, time
@@ -15,10 +15,10 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 import pandas as pd
 from ..analysis.arms import losses_name
-from ..core import InputError, content_key, disk_errors, file_hash, read_json, write_json
+from ..core import InputError, content_key, disk_errors, file_hash, plural, read_json, write_json
 from .trackers import TRACKERS, Target, check_tracker, safe_name, tracker_errors
 from ..markup import visible
-from ..record import DONE, HISTORY, Run
+from ..record import DONE, HISTORY, Run, compacted_of
 
 # %% ../../nbs/api/jobs/10_mirror.ipynb #0bae6f93
 def number_name(
@@ -213,6 +213,13 @@ def look_at(self:Mirror, run:Run)->int: # How many steps were sent
     if n: self.report(f"{shown.name}: {n} step{'s' if n > 1 else ''} sent{more}")
     return n
 
+def without_history(
+    folder:Path, # Of runs
+)->list[str]:
+    "The compacted runs whose own folder no longer tells their steps"
+    stored = compacted_of(folder)
+    return sorted({*stored.index.run}-{p.name for p in run_paths(folder)}) if stored else []
+
 def mirror(
     runs,                  # A folder of runs, or a run's folder
     to:str,                # 'tensorboard', 'wandb', 'mlflow' or 'trackio'
@@ -224,6 +231,7 @@ def mirror(
 )->Mirror:
     "Send what runs have written to a tracker, once or while they train; what was sent is not sent twice"
     m = Mirror(runs, to, project, where, report)
+    if n := len(without_history(m.folder)): report(f"{plural(n, 'compacted run')} left out: a tracker gets what a run's own folder tells, and theirs are gone")
     with m.alone():
         try:
             sent = m.look()
