@@ -10,10 +10,14 @@ git ls-files --cached --others --exclude-standard | tar -cf - -T - | tar -xf - -
 (cd "$copy" && git init -q . && git add -A && git -c user.name=x -c user.email=x@x commit -qm x)
 unchanged() { (cd "$copy" && "$@" >/dev/null && { git diff --exit-code --stat || { echo "'$*' changes the files above: run 'make prepare' and commit"; exit 1; }; }); }
 
-step nbdev_clean changes nothing;  unchanged nbdev_clean
-step nbdev_export changes nothing; unchanged nbdev_export
-step README.md is what nbs/index.ipynb gives; python tools/readme.py --check
-step the code keeps its measures; python tools/house.py --check >"$copy/house" || { cat "$copy/house"; exit 1; }
+# these need one core; the base, the main job and the bench after them the other
+checks() {
+    step nbdev_clean changes nothing;  unchanged nbdev_clean
+    step nbdev_export changes nothing; unchanged nbdev_export
+    step README.md is what nbs/index.ipynb gives; python tools/readme.py --check
+    step the code keeps its measures; python tools/house.py --check >"$copy/house" || { cat "$copy/house"; exit 1; }
+}
+(checks) >"$copy/checks" 2>&1 & checking=$!
 
 step the playground base, made once for what follows
 OMP_NUM_THREADS=2 python -c 'from privkd_nb.models.playground_base import playground_base; print(playground_base())'
@@ -26,6 +30,9 @@ ls "$out"
 step the bench, tiny, by papermill
 timeout 300 papermill nbs/bench.ipynb "$out/bench.ipynb" -p tiny True --no-progress-bar </dev/null >/dev/null 2>"$out/err" || { cat "$out/err"; exit 1; }
 rm -rf "$out"
+
+wait $checking || { cat "$copy/checks"; exit 1; }
+cat "$copy/checks"
 
 step examples in the pages
 nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run\.|^study\.|^effect|^bench|^index|^cookbook|^01_first'    # these are executed by papermill, or as README.md

@@ -2,6 +2,7 @@ import gc, importlib.util, os
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 os.environ.setdefault('OMP_NUM_THREADS', '1')     # the models are tiny: threads would only wait for each other
@@ -65,8 +66,15 @@ def docs():
 
 @pytest.fixture(scope='session')
 def site(docs, tmp_path_factory):
-    "The folder of the site, built once without Quarto"
-    return docs.build(tmp_path_factory.mktemp('site')/'docs')
+    "The folder of the site, built once without Quarto, also for several processes of the tests; nothing writes into it"
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if os.environ.get('PYTEST_XDIST_WORKER') else base)/'site'
+    folder.mkdir(exist_ok=True)
+    with FileLock(folder/'lock'):
+        if not (done := folder/'done').exists():
+            docs.build(folder/'docs')
+            done.touch()
+    return folder/'docs'
 
 
 @pytest.fixture(autouse=True)
