@@ -78,6 +78,7 @@ def pack(
     study:Study,
     folder:str|Path, # Made, or replaced
     points:int=200,  # As in `thin_history`
+    texts:bool=True, # False: without the test texts, where they may not be passed on
 )->Path:
     "Write the tables of a study, without models, as one small folder"
     if is_packed(study.path): raise InputError(f'{study.path} is packed already; copy the folder as it is.')
@@ -89,7 +90,8 @@ def pack(
     scores, h = (t[t.run.isin(shared.configs)] for t in (study.scores, thin_history(study.history, points)))
     p = shared.predictions
     p = p.assign(probability=(p.probability/100).astype('float32')) if p.probability.any() else p.drop(columns='probability')
-    tables = dict(scores=scores, history=h.assign(value=h.value.astype('float32')), predictions=p, texts=shared.texts)
+    t = shared.texts if texts else shared.texts.assign(text='(left out)')
+    tables = dict(scores=scores, history=h.assign(value=h.value.astype('float32')), predictions=p, texts=t)
     with replacing_folder(folder) as tmp:
         for name,df in tables.items():
             df = df.astype({k: 'category' for k in df if isinstance(df[k].dtype, pd.StringDtype)})

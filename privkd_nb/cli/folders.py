@@ -17,7 +17,7 @@ def pack_command(given:dict)->None:
     "`privkd pack`: copy a study's tables, without models, into one small folder"
     from privkd_nb.analysis.load import Study
     from privkd_nb.analysis.pack import pack
-    print(visible(pack(Study.open(given['runs']), given['to']), 0))
+    print(visible(pack(Study.open(given['runs']), given['to'], texts=not given.get('without_texts')), 0))
 
 # %% ../../nbs/api/cli/05_folders.ipynb #6a4f6841
 def add_pack_options(
@@ -26,6 +26,7 @@ def add_pack_options(
     "From where, and to where"
     parser.add_argument('runs', help='a folder of runs')
     parser.add_argument('to', help='the folder to make or replace')
+    parser.add_argument('--without_texts', action='store_true', default=None, help='leave out the test texts, where they may not be passed on')
 
 PACK = Command(pack_command, add_pack_options, ('pack runs study', 'explore study'))
 
