@@ -49,7 +49,7 @@ def cleaned(executed, page):
     for c in page.cells:
         for o in c.get('outputs', []):
             if 'execution_count' in o: o.execution_count = None
-            o.metadata = {}
+            if 'metadata' in o: o.metadata = {}                           # the output of a stream has none
     return page
 
 
