@@ -213,6 +213,7 @@ def look_at(self:Mirror, run:Run)->int: # How many steps were sent
     if n: self.report(f"{shown.name}: {n} step{'s' if n > 1 else ''} sent{more}")
     return n
 
+# %% ../../nbs/api/jobs/10_mirror.ipynb #4e9fa7dc
 def without_history(
     folder:Path, # Of runs
 )->list[str]:
