@@ -228,7 +228,8 @@ def test_intervals_say_how_they_were_made():
     assert 'df' not in repr(bootstrap(x)) and 'each language apart' in repr(bootstrap(x)) and 'all languages together' in repr(bootstrap(x, within='seed'))
     assert np.isnan(bootstrap(x).p) and Interval(1., 0, 2, 3) == Interval(1., 0, 2, 3)
     two = pd.concat([table(x), table(x+.1*np.arange(4)[:, None], 'scratch · ce')])
-    for df in (by_language(two), overall(two), differences(two, 'scratch · ce')): assert df.attrs == dict(level=.95, method='t over seeds')
+    for df in (by_language(two), overall(two)): assert df.attrs == dict(level=.95, method='t over seeds')
+    assert differences(two, 'scratch/ce').attrs == dict(level=.95, method='t over seeds', base='scratch · ce')
     for f in (by_language, overall, lambda *a, **k: differences(a[0], 'scratch · ce', **k)):
         with pytest.warns(FutureWarning, match='^reps is not needed any more'): f(two, reps=10)
 
