@@ -9,7 +9,7 @@ __all__ = ['KINDS', 'FIELDS', 'LEFT', 'FULL', 'CLOSED', 'DISK', 'NO_CHECKSUMS', 
            'sweep', 'content_key', 'file_hash', 'files_hash', 'make_folder', 'missing_folders', 'remove_empty',
            'cache_dir', 'remembered_hash', 'sync', 'replacing', 'replacing_folder', 'write_json', 'read_json',
            'folder_files', 'write_checksums', 'read_checksums', 'file_fault', 'files_faults', 'folder_faults',
-           'as_words', 'plural', 'quarantine', 'is_whole', 'build_once', 'give_back_memory', 'seed_for',
+           'as_words', 'plural', 'told_apart', 'quarantine', 'is_whole', 'build_once', 'give_back_memory', 'seed_for',
            'compute_setup']
 
 # %% ../nbs/api/00_core.ipynb #b941e349
@@ -460,6 +460,16 @@ def as_words(faults:dict[str,str])->str:
 def plural(n:int, word:str)->str:
     "'1 language', '2 languages'"
     return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+# %% ../nbs/api/00_core.ipynb #035e3b64
+def told_apart(
+    paths, # Of files; or names
+)->dict[str,str]: # The end of each path that no other has
+    "Short names of files"
+    parts = {p: Path(p).parts for p in paths}
+    def short(p, n): return '/'.join(parts[p][-n:])
+    most = max(map(len, parts.values()), default=0)
+    return {p: next((short(p, n) for n in range(1, most) if sum(short(o, n) == short(p, n) for o in parts) == 1), p) for p in parts}
 
 # %% ../nbs/api/00_core.ipynb #3acb39e2
 def quarantine(

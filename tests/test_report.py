@@ -14,7 +14,7 @@ from privkd_nb.core import InputError, write_json
 from privkd_nb.figures.against import against_figure
 from privkd_nb.figures.attribution import attribution_figure
 from privkd_nb.figures.paper_figures import data_figure, learning_figure, learning_rows, lines_latex
-from privkd_nb.figures.paper_tables import OF_TEACHER, PaperTable, best_students, paper_rows
+from privkd_nb.figures.paper_tables import PaperTable, best_students, paper_rows
 from privkd_nb.report.evidence import Evidence
 from privkd_nb.report.limits import limits
 from privkd_nb.report.parts import StudyReport
@@ -132,12 +132,6 @@ def test_teachers_are_counted():
     theirs[1] = scored(arms[1], [[.9]], 'teacher', de='seen')
     def found(n): return (rows := paper_rows(pd.concat(students[:n]+theirs[:n])))[rows.start == 'teacher']
     assert found(2)[['seeds', 'n']].values.tolist() == [[1, 1]] and found(3).seeds.tolist() == [2]
-
-
-def test_settings_that_make_another_teacher():
-    from privkd_nb.jobs.config import OWN
-    from privkd_nb.jobs.study import OF_TEACHER as known
-    assert OF_TEACHER == {*known}-{*OWN, 'dataset', 'scenario', 'tiny'}
 
 
 def test_a_line_is_about_one_group_of_languages():

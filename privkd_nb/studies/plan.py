@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TEXTS', 'BY_LAYER', 'teacher_of', 'base_here', 'teacher_cached', 'compared_layers', 'pass_keys', 'model_bytes',
-           'student_bytes', 'in_bytes', 'free_bytes', 'Due', 'Clock', 'Plan', 'state_of', 'data_names']
+           'student_bytes', 'in_bytes', 'free_bytes', 'Due', 'Clock', 'Plan', 'state_of']
 
 # %% ../../nbs/api/studies/07_plan.ipynb #a0dd0f4e
 import math, re, shutil
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 from fastcore.basics import patch
 from ..analysis.arms import arm_names
-from ..core import InputError, as_words, cache_dir, plural
+from ..core import InputError, as_words, cache_dir, plural, told_apart
 from ..data.catalog import CATALOG
 from ..init.depth import resolve_layers
 from ..jobs.config import OF_TEACHER, OWN, RunConfig
@@ -178,19 +178,12 @@ def cells(self:Plan): # A DataFrame: role, arm, dataset, scenario, fraction, see
     "The cells of a study, with what is on record and how long a run takes"
     import pandas as pd
     due = {d.run.name: d for d in self.due}
-    names, data = arm_names([p.config for p in self.study.runs]), data_names([p.cfg.dataset for p in self.study.runs])
+    names, data = arm_names([p.config for p in self.study.runs]), told_apart(p.cfg.dataset for p in self.study.runs)
     rows = pd.DataFrame([dict(role=p.role, arm=a, dataset=data[p.cfg.dataset], scenario=p.cfg.scenario, fraction=p.cfg.fraction,
                               seeds=p.cfg.seed, on_record=int(p.name not in due), to_train=int(p.name in due),
                               seconds=due[p.name].seconds-due[p.name].once if p.name in due else math.nan) for a,p in zip(names, self.study.runs)])
     by = ['role', 'arm', 'dataset', 'scenario', 'fraction']
     return rows.groupby(by, sort=False).agg(dict(seeds='nunique', on_record='sum', to_train='sum', seconds='median')).reset_index()
-
-def data_names(paths:list[str])->dict[str,str]: # By path
-    "Data sets by the ends of their paths that tell them apart"
-    parts = {p: Path(p).parts for p in paths}
-    def short(p, n): return '/'.join(parts[p][-n:])
-    most = max(map(len, parts.values()))
-    return {p: next((short(p, n) for n in range(1, most) if sum(short(o, n) == short(p, n) for o in parts) == 1), p) for p in parts}
 
 @patch
 def shown(self:Plan): # A DataFrame

@@ -137,7 +137,7 @@ def submit(
     url:str,        # Of the storage; '': none
 )->dict:            # Name of a run by reference
     "Hand over a study: teachers first, then passes, then runs"
-    from privkd_nb.jobs.study import OF_TEACHER
+    from privkd_nb.jobs.config import OF_TEACHER
     made, passed, last, runs = {}, {}, {}, {}
     for cfg,name in zip(configs, names):
         group, key, given = tuple(getattr(cfg, k) for k in OF_TEACHER), pass_key(cfg), asdict(cfg)
