@@ -30,7 +30,7 @@ _WHERE = {
     'load_task': 'data.tasks', 'Task': 'data.tasks', 'data_report': 'data.report', 'encode': 'data.encoding', 'playground_rows': 'data.playground', 'same_label_pairs': 'data.playground',
     # models and losses
     'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'InitSpec': 'init.spec',
-    'init_student': 'init.student', 'InitCard': 'init.student', 'resolve_layers': 'init.depth', 'parse_losses': 'losses.terms', 'term': 'losses.terms',
+    'init_student': 'init.student', 'InitCard': 'init.card', 'resolve_layers': 'init.depth', 'parse_losses': 'losses.terms', 'term': 'losses.terms',
     'check_term': 'losses.laws',
     # training by hand
     'DistillTrainer': 'train.trainer', 'training_args': 'train.arguments', 'evaluate_by_language': 'evaluation.scores',

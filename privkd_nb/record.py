@@ -372,7 +372,7 @@ def environment(self:Run)->dict: return self._said('environment')
 
 @patch(as_prop=True)
 def card(self:Run)->dict:
-    "Where each of the student's weights came from, as in `init.student.InitCard`"
+    "Where each of the student's weights came from, as in `init.card.InitCard`"
     return self._said('init_card')
 
 @patch(as_prop=True)

@@ -7,7 +7,8 @@ import pytest, torch
 from privkd_nb.core import InputError, content_key
 from privkd_nb.init.proofs import PROOFS, prove
 from privkd_nb.init.spec import InitSpec
-from privkd_nb.init.student import InitCard, init_student
+from privkd_nb.init.card import InitCard
+from privkd_nb.init.student import init_student
 from privkd_nb.models.architectures import ARCHITECTURES, FUSED_MAPS, VALUE_MAPS, architecture_of, part_of
 from privkd_nb.models.encoders import layer_stack, search_layers, weights_hash
 from privkd_nb.models.tiny import tiny_model

@@ -58,7 +58,7 @@ def test_a_table_escapes_cells_index_columns_and_their_names():
 
 def test_reprs_of_records(folder, study):
     from privkd_nb.data.tasks import Task
-    from privkd_nb.init.student import InitCard
+    from privkd_nb.init.card import InitCard
     from privkd_nb.jobs.report import language_table, summary
     from privkd_nb.record import Run
     words = ''
@@ -183,7 +183,7 @@ ALLOWED = { # What may stand in markup without going through a writer, because i
     'studies.plan': {"'; '.join(found[:most])", 'more', 'self.study.out_dir'},                    # lines of a terminal; `_repr_markdown_` escapes them
     'export.card': {'install', 'language'}, 'figures.waterfall': {'row.verdict'},     # words of our own; one of two words, or nothing is written
     'figures.run': {'sign', 'color', 'who', 'when', 'plot_text(score_name(metric))'},       # a sign, its colour, a word of our own; plotly's texts
-    'init.student': {'SOURCES[self.source]', 'arrows', 'source', "random_ or 'nothing'", 'sizes'},
+    'init.card': {'SOURCES[self.source]', 'arrows', 'source', "random_ or 'nothing'", 'sizes'},
 }
 
 
@@ -244,7 +244,7 @@ def test_outputs_on_the_site(study):
     pytest.importorskip('zensical', reason='skipped: zensical is not installed')
     from privkd_nb.analysis.compare import by_language, choose
     from privkd_nb.figures.comparisons import scores_figure
-    from privkd_nb.init.student import InitCard
+    from privkd_nb.init.card import InitCard
     pages, site = load_tool('pages'), load_tool('site')
     words = '\n'.join(map(visible, PAYLOADS))
     frame = pd.DataFrame(dict(text=PAYLOADS), index=pd.Index(PAYLOADS, name=PAYLOADS[0]))

@@ -16,7 +16,8 @@ from privkd_nb.data.two_encodings import TwoEncodings, collate_of
 from privkd_nb.evaluation.texts import Classifier
 from privkd_nb.figures.layermap import layermap_figure
 from privkd_nb.init.spec import InitSpec
-from privkd_nb.init.student import InitCard, init_student
+from privkd_nb.init.card import InitCard
+from privkd_nb.init.student import init_student
 from privkd_nb.init.vocabulary import texts_to_choose_by
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.jobs.distil import Examples, distil, say_vocabulary

@@ -116,7 +116,7 @@ FAULTS = [Fault(*row) for row in (
     ('a damaged segment of the cache is used', 'train/store', "if f'segment-{found}.safetensors' != path.name: raise", "if False: raise",
      'store::test_a_flipped_bit_anywhere_is_detected'),
     # ---- copying, heads, depth ----
-    ('layers copied from the same position', 'init/student', 'layers[int(i)]', 'int(i)',
+    ('layers copied from the same position', 'init/copying', 'layers[int(i)]', 'int(i)',
      'initialization::test_what_the_table_of_encoders_claims_holds[xlmr-half_copy]'),
     ('a normalized last layer is compared with an inner one', 'train/trainer', 'n, inner=inner)', 'n)',
      'efficiency::test_a_last_layer_is_compared_with_an_inner_one_before_the_final_norm[off]'),
@@ -238,7 +238,7 @@ FAULTS = [Fault(*row) for row in (
      'models_door::test_names_of_a_compiled_model_are_refused'),
     ('a new head is drawn from the global random state', 'models/loading', 'drawn_from(seed):', 'drawn_from(None):',
      'models_door::test_a_new_head_depends_on_its_seed_alone'),
-    ('what lives in one layer alone is not copied', 'init/student', 'where = only_owner(where, source_stack, theirs) or where', 'continue',
+    ('what lives in one layer alone is not copied', 'init/copying', 'where = only_owner(where, source_stack, theirs) or where', 'continue',
      'models_door::test_the_bias_of_all_blocks_follows_and_the_card_says_from_where'),
     ('padding may change what a model computes', 'models/loading', 'check_padding(model.eval())', 'model.eval()',
      'models_door::test_architectures_whose_outputs_depend_on_padding_are_refused'),

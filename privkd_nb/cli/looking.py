@@ -132,7 +132,7 @@ def settings_text(config:dict)->str: # Of a run
 
 def weights_text(card)->str: # An `InitCard`
     "Where a student's weights come from"
-    from privkd_nb.init.student import vocabulary_text
+    from privkd_nb.init.card import vocabulary_text
     layers = f", its layers from layers {', '.join(map(str, card.layers))}" if card.share_copied and card.layers else ''
     own = f'; {v}' if (v := vocabulary_text(card.vocabulary)) else ''
     return f"{card.share_copied:.0%} of the student's parameters are copied{layers}{own}"
@@ -148,7 +148,7 @@ def show_running(run, json:bool=False)->None: # A `Run`
 def show_command(given:dict)->None:
     "`privkd show`: the result of one run: scores by language, a summary, and where its files are"
     from privkd_nb.finding import find_run
-    from privkd_nb.init.student import InitCard
+    from privkd_nb.init.card import InitCard
     from privkd_nb.record import Run, alive
     run = find_run(given['run'], given.get('runs', 'runs'))
     if not run.finished and alive(run.path): return show_running(run, given.get('json'))

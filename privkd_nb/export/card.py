@@ -19,7 +19,7 @@ from .stages import STAGES
 from .verdict import change_words
 from ..exported import FORMATS
 from ..init.spec import SOURCES
-from ..init.student import InitCard
+from ..init.card import InitCard
 from ..models.vocabulary import MOST
 from ..markup import as_markdown, md_code, md_line, md_text
 from ..record import GROUPS, SCORES

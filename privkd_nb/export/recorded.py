@@ -16,7 +16,8 @@ from ..data.tasks import BETWEEN
 from .stages import Scored
 from ..finding import find_run
 from ..init.spec import InitSpec
-from ..init.student import InitCard, init_student
+from ..init.card import InitCard
+from ..init.student import init_student
 from ..models.encoders import max_positions, model_labels, weights_hash
 from ..models.files import read_object
 from ..models.loading import load_encoder, load_tokenizer, local_files

@@ -33,7 +33,8 @@ from ..evaluation.latency import speed_rows
 from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..evaluation.thresholds import choose_thresholds, set_thresholds
-from ..init.student import InitCard, init_student
+from ..init.card import InitCard
+from ..init.student import init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, losses_for, peak_lr
 from .fine_tune import scored_examples, token_limit, validation_subset, with_vocabulary

@@ -10,7 +10,7 @@ __all__ = ['first_metric', 'language_table', 'agreement_table', 'initial_score',
 from textwrap import fill
 import pandas as pd
 from ..core import plural
-from ..init.student import InitCard
+from ..init.card import InitCard
 from ..losses.terms import TERMS
 from ..markup import as_text, md_code, md_text, visible
 from ..record import GROUPS, SCORES, Run
