@@ -25,7 +25,7 @@ class Fault:
     module:str  # e.g. 'losses/terms'
     old:str     # Stands once in the module
     new:str
-    tests:str   # e.g. 'faults::test_training test_x', 'page:init/01_depth'
+    tests:str   # e.g. 'faults::test_training test_x', 'page:init/00_depth'
 
 
 LOOP = 'faults::test_training_agrees_with_a_plain_loop[token-on]'
@@ -125,8 +125,8 @@ FAULTS = [Fault(*row) for row in (
      'faults::test_a_head_is_reordered_with_its_bias'),
     ('the trainer compares the first layers', 'jobs/distil', 'task), card.layers,', 'task), list(range(len(card.layers))),',
      'faults::test_training_reads_training_rows_of_its_languages_and_fraction'),
-    ('every other layer begins with layer 0', 'init/depth', '[(i+1)*n//m-1 for', '[i*n//m for', 'page:init/01_depth'),
-    ('end points rounded down', 'init/depth', '/(m-1)+.5)', '/(m-1))', 'page:init/01_depth'),
+    ('every other layer begins with layer 0', 'init/depth', '[(i+1)*n//m-1 for', '[i*n//m for', 'page:init/00_depth'),
+    ('end points rounded down', 'init/depth', '/(m-1)+.5)', '/(m-1))', 'page:init/00_depth'),
     # ---- padding and embedding rows ----
     ('hidden states read with padding among them', 'compute/forward', 'else x.index_select(0, token_index)', 'else x[:len(token_index)]',
      PADDED),
