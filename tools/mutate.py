@@ -35,7 +35,7 @@ FAULTS = [Fault(*row) for row in (
     # ---- losses, masks, temperature, what is divided by what ----
     ('embedding term divided by labels instead of tokens', 'losses/terms', "t.hidden[0], total=b.totals['tokens'])",
      "t.hidden[0], total=b.totals['labels'])", LOOP),
-    ('texts without a label do not count for the teacher', 'losses/terms', 'batch.seen_by(t))', 'replace(batch, compared=None))', 'page:losses/02_terms'),
+    ('texts without a label do not count for the teacher', 'losses/terms', 'batch.seen_by(t))', 'replace(batch, compared=None))', 'page:losses/08_terms'),
     ('hidden terms averaged over layers', 'losses/terms', 'for i,j in b.hidden_pairs)', 'for i,j in b.hidden_pairs)/len(b.layers)', LOOP),
     ("hidden states compared with the teacher's layer below", 'losses/terms', '[(i+1, l+1) for i,l', '[(i+1, l) for i,l', LOOP),
     ('weights of loss terms ignored', 'train/trainer', 'sum(w*terms[k] for', 'sum(terms[k] for', LOOP),
