@@ -19,7 +19,7 @@ from ..core import files_hash, lazy_import
 from ..data.languages import find_language
 from ..init.depth import AUTO_RULES, auto_rule, check_fit, resolve_layers
 from ..init.spec import InitSpec, vocab_rule
-from ..losses.terms import parse_losses, term_label
+from ..losses.terms import check_kind, parse_losses, term_label
 from ..models.architectures import row_of
 from ..phases import hash_of
 content = lazy_import('privkd_nb.models.content')
@@ -267,7 +267,8 @@ CHOICES = dict(batching=[*BATCHING], embedding_rows=['auto', 'used', 'all'], unp
 def check_choices(self:RunConfig)->None:
     "Raise an `InputError` for words that are not a choice, and for unknown losses"
     for name, choices in CHOICES.items(): check_choice(name, getattr(self, name), choices)
-    parse_losses(self.losses)
+    losses, info = parse_losses(self.losses), CATALOG.get(self.dataset)
+    if info and self.teacher == 'auto': check_kind(losses, info.kind, info.names and len(info.names))   # a teacher of one's own may know more labels
 
 @patch
 def check_init(self:RunConfig)->None:

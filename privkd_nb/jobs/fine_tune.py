@@ -29,7 +29,7 @@ from ..data.tasks import Task, load_task
 from ..data.token_cache import cached_tokens
 from ..evaluation.scores import score_predictions, with_means
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
-from ..losses.terms import parse_losses, teacher_terms
+from ..losses.terms import TERMS, check_kind, check_whole_batch, parse_losses, teacher_terms
 from .config import RECIPE, RunConfig
 from ..models.files import read_object
 from ..models.content import content_of, download_commit
@@ -88,7 +88,7 @@ def losses_for(
 )->dict[str,float]: # Weight by term
     "The terms of the loss that a task has something to compare with"
     terms = parse_losses(losses)
-    return terms if len(task.train) else {k: terms[k] for k in teacher_terms(terms)}
+    return terms if len(task.train) else {k: w for k,w in terms.items() if not TERMS[k].needs_labels}
 
 def check_terms(
     cfg:RunConfig, task:Task,
@@ -98,6 +98,8 @@ def check_terms(
     if not kept:
         raise InputError(f"losses={cfg.losses} compares with labels, and no training text has one; "
                          "use losses=logits, or others that compare with the teacher.")
+    check_kind(kept, task.kind, len(task.labels))
+    check_whole_batch(kept, 1, world())
     if lost := [k for k in terms if k not in kept]:
         task.said.append(f"{' and '.join(lost)}, which compares with labels, is left out of the loss: no training text has one")
     if cfg.class_weights and not len(task.train):

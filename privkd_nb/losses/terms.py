@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['READS', 'STATES', 'L', 'F', 'TERMS', 'PAPER', 'RESERVED', 'P', 'Term', 'TermInputs', 'terms_table', 'parse_losses',
            'add_term', 'term', 'term_label', 'check_builtin', 'teacher_terms', 'required_outputs', 'check_pair',
-           'needs_projection', 'check_kind', 'named_states', 'where_same', 'distill_terms']
+           'needs_projection', 'check_kind', 'check_whole_batch', 'named_states', 'where_same', 'distill_terms']
 
 # %% ../../nbs/api/losses/08_terms.ipynb #5d27be6f
 import inspect, math
@@ -40,6 +40,11 @@ class Term:
     source:str=''        # The paper or code it comes from
     cost:str=''          # What it takes
     kinds:tuple=()       # Of `KINDS`, the kinds of tasks that it is defined for; (): all, but those with one label a text or word if it reads logits
+    labelled:bool=False  # It compares with the teacher where there is a gold label, and reads both
+    whole_batch:bool=False # Its value is no sum over texts: all texts of a step must be in one batch
+    fewest:int=1         # Classes that it needs
+    because:str=''       # Why it needs so many: a clause, for the refusal
+    check:Callable|None=None # (student's configuration, teacher's, kind) -> why it cannot compare them, as a clause; None or '': it can
     version:str=''       # Of your own; names the run instead of the function's fingerprint
     builtin:bool=False   # It comes with this package
     def __post_init__(self):
@@ -53,6 +58,10 @@ class Term:
         if not self.reads: raise InputError(f"the term {self.name} reads nothing; choose from {', '.join(READS)}.")
     def __call__(self, student, teacher, batch): return self.fn(student, teacher, batch)
     def __str__(self): return self.name
+    @property
+    def needs_labels(self)->bool:
+        "Whether it compares nothing where there is no gold label"
+        return self.gold or self.labelled
     @property
     def by_token(self)->bool:
         "Whether it compares the models token by token"
@@ -83,9 +92,9 @@ class TermInputs:
     @property
     def attention_pairs(self)->list[tuple]: return list(enumerate(self.layers))
     def seen_by(self, t:Term)->'TermInputs':
-        "For a term that compares with gold labels, `valid` is where there is a label, for others where there is a prediction; `totals['labels']` is their number"
+        "For a term that needs gold labels, `valid` is where there is a label, for others where there is a prediction; `totals['labels']` is their number"
         own = self.by_token() if t.by_token else self
-        if t.gold or self.compared is None: return replace(own, compared=None)
+        if t.needs_labels or self.compared is None: return replace(own, compared=None)
         return replace(own, totals=own.totals | dict(labels=own.totals['valid']))
     def by_token(self)->'TermInputs':
         "What a term sees that compares token by token: mask, tokens and pairs of the texts that both models read in the same tokens"
@@ -179,7 +188,7 @@ def add_term(
 
 def term(
     reads,       # Of `READS`: 'logits', or several as 'logits,last'
-    **kw,        # Of `Term`: gold, width, heads, title, source, cost, version
+    **kw,        # Of `Term`: gold, labelled, width, heads, kinds, whole_batch, fewest, title, source, cost, version …
 )->Callable:     # A decorator
     "Make a loss term of a function (student, teacher, batch) -> scalar"
     def wrap(fn): return add_term(Term(fn.__name__, fn, reads, **dict(title=inspect.getdoc(fn) or '') | kw))
@@ -196,7 +205,7 @@ def term_label(
     except TypeError as e:
         raise InputError(f"the term {name} uses {e}, which cannot enter a run's name; "
                          "write @term(..., version='1'), and another version whenever it changes.") from None
-    return f'{name}@{content_key([what, t.reads, t.gold, t.width], 8)}'
+    return f'{name}@{content_key([what, t.reads, t.gold, t.width, *["labelled"]*t.labelled], 8)}'
 
 # %% ../../nbs/api/losses/08_terms.ipynb #d1f871e6
 def check_builtin(
@@ -238,6 +247,7 @@ def check_pair(
     losses,          # Names of terms
     student, teacher,# Configurations of transformers models
     layers=None,     # The teacher layer of each student layer: an init card's `layers`
+    kind:str='sequence', # One of `KINDS`
 )->None:
     "Raise an `InputError` if a term cannot compare these two models"
     s, t = student, teacher
@@ -248,6 +258,8 @@ def check_pair(
             raise InputError(f"layers={layers} must give one teacher layer (0 to {t.num_hidden_layers-1}) "
                              f"for each of the {s.num_hidden_layers} student layers; an init card has them.")
     for k in losses:
+        if TERMS[k].check and (why := TERMS[k].check(s, t, kind)):
+            raise InputError(f"the {k} term cannot compare these models: {why}; leave {k!r} out of losses.")
         if TERMS[k].heads == 'equal' and s.num_attention_heads != t.num_attention_heads:
             raise InputError(f"the {k} term compares head by head, but the student has {s.num_attention_heads} heads "
                              f"and the teacher {t.num_attention_heads}; leave {k!r} out of losses.")
@@ -265,12 +277,29 @@ def needs_projection(
 def check_kind(
     losses,   # Names of terms
     kind:str, # One of `KINDS`
+    classes:int|None=None, # Of the task; None: not known yet
 )->None:
-    "Raise an `InputError` if a term is not defined for a kind of task"
-    wrong = [k for k in losses if kind not in TERMS[k].kinds]
-    if not wrong: return
-    others = ' and '.join(KINDS[k] for k in TERMS[wrong[0]].kinds)
-    raise InputError(f"the {wrong[0]} term is not defined for {KINDS[kind]} (it is for {others}); leave {wrong[0]!r} out of losses.")
+    "Raise an `InputError` if a term is not defined for a kind of task, or for so few classes"
+    for t in (TERMS[k] for k in losses):
+        if kind not in t.kinds:
+            others = ' and '.join(KINDS[k] for k in t.kinds)
+            raise InputError(f"the {t} term is not defined for {KINDS[kind]} (it is for {others}); leave '{t}' out of losses.")
+        if classes is not None and classes < t.fewest:
+            raise InputError(f"the {t} term needs at least {t.fewest} classes, and the task has {classes}"
+                             f"{t.because and f': {t.because}'}; leave '{t}' out of losses.")
+
+# %% ../../nbs/api/losses/02_terms.ipynb #95302237
+def check_whole_batch(
+    losses,            # Names of terms
+    micro_batches:int, # Of an optimizer step on one device
+    processes:int=1,   # That train together
+)->None:
+    "Raise an `InputError` if a step is split and a term needs all of its texts together"
+    whole = [k for k in losses if TERMS[k].whole_batch]
+    if not whole or micro_batches*processes == 1: return
+    what = f'{processes} processes' if processes > 1 else f'{micro_batches} micro-batches'
+    todo = 'train in one process' if processes > 1 else 'use one micro-batch (gradient_accumulation_steps=1)'
+    raise InputError(f"the {whole[0]} term compares the texts of a whole step with each other, and these are split over {what}; {todo}, or leave {whole[0]!r} out of losses.")
 
 # %% ../../nbs/api/losses/08_terms.ipynb #948556f3
 def named_states(

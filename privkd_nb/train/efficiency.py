@@ -159,7 +159,8 @@ def can_retry(self:EfficientTraining, error:RuntimeError)->bool:
 def shrink(self:EfficientTraining)->bool: # Whether there was something left to try
     "Use less memory: more micro-batches, then activation checkpointing"
     tr, a, model = self.trainer, self.trainer.args, self.model
-    alone = a.gradient_accumulation_steps >= tr.examples_per_step      # each micro-batch is one example already
+    whole = any(t.whole_batch for t in tr.terms.values())              # a term needs the texts of a step together
+    alone = whole or a.gradient_accumulation_steps >= tr.examples_per_step # each micro-batch is one example already
     if tr.given_optimizer or alone and recomputes_activations(model, a): return False
     if alone:
         getattr(model, 'activation_checkpointing_enable', model.gradient_checkpointing_enable)()

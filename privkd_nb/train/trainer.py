@@ -22,7 +22,7 @@ from ..data.two_encodings import collate_of
 from ..data.weights import class_weights as label_weights
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, predict, with_means
-from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, distill_terms
+from ..losses.terms import PAPER, TERMS, TermInputs, check_kind, check_pair, check_whole_batch, distill_terms
 from ..losses.terms import needs_projection, parse_losses, required_outputs, teacher_terms
 from ..models.encoders import model_labels
 from ..phases import phase
@@ -65,9 +65,10 @@ class DistillTrainer(Trainer):
         self.attention_on = check_choice('attention_on', attention_on, ['scores', 'probabilities'])
         self.history, self.train_languages = history or History(), list(train_languages)
         self.efficiency, self.teacher_source, self.totals = efficiency or Efficiency(), teacher_source, {}
-        self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0)
+        self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0, kw['train_dataset'].kind)
         super().__init__(model=student, data_collator=collate_of(kw['train_dataset']), **kw)
-        check_kind(self.losses, self.train_dataset.kind)
+        check_kind(self.losses, self.train_dataset.kind, student.config.num_labels)
+        check_whole_batch(self.losses, self.args.gradient_accumulation_steps, self.args.world_size)
         weights = label_weights(class_weights, self.train_dataset, model_labels(student)) if class_weights else None
         self.label_weights = None if weights is None else torch.as_tensor(weights, device=self.args.device)
         self.check_processes()
@@ -89,12 +90,12 @@ class DistillTrainer(Trainer):
 
 # %% ../../nbs/api/train/06_trainer.ipynb #d197df6f
 @patch
-def set_teacher(self:DistillTrainer, student, teacher, seed:int=0):
+def set_teacher(self:DistillTrainer, student, teacher, seed:int=0, kind:str='sequence'):
     "Check the pair, choose attention kernels, and add a projection where hidden sizes differ"
     self.teacher = None
     if not teacher_terms(self.losses): return
     if teacher is None: raise InputError(f"losses={', '.join(self.losses)} needs a teacher; pass one, or use losses='ce'.")
-    check_pair(self.losses, student.config, teacher.config, self.layers)
+    check_pair(self.losses, student.config, teacher.config, self.layers, kind)
     self.teacher = teacher
     reads_attention = any('attention' in t.reads for t in self.terms.values())
     for m in (student, teacher): (use_eager if reads_attention else restore_kernel)(m)
