@@ -288,7 +288,7 @@ def check_kind(
             raise InputError(f"the {t} term needs at least {t.fewest} classes, and the task has {classes}"
                              f"{t.because and f': {t.because}'}; leave '{t}' out of losses.")
 
-# %% ../../nbs/api/losses/02_terms.ipynb #95302237
+# %% ../../nbs/api/losses/08_terms.ipynb #95302237
 def check_whole_batch(
     losses,            # Names of terms
     micro_batches:int, # Of an optimizer step on one device
