@@ -21,7 +21,7 @@ def only_builtin():
 
 def spread():
     @term(reads='logits', whole_batch=True)
-    def spread(s, t, b): return torch.where(b.valid[...,None], s.logits-t.logits, 0.).float().pow(2).mean(-1).sum().sqrt()/max(b.totals['labels'], 1)**.5
+    def spread(s, t, b): return torch.where(b.valid[...,None], s.logits.float()-t.logits.float(), 0.).pow(2).mean(-1).sum()**2/max(b.totals['labels'], 1)**2
     return spread
 
 
