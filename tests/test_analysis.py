@@ -214,3 +214,13 @@ def test_different_examples_are_not_compared(runs200, tmp_path):
 def test_a_packed_study_is_not_packed_again(tmp_path):
     with pytest.raises(InputError, match='is packed already'): pack(Study.open('sample'), tmp_path/'again')
     assert not (tmp_path/'again').exists()
+
+
+def test_what_a_record_leaves_out_still_tells_arms_apart():
+    "A run at the default has no line for a parameter that others changed: they are two arms all the same"
+    from privkd_nb.analysis.arms import LEFT_OUT, arm_names
+    from privkd_nb.jobs.config import LATER
+    assert not (lost := {*LATER}-{*LEFT_OUT}), f'a record can lack {lost}, so arms that differ in it would be one'
+    plain = dict(init='copy_ft', losses=dict(ce=1), dataset='massive', seed=0)
+    for k, v in dict(width='192:minitron', refit=.01, batching='length', class_weights='balanced').items():
+        assert arm_names([plain, plain | {k: v}]) == ['copy_ft · ce', f'copy_ft · ce · {k}={v}']
