@@ -29,7 +29,7 @@ from ..data.tasks import Task, load_task
 from ..data.token_cache import cached_tokens
 from ..evaluation.scores import score_predictions, with_means
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
-from ..losses.terms import TERMS, check_kind, check_whole_batch, parse_losses, teacher_terms
+from ..losses.terms import TERMS, check_kind, check_whole_batch, few_classes, parse_losses, teacher_terms
 from .config import RECIPE, RunConfig
 from ..models.files import read_object
 from ..models.content import content_of, download_commit
@@ -100,6 +100,7 @@ def check_terms(
                          "use losses=logits, or others that compare with the teacher.")
     check_kind(kept, task.kind, len(task.labels))
     check_whole_batch(kept, 1, world())
+    task.said += few_classes(kept, len(task.labels))
     if lost := [k for k in terms if k not in kept]:
         task.said.append(f"{' and '.join(lost)}, which compares with labels, is left out of the loss: no training text has one")
     if cfg.class_weights and not len(task.train):
