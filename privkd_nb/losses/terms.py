@@ -117,16 +117,19 @@ def _attention(s, t, b): return sum(F.attention_mse(s.attention[i], t.attention[
 
 # %% ../../nbs/api/losses/08_terms.ipynb #edcc619e
 TERMS = {t.name: t for t in (
-    Term('ce', _ce, 'logits', gold=True, kinds=tuple(KINDS), title='hard-label loss: cross entropy with the gold labels', short='cross entropy', cost='alone it is plain fine-tuning', builtin=True),
-    Term('logits', _logits, 'logits', kinds=tuple(KINDS), title='logit matching: squared difference of the logits', source='Kim et al. 2021', cost='a number a class to cache', builtin=True),
-    Term('kl', _kl, 'logits', kinds=tuple(KINDS), title='soft-label distillation: KL divergence of the softened predictions', source='Hinton et al. 2015', cost='as logits', builtin=True),
+    Term('ce', _ce, 'logits', gold=True, kinds=tuple(KINDS), title='hard-label loss: cross entropy with the gold labels', short='cross entropy',
+         cost='alone it is plain fine-tuning', builtin=True),
+    Term('logits', _logits, 'logits', kinds=tuple(KINDS), title='logit matching: squared difference of the logits', source='Kim et al. 2021',
+         cost='a number a class to cache', builtin=True),
+    Term('kl', _kl, 'logits', kinds=tuple(KINDS), title='soft-label distillation: KL divergence of the softened predictions',
+         source='Hinton et al. 2015', cost='as logits', builtin=True),
     Term('hidden', _hidden, 'hidden', width='projected', title='feature distillation: squared difference of hidden states, summed over layers',
          source='TinyBERT, Jiao et al. 2020', cost='d numbers a token and layer to cache', builtin=True),
-    Term('embedding', _embedding, 'embedding', width='projected', title='embedding distillation: squared difference of the embedding outputs',
-         source='TinyBERT', cost='d numbers a token to cache', builtin=True),
-    Term('attention', _attention, 'attention', heads='equal', title='attention distillation: squared difference of attention scores, summed over layers',
-         source='TinyBERT',
-         cost='the eager kernel; h numbers a pair of tokens and layer to cache', builtin=True))}
+    Term('embedding', _embedding, 'embedding', width='projected', source='TinyBERT', cost='d numbers a token to cache', builtin=True,
+         title='embedding distillation: squared difference of the embedding outputs'),
+    Term('attention', _attention, 'attention', heads='equal', source='TinyBERT', builtin=True,
+         title='attention distillation: squared difference of attention scores, summed over layers',
+         cost='the eager kernel; h numbers a pair of tokens and layer to cache'))}
 
 # %% ../../nbs/api/losses/08_terms.ipynb #3e44b0c1
 D, C, X = (lazy_import(f'privkd_nb.losses.{m}') for m in ('divergences', 'classes', 'texts'))
@@ -143,22 +146,26 @@ def _rkd(s, t, b):     return X.rkd(X.text_means(s.last, b.mask), X.text_means(t
 
 # %% ../../nbs/api/losses/08_terms.ipynb #37aa9cce
 TERMS |= {t.name: t for t in (
-    Term('smooth', _smooth, 'logits', gold=True, kinds=tuple(KINDS), title='smoothed labels: cross entropy with a tenth of the target spread over all classes', short='smoothed cross entropy',
-         source='Szegedy et al. 2016', cost='as ce', builtin=True),
-    Term('soft_ce', _soft_ce, 'logits', kinds=tuple(KINDS), title="soft labels: cross entropy with the teacher's softened predictions, which is kl and their entropy",
-         source='Hinton et al. 2015', cost='as kl', builtin=True),
-    Term('rkl', _rkl, 'logits', kinds=tuple(KINDS), title="reverse KL: divergence of the teacher's softened predictions from the student's",
-         source='MiniLLM, Gu et al. 2024', cost='as kl', builtin=True),
-    Term('jsd', _jsd, 'logits', kinds=tuple(KINDS), title='Jensen-Shannon divergence of the softened predictions, at most log 2 times temp²',
-         source='GKD, Agarwal et al. 2024', cost='as kl', builtin=True),
-    Term('kl_std', _kl_std, 'logits', fewest=3, enough=4, because='the standardized logits of two classes are always the same two numbers, and those of three keep one number of two',
-         title="KL divergence of standardized logits, which leaves the student its own scale", source='Sun et al. 2024', cost='as kl', builtin=True),
-    Term('dkd', _dkd, 'logits', labelled=True, fewest=3, because='of two classes one is wrong, and there is no second one to compare it with',
-         title='decoupled distillation: KL of the right class, and eight times that among the others', source='Zhao et al. 2022', cost='as kl; counts where there is a label', builtin=True),
-    Term('dist', _dist, 'logits', whole_batch=True, fewest=3, enough=4, because='two probabilities correlate by +1 or -1 whatever they are, and of three correlation keeps one number of two',
-         title='correlation of predictions, by text and by class', source='DIST, Huang et al. 2022', cost='as kl; a whole step in one batch', builtin=True),
-    Term('rkd', _rkd, 'last', width='any', whole_batch=True, title="relational distillation: distances and angles between the texts of a batch, by their mean last hidden states",
-         source='after RKD, Park et al. 2019', cost='d numbers a token to cache; b³ for b texts; a whole step in one batch', builtin=True))}
+    Term('smooth', _smooth, 'logits', gold=True, kinds=tuple(KINDS), source='Szegedy et al. 2016', cost='as ce', builtin=True, short='smoothed cross entropy',
+         title='smoothed labels: cross entropy with a tenth of the target spread over all classes'),
+    Term('soft_ce', _soft_ce, 'logits', kinds=tuple(KINDS), source='Hinton et al. 2015', cost='as kl', builtin=True,
+         title="soft labels: cross entropy with the teacher's softened predictions, which is kl and their entropy"),
+    Term('rkl', _rkl, 'logits', kinds=tuple(KINDS), source='MiniLLM, Gu et al. 2024', cost='as kl', builtin=True,
+         title="reverse KL: divergence of the teacher's softened predictions from the student's"),
+    Term('jsd', _jsd, 'logits', kinds=tuple(KINDS), source='GKD, Agarwal et al. 2024', cost='as kl', builtin=True,
+         title='Jensen-Shannon divergence of the softened predictions, at most log 2 times temp²'),
+    Term('kl_std', _kl_std, 'logits', source='Sun et al. 2024', cost='as kl', builtin=True, fewest=3, enough=4,
+         title='KL divergence of standardized logits, which leaves the student its own scale',
+         because='the standardized logits of two classes are always the same two numbers, and those of three keep one number of two'),
+    Term('dkd', _dkd, 'logits', source='Zhao et al. 2022', cost='as kl; counts where there is a label', builtin=True, labelled=True, fewest=3,
+         title='decoupled distillation: KL of the right class, and eight times that among the others',
+         because='of two classes one is wrong, and there is no second one to compare it with'),
+    Term('dist', _dist, 'logits', source='DIST, Huang et al. 2022', builtin=True, whole_batch=True, fewest=3, enough=4,
+         title='correlation of predictions, by text and by class', cost='as kl; a whole step in one batch',
+         because='two probabilities correlate by +1 or -1 whatever they are, and of three correlation keeps one number of two'),
+    Term('rkd', _rkd, 'last', width='any', source='after RKD, Park et al. 2019', builtin=True, whole_batch=True,
+         title='relational distillation: distances and angles between the texts of a batch, by their mean last hidden states',
+         cost='d numbers a token to cache; b³ for b texts; a whole step in one batch'))}
 
 # %% ../../nbs/api/losses/08_terms.ipynb #85e2a16e
 def terms_table(): # A pandas frame, a row a term
@@ -340,7 +347,8 @@ def check_whole_batch(
     if not whole or micro_batches*processes == 1: return
     what = f'{processes} processes' if processes > 1 else f'{micro_batches} micro-batches'
     todo = 'train in one process' if processes > 1 else 'use one micro-batch (gradient_accumulation_steps=1)'
-    raise InputError(f"the {whole[0]} term compares the texts of a whole step with each other, and these are split over {what}; {todo}, or leave {whole[0]!r} out of losses.")
+    raise InputError(f"the {whole[0]} term compares the texts of a whole step with each other, and these are split over {what}; "
+                     f"{todo}, or leave {whole[0]!r} out of losses.")
 
 # %% ../../nbs/api/losses/08_terms.ipynb #948556f3
 def named_states(
