@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['MAPS', 'TABLES', 'DENSE', 'LINES', 'axes_by_name', 'head_axes', 'Axes', 'weight_axes', 'Widths', 'ffn_setting',
-           'widths_of', 'free_heads', 'axes_of', 'Kept', 'whole', 'head_lines', 'growth', 'cut', 'set_sizes', 'pruned']
+           'widths_of', 'free_heads', 'axes_of', 'Kept', 'whole', 'head_lines', 'growth', 'cut', 'set_sizes',
+           'head_shape', 'pruned']
 
-# %% ../../nbs/api/init/10_axes.ipynb #dc0c2385
+# %% ../../nbs/api/init/10_axes.ipynb #d607cdad
 import copy
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,7 +19,7 @@ from ..core import InputError
 from ..models.architectures import architecture_of, part_of, row_of
 from ..models.encoders import layer_stack
 
-# %% ../../nbs/api/init/10_axes.ipynb #8663afef
+# %% ../../nbs/api/init/10_axes.ipynb #7d4b1e6c
 MAPS = { # In a layer: how the name of a map ends -> the axes of its weight; the first that fits counts
     ('hidden', 'heads'): ('attention.output.dense', 'out_lin', 'attn.Wo', 'o_proj'),
     ('heads', 'hidden'): ('query', 'key', 'value', 'q_lin', 'k_lin', 'v_lin', 'query_proj', 'key_proj', 'value_proj',
@@ -29,7 +30,8 @@ MAPS = { # In a layer: how the name of a map ends -> the axes of its weight; the
     ('ffn', 'hidden'):   ('intermediate.dense', 'lin1', 'gate_proj', 'up_proj'),
     ('gated', 'hidden'): ('mlp.Wi',),
     ('hidden',):         ('LayerNorm', '_layernorm', '_norm')}
-TABLES = {('token', 'hidden'): ('word_embeddings', 'tok_embeddings', 'embed_tokens', 'position_embeddings', 'token_type_embeddings', 'rel_embeddings'),
+TABLES = {('token', 'hidden'): ('word_embeddings', 'tok_embeddings', 'embed_tokens', 'position_embeddings', 'token_type_embeddings',
+                                'rel_embeddings'),
           ('hidden', 'table'): ('embedding_hidden_mapping_in',),
           ('hidden',):         ('LayerNorm', 'norm', '_norm')} # Outside of the layers
 DENSE = 'pooler.dense', 'classifier.dense', 'pre_classifier', 'head.dense', 'dense' # Of a head: the map before the logits
@@ -39,9 +41,10 @@ def axes_by_name(
     rules:dict,# `MAPS` or `TABLES`
 )->tuple|None: # None: no rule knows it
     "The axes of a weight by the end of its name"
-    return next((dims for dims,ends in rules.items() if any(name == e or name.endswith('.'+e) or e[0] == '_' and name.endswith(e) for e in ends)), None)
+    def fits(end): return name == end or name.endswith(end if end[0] == '_' else '.'+end)
+    return next((dims for dims,ends in rules.items() if any(map(fits, ends))), None)
 
-# %% ../../nbs/api/init/10_axes.ipynb #e548ed56
+# %% ../../nbs/api/init/10_axes.ipynb #26fda7f6
 def head_axes(
     model,     # With or without a head
     name:str,  # Of a map of its head
@@ -52,7 +55,7 @@ def head_axes(
     if isinstance(module := model.get_submodule(name), nn.Linear): return 'label', 'pool' if dense else 'hidden'
     return ('pool',) if module.weight.ndim == 1 else None        # ModernBERT's norm
 
-# %% ../../nbs/api/init/10_axes.ipynb #269e2c0e
+# %% ../../nbs/api/init/10_axes.ipynb #2732058c
 class Axes(NamedTuple):
     "What the dimensions of a tensor are"
     dims:tuple       # Of the axes above, one a dimension
@@ -69,9 +72,10 @@ def weight_axes(
     dims = axes_by_name(rest, MAPS) if i else head_axes(model, name) if part == 'head' else axes_by_name(name, TABLES)
     if dims and small and part == 'embeddings': dims = tuple('table' if d == 'hidden' else d for d in dims)
     if dims: return Axes(dims, int(i) if i else None)
-    raise InputError(f"{name} of a {type(model).__name__} is no map, table or norm that can be narrowed; narrow another architecture, or leave the width as it is.")
+    raise InputError(f"{name} of a {type(model).__name__} is no map, table or norm that can be narrowed; narrow another architecture, "
+                     "or leave the width as it is.")
 
-# %% ../../nbs/api/init/10_axes.ipynb #aca808f2
+# %% ../../nbs/api/init/10_axes.ipynb #29f79192
 @dataclass(frozen=True)
 class Widths:
     "The sizes of an encoder's axes"
@@ -97,16 +101,20 @@ def free_heads(
     "Whether the width of a head is a setting of its own"
     return bool(getattr(cfg, 'head_dim', None))
 
-# %% ../../nbs/api/init/10_axes.ipynb #bcc5228f
-LINES = dict(hidden=lambda w: w.hidden, heads=lambda w: w.heads*w.head_dim, kv=lambda w: w.kv*w.head_dim, fused=lambda w: 3*w.heads*w.head_dim,
-             ffn=lambda w: w.ffn, gated=lambda w: 2*w.ffn, pool=lambda w: w.hidden) # Axis -> how many numbers it has
+# %% ../../nbs/api/init/10_axes.ipynb #8eaf04b5
+LINES = dict( # Axis -> how many numbers it has
+    hidden=lambda w: w.hidden, heads=lambda w: w.heads*w.head_dim, kv=lambda w: w.kv*w.head_dim,
+    fused=lambda w: 3*w.heads*w.head_dim, ffn=lambda w: w.ffn, gated=lambda w: 2*w.ffn, pool=lambda w: w.hidden)
 
+# %% ../../nbs/api/init/10_axes.ipynb #e5d61c14
 def axes_of(
     model,       # A transformers encoder of `ARCHITECTURES`, with or without a head
 )->dict[str,Axes]: # Key of its `state_dict` -> axes
     "The axes of every tensor"
+    if 'axes' in vars(model): return model.axes          # of one from `pruned`, which its configuration does not describe
     if architecture_of(model) is None:
-        raise InputError(f"a {type(model).__name__} cannot be narrowed, because no row of ARCHITECTURES describes it; leave the width as it is.")
+        raise InputError(f"a {type(model).__name__} cannot be narrowed, because no row of ARCHITECTURES describes it; "
+                         "leave the width as it is.")
     known, widths, res = {}, widths_of(model.config), {}
     for name,tensor in model.state_dict().items():
         module, _, kind = name.rpartition('.')
@@ -115,10 +123,11 @@ def axes_of(
         res[name] = Axes(dims[:1] if kind == 'bias' else dims, layer)
         want = tuple(LINES[d](widths) if d in LINES else n for d,n in zip(res[name].dims, tensor.shape))
         if len(res[name].dims) == tensor.ndim and want == tuple(tensor.shape): continue
-        raise InputError(f"{name} is {tuple(tensor.shape)}, but its axes {res[name].dims} would be {want}, so it cannot be narrowed; leave the width as it is.")
+        raise InputError(f"{name} is {tuple(tensor.shape)}, but its axes {res[name].dims} would be {want}, so it cannot be narrowed; "
+                         "leave the width as it is.")
     return res
 
-# %% ../../nbs/api/init/10_axes.ipynb #ef18e7f3
+# %% ../../nbs/api/init/10_axes.ipynb #ab7daf8c
 @dataclass
 class Kept:
     "Units of a model, by their numbers in it"
@@ -139,7 +148,7 @@ def whole(
     dims = [torch.arange(w.head_dim).repeat(w.heads, 1) for _ in range(n)]
     return Kept(w, torch.arange(w.hidden), torch.arange(w.hidden), each(w.heads), each(w.kv), dims, each(w.ffn))
 
-# %% ../../nbs/api/init/10_axes.ipynb #3d025b5a
+# %% ../../nbs/api/init/10_axes.ipynb #b1351155
 def head_lines(
     heads:torch.Tensor, # (h',)
     dims:torch.Tensor,  # (h,d_h')
@@ -158,12 +167,13 @@ def lines(self:Kept,
     if axis in ('ffn', 'gated'):
         f = self.ffn[layer]
         return f if axis == 'ffn' else torch.cat([f, f+self.full.ffn])
-    if axis == 'kv' and self.full.kv < self.full.heads: return head_lines(self.kv[layer], torch.arange(self.full.head_dim).repeat(self.full.kv, 1), self.full.head_dim)
     if axis not in ('heads', 'kv', 'fused'): return None
-    at, n = head_lines(self.heads[layer], self.dims[layer], self.full.head_dim), self.full.heads*self.full.head_dim
+    size = self.full.head_dim
+    if axis == 'kv' and self.full.kv < self.full.heads: return head_lines(self.kv[layer], torch.arange(size).repeat(self.full.kv, 1), size)
+    at, n = head_lines(self.heads[layer], self.dims[layer], size), self.full.heads*size
     return at if axis != 'fused' else torch.cat([at, at+n, at+2*n])
 
-# %% ../../nbs/api/init/10_axes.ipynb #93d000c5
+# %% ../../nbs/api/init/10_axes.ipynb #ddaad25b
 def growth(
     axes:Axes,  # Of a weight
     kept:Kept,  # Units
@@ -187,27 +197,36 @@ def cut(
     g = growth(axes, kept) if scale else 1.
     return tensor.clone() if g == 1 else tensor*g
 
-# %% ../../nbs/api/init/10_axes.ipynb #d1600ec6
+# %% ../../nbs/api/init/10_axes.ipynb #2f1d45ef
 def set_sizes(
     layer,                 # Of an encoder; changed in place
     heads:int, kv:int, head_dim:int, # Its new sizes
 )->None:
     "Tell the modules of a layer how many heads it has"
-    new = dict.fromkeys(('num_attention_heads', 'n_heads', 'num_heads'), heads) | dict.fromkeys(('attention_head_size', 'head_dim'), head_dim)
+    new = dict(num_attention_heads=heads, n_heads=heads, num_heads=heads, attention_head_size=head_dim, head_dim=head_dim)
     new |= dict(num_key_value_heads=kv, num_key_value_groups=heads//max(1, kv), all_head_size=heads*head_dim)
     for m in layer.modules():
         if {'attention_head_size', 'head_dim'} & vars(m).keys() and 'scaling' in vars(m): m.scaling = head_dim**-.5
         for k in new.keys() & vars(m).keys(): setattr(m, k, new[k])
 
+def head_shape(
+    model,     # A transformers encoder, perhaps from `pruned`
+    layer:int, # Of it
+)->tuple[int,int]: # (heads, numbers of each)
+    "The heads of a layer"
+    if 'kept' in vars(model): return len(model.kept.heads[layer]), model.kept.dims[layer].shape[1]
+    w = widths_of(model.config)
+    return w.heads, w.head_dim
+
 def pruned(
     model,            # A transformers encoder of `ARCHITECTURES`
     kept:Kept,        # Units
     scale:bool=False, # As in `cut`
-    axes:dict|None=None, # From `axes_of`
 ):                    # A model of the same class, in memory alone: its configuration is the old one
     "A copy of a model with some of its units"
-    axes, shared = axes or axes_of(model), {id(p): p for p in model.parameters()}
+    axes, shared = axes_of(model), {id(p): p for p in model.parameters()}
     small = copy.deepcopy(model, shared).eval()
+    vars(small).update(axes=axes, kept=kept)
     for name,tensor in model.state_dict().items():
         module, leaf = small.get_submodule(name.rpartition('.')[0]), name.rpartition('.')[2]
         module._parameters[leaf] = nn.Parameter(cut(tensor, axes[name], kept, scale))

@@ -1,0 +1,156 @@
+"Narrowing: exact for every architecture, blind to padding and to the order of units, and a model that transformers can load."
+from dataclasses import replace
+
+import numpy as np, pytest, torch
+
+from privkd_nb.core import InputError
+from privkd_nb.data.encoding import Encoded
+from privkd_nb.init.axes import axes_of, cut, pruned, whole, widths_of
+from privkd_nb.init.width import narrow, target_widths
+from privkd_nb.init.width_scores import SCORERS
+from privkd_nb.models.architectures import ARCHITECTURES
+from privkd_nb.models.encoders import layer_stack
+from privkd_nb.models.tiny import tiny_batch, tiny_model
+
+BATCH = tiny_batch()
+
+
+def sample_of(n=12, pads=0, seed=0):
+    "Random texts in two languages; `pads` tokens of padding are forced by one long text without a label"
+    rng = np.random.default_rng(seed)
+    ids = [rng.integers(5, 120, k).tolist() for k in rng.integers(3, 12, n)]
+    return Encoded(ids, rng.integers(0, 3, n).tolist(), ['en', 'sw']*(n//2), [str(i) for i in range(n)], pad_id=1)
+
+
+@torch.no_grad()
+def logits(model): return model(BATCH['input_ids'], BATCH['attention_mask']).logits
+
+
+def close(a, b): return torch.allclose(a, b, atol=2e-5, rtol=1e-4)
+
+
+@torch.no_grad()
+def permuted(model, seed=0):
+    "A model that computes the same with its heads, units and residual dimensions in another order, and where each unit went"
+    g, kept = torch.Generator().manual_seed(seed), whole(model)
+    def order(n): return torch.randperm(n, generator=g)
+    w, n = widths_of(model.config), model.config.num_hidden_layers
+    groups = [order(w.kv) for _ in range(n)]
+    size = w.heads//w.kv
+    heads = [torch.cat([k*size+order(size) for k in g_]) for g_ in groups]
+    return replace(kept, hidden=order(w.hidden), pool=order(w.hidden), heads=heads, kv=groups, ffn=[order(w.ffn) for _ in range(n)])
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_the_order_of_units_does_not_matter(arch):
+    "Heads, units, pooled units and residual dimensions in any order give the same logits: every axis has its right name"
+    for kind in 'sequence', 'token':
+        model = tiny_model(arch, layers=3, kind=kind)
+        assert close(logits(pruned(model, permuted(model))), logits(model))
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_a_narrow_model_equals_the_model_that_was_cut_in_memory(arch, tmp_path):
+    "and it is saved and loaded by transformers as it is"
+    model = tiny_model(arch, layers=3)
+    small, plan = narrow(model, 16, method='minitron', sample=sample_of())
+    assert small.config.hidden_size == 16 and plan.sizes.heads == 2 and plan.sizes.ffn == widths_of(model.config).ffn//2
+    assert close(logits(small), logits(pruned(model, plan.kept)))
+    small.save_pretrained(tmp_path)
+    assert torch.equal(logits(type(small).from_pretrained(tmp_path)), logits(small))
+    assert not {p.data_ptr() for p in small.parameters()} & {p.data_ptr() for p in model.parameters()}
+
+
+def test_a_kept_network_equals_hand_made_slices():
+    model = tiny_model('bert', layers=2)
+    small, plan = narrow(model, 16, ffn=20, method='select')
+    sd, old = small.state_dict(), model.state_dict()
+    hidden, heads = torch.arange(0, 32, 2), torch.tensor([0, 2])
+    rows = torch.cat([torch.arange(h*8, h*8+8) for h in heads])
+    units = torch.linspace(0, 63, 20).round().long()
+    layer = 'bert.encoder.layer.1.'
+    expected = {'bert.embeddings.word_embeddings.weight': (slice(None), hidden), 'bert.embeddings.LayerNorm.bias': (hidden,),
+                layer+'attention.self.query.weight': (rows[:,None], hidden), layer+'attention.self.value.bias': (rows,),
+                layer+'attention.output.dense.weight': (hidden[:,None], rows), layer+'intermediate.dense.weight': (units[:,None], hidden),
+                layer+'output.dense.weight': (hidden[:,None], units), layer+'output.LayerNorm.weight': (hidden,),
+                'bert.pooler.dense.weight': (hidden[:,None], hidden), 'classifier.weight': (slice(None), hidden)}
+    for name, at in expected.items(): assert torch.equal(sd[name], old[name][at]), name
+    assert plan.tensors['classifier.bias'] == 'copied' and plan.tensors['classifier.weight'] == 'sliced'
+
+
+@pytest.mark.parametrize('arch', ARCHITECTURES)
+def test_units_that_add_nothing_can_go(arch):
+    "A feed-forward unit and a head whose outgoing weights are zero"
+    model = tiny_model(arch, layers=2)
+    w, kept = widths_of(model.config), whole(model)
+    group = w.heads//w.kv                                    # EuroBERT: all heads of one group
+    with torch.no_grad():
+        for name, a in axes_of(model).items():
+            t = model.get_parameter(name)
+            if a.dims == ('hidden', 'ffn'): t[:,5] = 0
+            if a.dims == ('hidden', 'heads'): t[:,group*w.head_dim:2*group*w.head_dim] = 0
+    def without(n, gone): return torch.tensor([i for i in range(n) if i not in gone])
+    less = replace(kept, ffn=[without(w.ffn, [5])]*2, heads=[without(w.heads, range(group, 2*group))]*2, kv=[without(w.kv, [1])]*2)
+    assert close(logits(pruned(model, less)), logits(model))
+    more = replace(less, ffn=[without(w.ffn, [6])]*2)
+    assert not close(logits(pruned(model, more)), logits(model))
+
+
+@pytest.mark.parametrize('method', [m for m in SCORERS if not SCORERS[m].by_place and not SCORERS[m].basis])
+@pytest.mark.parametrize('arch', ['xlmr', 'deberta', 'mmbert', 'eurobert'])
+def test_importance_does_not_see_padding(method, arch):
+    "Alone, a text has no padding; in one batch all but the longest have"
+    model, sample = tiny_model(arch, layers=2), sample_of()
+    together, alone = SCORERS[method].fn(model, sample, None), [SCORERS[method].fn(model, sample.take([i]), None) for i in range(len(sample))]
+    power = 2 if method == 'minitron' else 1
+    for axis in 'heads', 'ffn':
+        for l, s in enumerate(getattr(together, axis)):
+            parts = torch.stack([getattr(o, axis)[l] for o in alone])
+            if method == 'subclone' and axis == 'heads': continue # a norm of sums
+            assert torch.allclose(s**power, (parts**power).sum(0), rtol=1e-4), (axis, l)
+
+
+@pytest.mark.parametrize('method', [m for m in SCORERS if not SCORERS[m].by_place and not SCORERS[m].basis])
+def test_importance_follows_the_units(method):
+    "A model with its units in another order has their scores in that order"
+    model, sample = tiny_model('bert', layers=2), sample_of()
+    kept = permuted(model)
+    a, b = SCORERS[method].fn(model, sample, None), SCORERS[method].fn(pruned(model, kept), sample, None)
+    assert torch.allclose(a.hidden[kept.hidden], b.hidden, rtol=1e-3)
+    for l in range(2):
+        assert torch.allclose(a.heads[l][kept.heads[l]], b.heads[l], rtol=1e-3)
+        assert torch.allclose(a.ffn[l][kept.ffn[l]], b.ffn[l], rtol=1e-3)
+
+
+@pytest.mark.parametrize('arch', ['bert', 'distilbert', 'deberta', 'xlmr-xl', 'rembert', 'xlmr'])
+def test_as_many_heads_of_half_the_width(arch):
+    "Width 768 with 12 heads becomes 384 with 12, as the paper's narrow students"
+    model = tiny_model(arch, layers=2)
+    small, plan = narrow(model, 16, heads=4, method='select')
+    assert plan.sizes.heads == 4 and plan.sizes.head_dim == 4
+    assert plan.kept.lines('heads', 0).tolist() == list(range(0, 32, 2))    # weight selection's own rule, on every row
+    assert close(logits(small), logits(pruned(model, plan.kept)))
+
+
+def test_subcloning_scales_what_loses_inputs():
+    model, sample = tiny_model('bert', layers=2), sample_of()
+    small, plan = narrow(model, 16, method='subclone', sample=sample)
+    name, table = 'bert.encoder.layer.0.attention.self.query.weight', 'bert.embeddings.word_embeddings.weight'
+    axes = axes_of(model)
+    assert plan.tensors[name] == 'scaled' and plan.tensors[table] == 'sliced' and plan.tensors['classifier.bias'] == 'copied'
+    assert torch.allclose(small.state_dict()[name], cut(model.state_dict()[name], axes[name], plan.kept)*2**.5)
+    assert torch.equal(small.state_dict()[table], cut(model.state_dict()[table], axes[table], plan.kept))
+
+
+def test_what_no_rule_knows_is_refused():
+    with pytest.raises(InputError, match='conv'): narrow(tiny_model('deberta', layers=2, conv_kernel_size=3), 16, method='truncate')
+    odd = tiny_model('bert', layers=2)
+    odd.bert.encoder.layer[0].adapter = torch.nn.Linear(32, 4)
+    with pytest.raises(InputError, match='adapter'): narrow(odd, 16, method='truncate')
+
+
+def test_a_model_without_a_head_is_narrowed_too():
+    base = tiny_model('xlmr', layers=2).roberta
+    small, _ = narrow(base, 16, method='truncate')
+    assert type(small) is type(base) and small.config.hidden_size == 16
+    assert len(layer_stack(small)[1]) == 2 and target_widths(base, 16).heads == 2
