@@ -20,7 +20,7 @@ from fastcore.basics import patch
 import numpy as np, pandas as pd, polars as pl
 from ..core import NO_CHECKSUMS, InputError, as_words, content_key, file_fault, files_faults, read_checksums, read_json
 from ..finding import find_name, run_paths
-from ..record import COMPACT, DONE, EARLIER, TABLES, Compacted, Run, compacted_of, marker_fault
+from ..record import METER, COMPACT, DONE, EARLIER, TABLES, Compacted, Run, compacted_of, marker_fault
 from .arms import ARM, arm_names, find_arms, losses_name, order_arms
 
 # %% ../../nbs/api/analysis/02_load.ipynb #0b9ac853
@@ -414,7 +414,7 @@ def table(self:Study,
     train:bool=True, # With the training losses, step by step?
 )->pd.DataFrame:     # Columns `RUNS`; what was left out, and why, in `.attrs['skipped']`
     "Scores and history in one table"
-    h = self.history if train else self.history[self.history.split != 'train']
+    h = self.history if train else self.history[~self.history.split.isin(['train', METER])]
     df = pd.concat([self.scores, h.assign(model=np.where(h.split=='teacher', 'teacher', 'student'))], ignore_index=True)[RUNS]
     df.attrs['skipped'] = dict(self.skipped)
     return df

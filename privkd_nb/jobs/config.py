@@ -20,7 +20,10 @@ from ..core import files_hash, lazy_import
 from ..data.languages import find_language
 from ..init.depth import AUTO_RULES, auto_rule, by_texts, check_fit, resolve_layers
 from ..init.spec import SIZES, InitSpec, read_size, vocab_rule
-from ..losses.terms import check_kind, parse_losses, term_label
+from ..init.matching import check_matched, match_layers
+from ..losses.magnitudes import measured_every
+from ..losses.schedules import TermWeights, check_temp, parse_schedule, read_stages
+from ..losses.terms import TERMS, check_kind, parse_losses, term_label
 from ..models.architectures import row_of
 from ..phases import hash_of
 content = lazy_import('privkd_nb.models.content')
@@ -109,6 +112,11 @@ class RunConfig(DataConfig):
     # ---- training ----------------------------------------------
     losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     class_weights:str = _p('', "what a label's mistakes count in ce, of teacher and student: balanced (rare ones more), or weights by label")
+    temp:float = _p(2., 'softmax temperature of terms that soften predictions, such as kl')
+    schedule:str = _p('', 'how weights change during training, such as kl=linear:1:0,ce=ramp; shapes: constant, linear, cosine, ramp, before, after')
+    stages:str = _p('', 'distil first, then learn the labels: the share of the steps that distil, such as 0.5; empty: all terms at once')
+    match:str = _p('', "the teacher layers that inner states are compared with: a rule as in depth, reversed, or a list; empty: those that are copied")
+    meter:int = _p(-1, "steps between measurements of each term's gradient; -1: as often as takes under 3 % of the time; 0: never")
     epochs:int = _p(10, "passes over the student's data")
     lr:float = _p(0., "peak learning rate; 0: by the teacher's size, from 1e-3 (a million parameters outside the embeddings) to 5e-5 (86 million)")
     batch_size:int = _p(32, 'examples an optimizer step')
@@ -140,7 +148,17 @@ def settle(self:RunConfig)->None:
     self.fraction = self.fraction or (.1 if self.dataset in CATALOG else 1.)
     self.read_init()
     self.vocab = str(vocab_rule(self.vocab))
+    self.settle_schedule()
     self.check()
+
+# %% ../../nbs/api/jobs/00_config.ipynb #e5565d10
+@patch
+def settle_schedule(self:RunConfig)->None:
+    "Write weights that change in one way, as they enter a run's name"
+    self.schedule = as_text(parse_schedule(self.schedule, self.losses))
+    self.stages = f'{share:g}' if (share := read_stages(self.stages, self.losses)) else ''
+    self.match = self.match.replace(' ', '')
+    TermWeights(self.losses, self.schedule, self.stages)
 
 # %% ../../nbs/api/jobs/00_config.ipynb #dbe63d8f
 FIRST = dict(data='dataset', teacher='base', student='init', training='losses', efficiency='batching', run='seed') # The first field of each group
@@ -293,6 +311,17 @@ def check_vocab(self:RunConfig)->None:
     raise InputError(f"vocab_text={self.vocab_text!r} is text to choose a vocabulary by, but vocab=off keeps the teacher's; "
                      "give vocab=auto, or leave vocab_text out.")
 
+# %% ../../nbs/api/jobs/00_config.ipynb #0e30680e
+@patch
+def check_match(self:RunConfig)->None:
+    "Raise an `InputError` for layers that inner states cannot be compared with, as far as the teacher is known"
+    if not self.match: return
+    names = list(parse_losses(self.losses))
+    check_matched(self.match, [r for k in names for r in TERMS[k].reads], names)
+    n = self.known_depth()
+    m = self.layers or n and max(1, n//2)
+    if n and self.init != 'pretrained': match_layers(self.match, n, m, copied=[*range(m)], seed=self.seed)
+
 # %% ../../nbs/api/jobs/00_config.ipynb #57a4d1ed
 @patch
 def check_numbers(self:RunConfig)->None:
@@ -306,6 +335,8 @@ def check_numbers(self:RunConfig)->None:
     if self.max_length < 3: raise InputError(f"max_length={self.max_length} leaves no room for a text between its special tokens; give at least 3.")
     for name,v in given('layers', 'lr', 'patience', 'seed', 'max_tokens', 'budget'):
         if v < 0: raise InputError(f"{name}={v} must not be negative.")
+    check_temp(self.temp)
+    measured_every(self.meter, 1)
     if self.seed >= 2**32: raise InputError(f"seed={self.seed} must be at most {2**32-1}.")
 
 CHOICES = dict(batching=[*BATCHING], embedding_rows=['auto', 'used', 'all'], unpadding=['auto', 'on', 'off'],
@@ -329,10 +360,18 @@ def check_init(self:RunConfig)->None:
     if self.init == 'pretrained' and not self.student:
         raise InputError("init='pretrained' needs the small checkpoint: pass its name or folder as student.")
     self.check_vocab()
+    self.check_match()
     if not (n := self.known_depth()): return
     if by_texts(rule := self.depth_rule()): rule = 'auto'                # its layers are known later, how many there can be now
     layers = resolve_layers(rule, n, self.layers or None, self.lacks(), self.seed)
     if self.init not in ('scratch', 'pretrained') and 'encoder' in self.parts: check_fit(rule, layers, n, self.lacks())
+
+@patch
+def check_stopping(self:RunConfig)->None:
+    "Raise an `InputError` where training may stop before its second stage"
+    if self.patience and self.stages: raise InputError(
+        f"patience={self.patience} may end the training before its second stage, which begins after {float(self.stages):.0%} of the steps; "
+        "leave patience or stages out.")
 
 @patch
 def check(self:RunConfig)->None:
@@ -341,6 +380,7 @@ def check(self:RunConfig)->None:
     self.check_numbers()
     self.check_choices()
     self.check_init()
+    self.check_stopping()
     if self.class_weights: weights.parse_weights(self.class_weights)
 
 # %% ../../nbs/api/jobs/00_config.ipynb #92deaa59
@@ -379,9 +419,10 @@ def of(cls:RunConfig,
 
 # %% ../../nbs/api/jobs/00_config.ipynb #250712f8
 SAME_NUMBERS = ('out_dir', 'redo', 'data_dir', 'embedding_rows', 'unpadding', 'memory', 'compile', 'precision',
-                'cache', 'budget') # Where a run is recorded and how it is computed
+                'cache', 'budget', 'meter') # Where a run is recorded, how it is computed, and what is looked at
 NAMED_AS = dict(max_tokens='pieces') # Former names that records keep
-LATER = ('vocab', 'vocab_text', 'width', 'heads', 'ffn', 'uneven', 'refit', 'calibration', 'class_weights', 'batching', 'max_tokens', 'labels', 'unlabelled',
+LATER = ('temp', 'schedule', 'stages', 'match', 'vocab', 'vocab_text', 'width', 'heads', 'ffn', 'uneven', 'refit', 'calibration', 'class_weights',
+         'batching', 'max_tokens', 'labels', 'unlabelled',
          'without_labels', *OWN) # In an identity unless they are the default
 
 @patch

@@ -37,7 +37,7 @@ from ..init.card import InitCard
 from ..init.student import init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, losses_for, peak_lr
-from .fine_tune import scored_examples, token_limit, validation_subset, with_vocabulary
+from .fine_tune import scored_examples, schedule_for, token_limit, validation_subset, with_vocabulary
 from ..losses.terms import TERMS
 from ..models.encoders import weights_hash
 from ..models.loading import save_tokenizer
@@ -347,7 +347,8 @@ def make_trainer(
 )->DistillTrainer:
     "The trainer of a run"
     trainer = DistillTrainer(
-        student, models.teacher, losses_for(cfg.losses, task), card.layers, class_weights=cfg.class_weights,
+        student, models.teacher, losses_for(cfg.losses, task), card.layers, temp=cfg.temp, class_weights=cfg.class_weights,
+        schedule=schedule_for(cfg, task), stages=cfg.stages, match=cfg.match, meter=cfg.meter,
         train_languages=task.train_languages, efficiency=efficiency_of(cfg),
         args=arguments_of(cfg, models.teacher, data.train, task.metric, folder), train_dataset=data.train,
         eval_dataset=scored_examples(cfg, task, data.validation), processing_class=models.student_tokenizer, **trainer_kw)

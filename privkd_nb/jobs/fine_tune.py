@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['TINY', 'VALIDATION_SIZE', 'EVALUATIONS', 'PASSES', 'SHARE', 'AT_LEAST', 'with_teachers_labels', 'teachers_labels',
-           'as_teacher_reads', 'labelled_only', 'losses_for', 'check_terms', 'check_vocabulary_texts', 'read_task',
-           'all_texts', 'load_data', 'validation_subset', 'scored_texts', 'scored_examples', 'token_limit',
+           'as_teacher_reads', 'labelled_only', 'losses_for', 'schedule_for', 'check_terms', 'check_vocabulary_texts',
+           'read_task', 'all_texts', 'load_data', 'validation_subset', 'scored_texts', 'scored_examples', 'token_limit',
            'encode_rows', 'check_lengths', 'base_path', 'last_checkpoint', 'record_teacher', 'fit', 'peak_lr',
            'fine_tune', 'teacher_key', 'fine_tune_with_all', 'teacher_path', 'check_tokenizer', 'Models', 'load_source',
            'load_models', 'with_vocabulary']
@@ -29,6 +29,7 @@ from ..data.tasks import Task, load_task
 from ..data.token_cache import cached_tokens
 from ..evaluation.scores import score_predictions, with_means
 from ..distributed import from_main, is_main, main_first, wait_for_all, world
+from ..losses.schedules import TermWeights, parse_schedule
 from ..losses.terms import TERMS, check_kind, check_whole_batch, few_classes, parse_losses, teacher_terms
 from .config import RECIPE, RunConfig
 from ..models.files import read_object
@@ -90,6 +91,16 @@ def losses_for(
     terms = parse_losses(losses)
     return terms if len(task.train) else {k: w for k,w in terms.items() if not TERMS[k].needs_labels}
 
+def schedule_for(
+    cfg:RunConfig, task:Task,
+)->dict: # `Schedule` by term
+    "How the weights of these terms change"
+    kept = losses_for(cfg.losses, task)
+    if cfg.stages and not len(task.train): raise InputError(f"stages={cfg.stages} ends with the labels, and no training text has one; leave it out.")
+    found = {k: s for k,s in parse_schedule(cfg.schedule, cfg.losses).items() if k in kept}
+    TermWeights(kept, found, cfg.stages)
+    return found
+
 def check_terms(
     cfg:RunConfig, task:Task,
 )->Task: # The same; without texts that no term reads
@@ -98,6 +109,7 @@ def check_terms(
     if not kept:
         raise InputError(f"losses={cfg.losses} compares with labels, and no training text has one; "
                          "use losses=logits, or others that compare with the teacher.")
+    schedule_for(cfg, task)
     check_kind(kept, task.kind, len(task.labels))
     check_whole_batch(kept, 1, world())
     task.said += few_classes(kept, len(task.labels))

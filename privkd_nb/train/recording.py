@@ -9,8 +9,9 @@ __all__ = ['DivergedError', 'stop_diverged', 'StepRecorder', 'HistoryCallback']
 import math
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 from transformers import TrainerCallback
-from ..record import History
+from ..record import METER, History
 
 # %% ../../nbs/api/train/02_recording.ipynb #41122c43
 class DivergedError(RuntimeError):
@@ -34,33 +35,36 @@ class StepRecorder:
     "Loss terms by optimizer step"
     def __init__(self,
         history:History, # Where they are written
-        terms,           # Their names, in order
+        terms,           # Their names, in order; a dictionary has their weights, too
         folder:Path,     # Where checkpoints are, for the message when training diverges
         every:int=1,     # Steps that are written together; on a GPU several, so that no step waits for a number
         reduce=None,     # Sums a tensor over devices; None: there is one
     ):
         self.history, self.terms, self.folder, self.every, self.reduce = history, list(terms), folder, every, reduce
+        self.given = dict(terms) if isinstance(terms, dict) else dict.fromkeys(terms, 1.)   # weights, where they never change
         self.lr, self.began = 0., 0             # The learning rate, and the step that training began or resumed at
+        self.weights, self.measured = None, {}  # In force at this step, None where they never change; gradient norms of this step, by term
         self.drop()
 
     def drop(self):
         "Forget what is not written yet"
-        self.micro_batches, self.steps = [], []
+        self.micro_batches, self.steps, self.measured = [], [], {}
 
     def add(self,
-        loss:torch.Tensor, terms:dict, # Of one micro-batch
+        loss:torch.Tensor, terms:dict, # Of one micro-batch; terms that are not computed at this step are missing
         lr:float,                      # The learning rate of this step
+        weights:dict|None=None,        # In force at this step; None: they never change
     ):
         "Note one micro-batch"
-        self.lr = lr
-        self.micro_batches.append(torch.stack([loss.detach(), *(terms[k].detach() for k in self.terms)]))
+        self.lr, self.weights = lr, weights
+        self.micro_batches.append(torch.stack([loss.detach(), *(terms[k].detach() if k in terms else torch.zeros_like(loss) for k in self.terms)]))
 
     def step_done(self,
         step:int, # Optimizer steps done
     ):
         "Add up the micro-batches of a finished step; write now and then"
-        self.steps.append((step, self.lr, torch.stack(self.micro_batches).sum(0)))
-        self.micro_batches = []
+        self.steps.append((step, self.lr, self.weights, self.measured, torch.stack(self.micro_batches).sum(0)))
+        self.micro_batches, self.measured = [], {}
         if len(self.steps) >= self.every: self.write()
 
     def write(self):
@@ -69,11 +73,24 @@ class StepRecorder:
         rows, steps = torch.stack([v for *_,v in self.steps]), self.steps
         if self.reduce: rows = self.reduce(rows)
         self.steps = []
-        for (step, lr, _),row in zip(steps, rows.tolist()):
-            values = dict(zip(['loss', *self.terms], row))
-            for k in [*self.terms, 'loss']:
+        for (step, lr, weights, norms, _),row in zip(steps, rows.tolist()):
+            values = {k: v for k,v in zip(['loss', *self.terms], row) if k == 'loss' or weights is None or weights[k]}
+            for k in [*list(values)[1:], 'loss']:
                 if not math.isfinite(values[k]): stop_diverged(f'the loss term {k!r}' if k != 'loss' else 'the loss', values[k], step, lr, self.folder)
             self.history.add(step, values | dict(learning_rate=lr))
+            self.add_meter(step, weights, norms)
+
+# %% ../../nbs/api/train/02_recording.ipynb #42490f6f
+@patch
+def add_meter(self:StepRecorder,
+    step:int,          # Optimizer steps done
+    weights:dict|None, # In force; None: they never change
+    norms:dict,        # Norm of the gradient by term; {}: not measured
+)->None:
+    "Write weights and gradient norms of a step, if there are any"
+    in_force = weights or (self.given if norms else {})
+    rows = {f'weight:{k}': w for k,w in in_force.items()} | {f'gradient:{k}': float(v) for k,v in norms.items()}
+    if rows: self.history.add(step, rows, METER)
 
 # %% ../../nbs/api/train/02_recording.ipynb #fa2d4deb
 class HistoryCallback(TrainerCallback):
