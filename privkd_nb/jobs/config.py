@@ -113,7 +113,7 @@ class RunConfig(DataConfig):
     losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     class_weights:str = _p('', "what a label's mistakes count in ce, of teacher and student: balanced (rare ones more), or weights by label")
     temp:float = _p(2., 'softmax temperature of terms that soften predictions, such as kl')
-    schedule:str = _p('', 'how weights change during training, such as kl=linear:1:0,ce=ramp; shapes: constant, linear, cosine, ramp, before, after')
+    schedule:str = _p('', 'weights that change: a term, an equals sign and constant, linear:1:0, cosine:1:0, ramp:0.1, before:0.5 or after:0.5; several with commas')
     stages:str = _p('', 'distil first, then learn the labels: the share of the steps that distil, such as 0.5; empty: all terms at once')
     match:str = _p('', "the teacher layers that inner states are compared with: a rule as in depth, reversed, or a list; empty: those that are copied")
     meter:int = _p(-1, "steps between measurements of each term's gradient; -1: as often as takes under 3 % of the time; 0: never")
