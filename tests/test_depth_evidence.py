@@ -10,9 +10,12 @@ from privkd_nb.init.copying import copy_weights, fresh_model, student_config
 from privkd_nb.init.depth import MEASURED
 from privkd_nb.init.changes import layer_changes
 from privkd_nb.init.importance import block_influence
+from privkd_nb.init.merging import copies, folded, merge_plan, merged
+from privkd_nb.init.refit import block_of, refit, refit_layer
 from privkd_nb.init.sample import balanced_sample, fair_shares
 from privkd_nb.init.search import RULES, Searcher, choose_layers, depth_rule, layer_runs, layers_in, search, subset_logits
 from privkd_nb.models.architectures import ARCHITECTURES
+from privkd_nb.models.encoders import layers_of
 from privkd_nb.models.tiny import tiny_model
 
 
@@ -172,3 +175,129 @@ def test_a_rule_of_ones_own_is_a_choice():
             def stride(model, sample, n_student, lacks): return [0]
     finally: RULES.pop('upside', None), MEASURED.pop('upside', None)
     with pytest.raises(InputError, match='greedi'): choose_layers('greedi', tiny_model(), 2, texts(3))
+
+
+def test_merges_are_the_sums_that_they_are_called():
+    teacher = tiny_model(layers=6)
+    w = {k: [layer.state_dict()[k] for layer in layers_of(teacher)] for k in layers_of(teacher)[0].state_dict()}
+    wanted = dict(mean=lambda v: [(v[0]+v[1]+v[2])/3, (v[3]+v[4]+v[5])/3], interpolate=lambda v: [v[0], v[5]])
+    for rule,f in wanted.items():
+        student = copied(teacher, [0, 1])
+        plan, layers = merged(student, teacher, rule)
+        for i,layer in enumerate(layers_of(student)):
+            for k,v in layer.state_dict().items(): torch.testing.assert_close(v, f(w[k])[i])
+        assert layers == dict(mean=[2, 5], interpolate=[0, 5])[rule]
+        untouched = [k for k in student.state_dict() if 'encoder.layer.' not in k]
+        assert untouched and all(torch.equal(student.state_dict()[k], teacher.state_dict()[k]) for k in untouched)
+
+
+def test_laco_folds_differences_and_keeps_as_many_layers_as_asked_for():
+    teacher, data = tiny_model(layers=7), texts(12)
+    for m in range(1, 8):
+        plan = merge_plan('laco', teacher, m, data)
+        assert len(plan) == m and all(sum(p.weights.values()) == pytest.approx(1) for p in plan)      # theta + differences
+        assert [p.layer for p in plan] == sorted({p.layer for p in plan}) and plan[-1].layer == 6
+    student, once = copied(teacher, [0, 1, 2, 3, 4]), folded(copies(7), 2, 2)
+    merged(student, teacher, once)
+    theirs, mine = layers_of(teacher), layers_of(student)
+    for k,v in mine[2].state_dict().items():
+        l, a, b = (theirs[i].state_dict()[k] for i in (2, 3, 4))
+        torch.testing.assert_close(v, l+(a-l)+(b-l))
+    assert torch.equal(mine[3].output.dense.weight, theirs[5].output.dense.weight)
+
+
+def test_laco_folds_where_nothing_is_lost():
+    "In a pre-norm encoder a layer without outputs is the identity: two of them, otherwise like the next one, fold into it exactly"
+    teacher, data = tiny_model('eurobert', layers=6), texts(12)
+    with torch.no_grad():
+        for l in (2, 3):
+            layers_of(teacher)[l].load_state_dict(layers_of(teacher)[4].state_dict())
+            for k,p in layers_of(teacher)[l].named_parameters():
+                if k.endswith(('o_proj.weight', 'down_proj.weight')): p.zero_()
+    student = copied(teacher, [0, 1, 2, 3])
+    plan, layers = merged(student, teacher, 'laco', data)
+    assert layers == [0, 1, 4, 5] and plan[2].weights == {2: -1, 3: 1, 4: 1}
+    for _,one in layer_batches(teacher, data): torch.testing.assert_close(student(**one.sent).logits, one.logits)
+
+
+REFITS = [a for a in ARCHITECTURES if a != 'mmbert']
+
+
+@pytest.mark.parametrize('arch', REFITS)
+def test_refit_of_a_copy_of_all_layers_changes_nothing(arch):
+    teacher, data = tiny_model(arch, 3), texts(30)
+    student = copied(teacher, [0, 1, 2])
+    refit(student, teacher, [0, 1, 2], data)
+    assert all(torch.equal(a, b) for a,b in zip(student.state_dict().values(), teacher.state_dict().values()))
+
+
+@pytest.mark.parametrize('arch', REFITS)
+def test_refit_is_an_independent_least_squares(arch):
+    "Text by text without padding, from plain hooks, solved by numpy as one augmented system; layer 0 of three"
+    teacher, data, lam = tiny_model(arch, 4), texts(40), .01
+    student = copied(teacher, [0, 2])
+    block = block_of(teacher)
+    old = layers_of(student)[0].get_submodule(block.linear)
+    W = np.vstack([old.weight.detach().numpy().T, *([old.bias.detach().numpy()] if old.bias is not None else [])]).astype(float)
+    A, R = [], []
+    for i in range(len(data)):
+        ids, seen = torch.tensor([data[i]['input_ids'].tolist()]), {}
+        def see(model, l, key):
+            layer = layers_of(model)[l]
+            linear = layer.get_submodule(block.linear)
+            hooks = [linear.register_forward_hook(lambda m, a, out: seen.update({key+'a': a[0]}))]
+            if block.norm: hooks.append(layer.get_submodule(block.norm).register_forward_hook(lambda m, a, out: seen.update({key+'u': a[0]})))
+            else: hooks.append(layer.register_forward_hook(lambda m, a, out: seen.update({key+'u': out[0] if isinstance(out, tuple) else out})))
+            with torch.no_grad(): model(input_ids=ids, attention_mask=torch.ones_like(ids))
+            for h in hooks: h.remove()
+        see(student, 0, 's'), see(teacher, 1, 't')               # its successor copies layer 2, which reads what layer 1 puts out
+        a = seen['sa'][0].double().numpy()
+        A.append(np.hstack([a, np.ones((len(a), 1))]) if old.bias is not None else a)
+        R.append((seen['tu']-seen['su'])[0].double().numpy())
+    A, R = np.vstack(A), np.vstack(R)
+    alpha = lam*np.square(A).sum()/A.shape[1]
+    delta = np.linalg.lstsq(np.vstack([A, np.sqrt(alpha)*np.eye(A.shape[1])]), np.vstack([R, np.zeros((A.shape[1], R.shape[1]))]), rcond=None)[0]
+    refit(student, teacher, [0, 2], data, lam)
+    new = np.vstack([old.weight.detach().numpy().T, *([old.bias.detach().numpy()] if old.bias is not None else [])])
+    np.testing.assert_allclose(new, W+delta, atol=1e-4*np.abs(W+delta).max())
+    assert np.abs(delta).max() > .01
+    if block.norm:
+        mine, theirs = (layers_of(m)[l].get_submodule(block.norm).state_dict() for m,l in ((student, 0), (teacher, 1)))
+        assert all(torch.equal(mine[k], theirs[k]) for k in mine)
+
+
+@pytest.mark.parametrize('arch', ['xlmr', 'deberta', 'modernbert'])
+def test_refit_does_not_see_padding(arch):
+    teacher, data = tiny_model(arch, 4), texts(30)
+    alone, padded = copied(teacher, [0, 2]), copied(teacher, [0, 2])
+    refit(alone, teacher, [0, 2], data, max_tokens=1)             # a text a batch
+    refit(padded, teacher, [0, 2], data, max_tokens=10_000)       # all in one
+    for a,b in zip(alone.parameters(), padded.parameters()): torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_refit_touches_the_second_matrices_and_their_norms_alone():
+    teacher, data = tiny_model(layers=6), texts(60)
+    student, before = copied(teacher, [1, 3, 5]), copied(teacher, [1, 3, 5]).state_dict()
+    report = refit(student, teacher, [1, 3, 5], data)
+    changed = {k for k,v in student.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {f'roberta.encoder.layer.{i}.output.dense.{k}' for i in range(3) for k in ('weight', 'bias')}   # tiny norms are all alike
+    assert (report.after < report.before).all() and report.gives.tolist() == [2, 4, 5]
+
+
+def test_refit_is_sequential():
+    "The second layer is fitted on what the refitted first one puts out"
+    teacher, data = tiny_model(layers=6), texts(60)
+    student, second = copied(teacher, [1, 3, 5]), copied(teacher, [1, 3, 5])
+    refit(student, teacher, [1, 3, 5], data)
+    first = layers_of(second)[0].load_state_dict(layers_of(student)[0].state_dict())
+    pairs = [(a, b) for (_,a),(_,b) in zip(layer_batches(second, data), layer_batches(teacher, data))]
+    with torch.no_grad():
+        states = [(a.run(0, a.first), b.run(2, b.run(1, b.run(0, b.first)))) for a,b in pairs]
+        refit_layer(second, teacher, 1, range(3, 5), pairs, states, .01)
+    torch.testing.assert_close(layers_of(second)[1].output.dense.weight, layers_of(student)[1].output.dense.weight)
+
+
+def test_an_encoder_whose_blocks_are_unknown_is_not_refitted():
+    teacher = tiny_model(layers=2)
+    teacher.config.model_type = 'other'
+    with pytest.raises(InputError, match='refit does not know where the feed-forward blocks of other end'): block_of(teacher)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ByLayer', 'Given', 'evaluating', 'layer_batches']
 
-# %% ../../nbs/api/compute/06_by_layer.ipynb #26d9c5f9
+# %% ../../nbs/api/compute/06_by_layer.ipynb #8c5656a0
 from contextlib import ExitStack, contextmanager
 import torch
 from fastcore.basics import patch
@@ -15,7 +15,7 @@ from ..data.batching import by_length
 from ..data.encoding import Encoded, model_inputs
 from ..models.encoders import layers_of
 
-# %% ../../nbs/api/compute/06_by_layer.ipynb #674a9d29
+# %% ../../nbs/api/compute/06_by_layer.ipynb #5348aa77
 class ByLayer:
     "One batch of a model, to be computed a layer at a time"
     def __init__(self,
@@ -39,13 +39,14 @@ class ByLayer:
     def run(self,
         l:int,          # A layer
         h:torch.Tensor, # (b,t,d)
+        layer=None,     # Another one in its place; None: the model's own
     )->torch.Tensor:    # (b,t,d)
         "What a layer makes of a hidden state"
         args, kw = self.inputs[l]
-        out = layers_of(self.model)[l](h, *args, **kw)
+        out = (layers_of(self.model)[l] if layer is None else layer)(h, *args, **kw)
         return out[0] if self.tupled else out
 
-# %% ../../nbs/api/compute/06_by_layer.ipynb #89278929
+# %% ../../nbs/api/compute/06_by_layer.ipynb #9d38702c
 class Given(nn.Module):
     "A layer that puts out what it was given"
     def __init__(self, layer, out):
@@ -56,7 +57,7 @@ class Given(nn.Module):
         except AttributeError: return getattr(super().__getattr__('layer'), name)
     def forward(self, *args, **kw): return self.out
 
-# %% ../../nbs/api/compute/06_by_layer.ipynb #b914818e
+# %% ../../nbs/api/compute/06_by_layer.ipynb #1bcaac3f
 @patch
 def finish(self:ByLayer,
     h:torch.Tensor, # (b,t,d), as from the last layer
@@ -65,7 +66,7 @@ def finish(self:ByLayer,
     last = Given(layers_of(self.model)[0], (h, None) if self.tupled else h)
     with with_layers(self.model, [last]): return self.model(**self.sent).logits
 
-# %% ../../nbs/api/compute/06_by_layer.ipynb #d4d804b5
+# %% ../../nbs/api/compute/06_by_layer.ipynb #0301ef65
 @contextmanager
 def evaluating(
     model, # Any module
@@ -77,7 +78,7 @@ def evaluating(
         with torch.no_grad(): yield model
     finally: model.train(training)
 
-# %% ../../nbs/api/compute/06_by_layer.ipynb #224e6985
+# %% ../../nbs/api/compute/06_by_layer.ipynb #dbb1e12a
 def layer_batches(
     model,           # A transformers encoder with a head, in eval mode
     data:Encoded,    # From `encode`
