@@ -15,9 +15,9 @@ from ..data.encoding import Encoded, encode
 from ..data.tasks import BETWEEN
 from .stages import Scored
 from ..finding import find_run
-from ..init.spec import InitSpec
 from ..init.card import InitCard
 from ..init.student import init_student
+from ..jobs.config import recorded_spec
 from ..models.encoders import max_positions, model_labels, weights_hash
 from ..models.files import read_object
 from ..models.loading import load_encoder, load_tokenizer, local_files
@@ -203,7 +203,8 @@ def copied_student(
     "The student of a run before its first step"
     c = rec.config
     if c['init'] == 'pretrained': raise Lacking('the student before training was a checkpoint, which is not copied')
-    spec = InitSpec(c['init'], c['depth'], c.get('layers') or None, c['parts'], c['seed'], vocab=c.get('vocab', 'off'))
+    spec = recorded_spec(c)
+    if spec.needs(): raise Lacking('the student before training was made after looking at training texts, which are not on record')
     rows = teacher_rows(rec, tokenizer) if spec.vocab != 'off' else None
     student, card = init_student(spec, teacher, base_of(rec, base) if c['init'] == 'copy_base' else None, rows)
     if card.source_hash != rec.card.source_hash or card.layers != rec.card.layers:

@@ -61,7 +61,7 @@ def shares(
 )->dict[str,float]:  # 'copied', 'transformed', 'random': they add up to 1
     "Which share of a student's parameters is a copy, made from one, or random"
     n = dict.fromkeys(('copied', 'transformed', 'random'), 0)
-    for k,v in student.named_parameters(): n['transformed' if k in made else 'copied' if k in copied else 'random'] += v.numel()
+    for k,v in student.named_parameters(): n['random' if k not in copied else 'transformed' if k in made else 'copied'] += v.numel()
     return {k: v/sum(n.values()) for k,v in n.items()}
 
 # %% ../../nbs/api/init/18_card.ipynb #df557d74

@@ -137,10 +137,12 @@ def settle_width(self:InitSpec)->None:
     vain = [k for k,usual in dict(method='', steps=1, uneven=False).items() if getattr(self, k) != usual]
     if vain and not self.narrows:
         raise InputError(f"{vain[0]}={getattr(self, vain[0])} says how a student is narrowed, but nothing is; give width, heads or ffn, or leave it out.")
+    if self.refit and self.source not in COPIED:
+        raise InputError(f"refit fits copied layers to one another, and init={self.source} has none; leave refit out, or use init=copy_ft.")
     if self.narrows and self.source == 'pretrained':
         raise InputError("init=pretrained takes a checkpoint as it is; leave width, heads and ffn out, or use init=copy_ft.")
-    if self.source in RANDOM and (vain or self.refit):
-        raise InputError(f"init={self.source} has no weights to choose from; leave {vain[0] if vain else 'refit'} out.")
+    if self.source in RANDOM and vain:
+        raise InputError(f"init={self.source} has no weights to choose from; leave {vain[0]} out.")
     if self.narrows and self.source not in RANDOM: self.set(method=self.method or METHOD)
 
 @patch

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
-           'StoppedError', 'final_state', 'preparing', 'prepare_student', 'Examples', 'encode_task', 'inputs_of',
-           'learning_rate', 'efficiency_of', 'describe_data', 'describe_vocabulary', 'say_vocabulary', 'write_setup',
-           'remake_setup', 'is_settled', 'forget_other_inputs', 'on_record_read_only', 'arguments_of', 'make_trainer',
-           'kept_step', 'both_thresholds', 'write_scores', 'write_results', 'stop_note', 'times_of', 'write_end',
-           'check_loaded', 'distil']
+           'StoppedError', 'final_state', 'preparing', 'calibration_sample', 'prepare_student', 'Examples',
+           'encode_task', 'inputs_of', 'learning_rate', 'efficiency_of', 'describe_data', 'describe_vocabulary',
+           'say_vocabulary', 'write_setup', 'remake_setup', 'is_settled', 'forget_other_inputs', 'on_record_read_only',
+           'arguments_of', 'make_trainer', 'kept_step', 'both_thresholds', 'write_scores', 'write_results', 'stop_note',
+           'times_of', 'write_end', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import os, shutil, tempfile, time, warnings
@@ -34,6 +34,7 @@ from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..evaluation.thresholds import choose_thresholds, set_thresholds
 from ..init.card import InitCard
+from ..init.sample import balanced_sample
 from ..init.student import init_student
 from .config import RunConfig
 from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data, load_models, losses_for, peak_lr
@@ -139,15 +140,26 @@ def preparing(
     with phase(doing): yield
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #b2076667
+def calibration_sample(
+    cfg:RunConfig,
+    task:Task, models:Models,
+)->Encoded|None: # As the teacher reads them; None: the initialization looks at no text
+    "Those of the student's training texts that its initialization looks at, as many of each language"
+    needs = cfg.init_spec().needs()
+    rows = task.train if needs == 'labels' else task.rows('train') if needs else []
+    if not len(rows): return None
+    return balanced_sample(encode_rows(cfg, task, rows, models.tokenizer, models.teacher), cfg.calibration, cfg.seed)
+
 def prepare_student(
     cfg:RunConfig,
     models:Models,
-    task:Task|None=None, # Says what is unusual, when training begins
+    task:Task,
 )->tuple: # Student and its `InitCard`
-    "Initialize the student"
-    student, card = init_student(cfg.init_spec(), models.teacher, models.base, models.vocabulary and models.vocabulary.old_ids)
+    "Initialize the student; what is unusual is said when training begins"
+    old_ids = models.vocabulary and models.vocabulary.old_ids
+    student, card = init_student(cfg.init_spec(), models.teacher, models.base, old_ids, calibration_sample(cfg, task, models))
     vars(student.config).pop('thresholds', None)                # its teacher's; its own are chosen when it is trained
-    if task and card.note and card.note not in task.said: task.said.append(card.note)
+    if card.note and card.note not in task.said: task.said.append(card.note)
     return student, card
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d3ccb137

@@ -138,7 +138,7 @@ def teacher_pass(
     if cfg.cache != 'auto': return ''
     task = load_data(cfg)
     models = with_vocabulary(cfg, task, load_models(cfg, task))
-    student, card = prepare_student(cfg, models)
+    student, card = prepare_student(cfg, models, task)
     data, cache = encode_task(cfg, task, models.tokenizer, (models.teacher, student), models.vocabulary), cache_dir('teacher_outputs')
     if cfg.init != 'copy_base': cached_influence(models.teacher, data.validation.for_teacher, cache)
     trainer = make_trainer(cfg, task, models, student, card, data, cache_dir('away')/'pass')
