@@ -172,8 +172,8 @@ def terms_table(): # A pandas frame, a row a term
     "What each term reads, what it needs, and what it takes"
     import pandas as pd
     rows = [dict(term=t.name, what=t.title, reads=', '.join(t.reads), compared_with='gold labels' if t.gold else 'teacher and labels' if t.labelled else 'teacher',
-                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), kinds=', '.join(t.kinds), source=t.source,
-                 cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
+                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), kinds=', '.join(t.kinds),
+                 classes=f'{t.fewest} or more' if t.fewest > 1 else '', batch='whole'*t.whole_batch, source=t.source, cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
     return pd.DataFrame(rows).set_index('term')
 
 # %% ../../nbs/api/losses/08_terms.ipynb #50eb0bb1
@@ -323,8 +323,9 @@ def check_kind(
     "Raise an `InputError` if a term is not defined for a kind of task, or for so few classes"
     for t in (TERMS[k] for k in losses):
         if kind not in t.kinds:
-            others = ' and '.join(KINDS[k] for k in t.kinds)
-            raise InputError(f"the {t} term is not defined for {KINDS[kind]} (it is for {others}); leave '{t}' out of losses.")
+            others, two = ' and '.join(KINDS[k] for k in t.kinds), kind == 'multilabel' and t.fewest > 2
+            why = f': each label is a question with two answers, and {t.because}' if two and t.because else f' (it is for {others})'
+            raise InputError(f"the {t} term is not defined for {KINDS[kind]}{why}; leave '{t}' out of losses.")
         if classes is not None and classes < t.fewest:
             raise InputError(f"the {t} term needs at least {t.fewest} classes, and the task has {classes}"
                              f"{t.because and f': {t.because}'}; leave '{t}' out of losses.")
