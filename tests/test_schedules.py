@@ -9,7 +9,7 @@ from privkd_nb.data.encoding import encode
 from privkd_nb.data.tasks import load_task
 from privkd_nb.init.student import InitSpec, init_student
 from privkd_nb.jobs.config import RunConfig
-from privkd_nb.losses.magnitudes import Meter, student_parameters
+from privkd_nb.losses.magnitudes import GradientMeter
 from privkd_nb.losses.schedules import TermWeights
 from privkd_nb.losses.terms import distill_terms
 from privkd_nb.models.tiny import tiny_model
@@ -163,7 +163,7 @@ def test_the_meter_leaves_dropout_alone(trainer):
 
 def test_without_memory_the_meter_is_turned_off(trainer, monkeypatch):
     def none(*args): raise torch.OutOfMemoryError('out of memory')
-    monkeypatch.setattr(Meter, 'add', none)
+    monkeypatch.setattr(GradientMeter, 'add', none)
     tr, plain = trainer('short', meter=1), trainer('plain')
     for t in (tr, plain): t.train()
     assert 'no memory' in tr.report['meter_note'] and same(weights(tr), weights(plain))
@@ -172,7 +172,7 @@ def test_without_memory_the_meter_is_turned_off(trainer, monkeypatch):
 def test_the_usual_meter_takes_no_more_than_its_share():
     for terms in (1, 2, 5):
         for steps in (10, 24, 25, 124, 126, 216, 1000):
-            m = Meter(-1, terms)
+            m = GradientMeter(-1, terms)
             assert sum(m.due(k, steps) for k in range(steps))*terms*.6/steps <= .03          # a backward pass is about .6 of a step
 
 
@@ -222,6 +222,6 @@ def test_students_trained_jointly(tmp_path):
 
 
 def test_a_plan_at_any_step():
-    w = TermWeights('ce,kl=3', 'kl=linear:1:0', '0.5')
+    w = TermWeights(dict(ce=1., kl=3.), 'kl=linear:1:0', '0.5')
     assert w.at(2, 9) == dict(ce=0., kl=3*.75) and w.at(4, 9) == dict(ce=1., kl=0.) and w.at(0, 1) == dict(ce=0., kl=3.)
     assert w.frame(9).kl.gt(0).sum() == 4

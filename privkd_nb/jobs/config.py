@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['content', 'own_data', 'weights', 'KINDS', 'FIRST', 'XLMR', 'INIT_FIELDS', 'OWN', 'CHOICES', 'INJECTED',
            'SAME_NUMBERS', 'NAMED_AS', 'LATER', 'RECIPE', 'READS', 'OF_TEACHER', 'as_text', 'typed_value', 'DataConfig',
-           'RunConfig', 'field_groups', 'read_sizes', 'recorded_spec', 'spec_parameters', 'assigned_names',
-           'check_parameters']
+           'ModelConfig', 'RunConfig', 'field_groups', 'read_sizes', 'recorded_spec', 'spec_parameters',
+           'assigned_names', 'check_parameters']
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9e59f110
 import ast, math, os
@@ -23,8 +23,8 @@ from ..init.depth import AUTO_RULES, auto_rule, by_texts, check_fit, resolve_lay
 from ..init.spec import SIZES, InitSpec, read_size, vocab_rule
 from ..init.matching import check_matched, match_layers
 from ..losses.magnitudes import measured_every
-from ..losses.schedules import TermWeights, check_temp, parse_schedule, read_stages
-from ..losses.terms import TERMS, check_kind, parse_losses, term_label
+from ..losses.schedules import TermWeights, check_temp
+from ..losses.terms import TERMS, check_kind, parse_losses, teacher_terms, term_label
 from ..models.architectures import row_of
 from ..phases import hash_of
 content = lazy_import('privkd_nb.models.content')
@@ -82,10 +82,9 @@ class DataConfig:
     test:float = _p(.2, 'share of your texts that become the test set, if you give none')
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9ef71833
-@accepts_former_names(vocabulary='embedding_rows', packing='unpadding', pieces='max_tokens')
 @dataclass
-class RunConfig(DataConfig):
-    "One run's parameters, checked"
+class ModelConfig(DataConfig):
+    "Which teacher a run has, and how its student begins"
     # ---- teacher -----------------------------------------------
     base:str = _p('auto', "pretrained model: a name or folder; auto: the playground's own, else FacebookAI/xlm-roberta-base")
     teacher:str = _p('auto', 'fine-tuned model: a name or folder; auto: fine-tune base, and cache it')
@@ -110,6 +109,12 @@ class RunConfig(DataConfig):
     calibration:int = _p(512, 'training texts that depth, width and refit look at, where they do')
     vocab:str = _p('off', "the student's vocabulary: off (the teacher's), auto (what the run's texts need), or how many of the teacher's tokens are kept")
     vocab_text:str = _p('', "a file or folder of more text with its languages, which vocab counts tokens in; empty: the run's texts alone")
+
+# %% ../../nbs/api/jobs/00_config.ipynb #05a3dcfc
+@accepts_former_names(vocabulary='embedding_rows', packing='unpadding', pieces='max_tokens')
+@dataclass
+class RunConfig(ModelConfig):
+    "One run's parameters, checked"
     # ---- training ----------------------------------------------
     losses:str = _p('paper', 'paper, or terms such as ce,logits,hidden; ce alone is no distillation')
     class_weights:str = _p('', "what a label's mistakes count in ce, of teacher and student: balanced (rare ones more), or weights by label")
@@ -156,10 +161,10 @@ def settle(self:RunConfig)->None:
 @patch
 def settle_schedule(self:RunConfig)->None:
     "Write weights that change in one way, as they enter a run's name"
-    self.schedule = as_text(parse_schedule(self.schedule, self.losses))
-    self.stages = f'{share:g}' if (share := read_stages(self.stages, self.losses)) else ''
+    losses = parse_losses(self.losses)
+    weights = TermWeights(losses, self.schedule, self.stages, teacher_terms(losses))
+    self.schedule, self.stages = as_text(weights.schedule), f'{weights.stages:g}' if weights.stages else ''
     self.match = self.match.replace(' ', '')
-    TermWeights(self.losses, self.schedule, self.stages)
 
 # %% ../../nbs/api/jobs/00_config.ipynb #dbe63d8f
 FIRST = dict(data='dataset', teacher='base', student='init', training='losses', efficiency='batching', run='seed') # The first field of each group
@@ -349,6 +354,7 @@ def check_numbers(self:RunConfig)->None:
     measured_every(self.meter, 1)
     if self.seed >= 2**32: raise InputError(f"seed={self.seed} must be at most {2**32-1}.")
 
+# %% ../../nbs/api/jobs/00_config.ipynb #055e13a9
 CHOICES = dict(batching=[*BATCHING], embedding_rows=['auto', 'used', 'all'], unpadding=['auto', 'on', 'off'],
                compile=['auto', 'on', 'off'], precision=[*PRECISIONS], memory=['fixed', 'fit'], cache=['auto', 'off'])
 

@@ -96,10 +96,10 @@ def schedule_for(
 )->dict: # `Schedule` by term
     "How the weights of these terms change"
     kept = losses_for(cfg.losses, task)
-    if cfg.stages and not len(task.train): raise InputError(f"stages={cfg.stages} ends with the labels, and no training text has one; leave it out.")
-    found = {k: s for k,s in parse_schedule(cfg.schedule, cfg.losses).items() if k in kept}
-    TermWeights(kept, found, cfg.stages)
-    return found
+    if cfg.stages and not len(task.train):
+        raise InputError(f"stages={cfg.stages} ends with the labels, and no training text has one; leave it out.")
+    found = {k: s for k,s in parse_schedule(cfg.schedule, parse_losses(cfg.losses)).items() if k in kept}
+    return TermWeights(kept, found, cfg.stages, teacher_terms(kept)).schedule
 
 def check_terms(
     cfg:RunConfig, task:Task,

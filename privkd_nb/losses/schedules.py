@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Callable, NamedTuple
 from fastcore.basics import patch
 from ..core import InputError, as_list, check_choice
-from .terms import TERMS, parse_losses
 
 # %% ../../nbs/api/losses/14_schedules.ipynb #5d107287
 class Shape(NamedTuple):
@@ -47,7 +46,7 @@ def read_schedule(
     shape, *given = str(word).strip().split(':')
     s = SHAPES[check_choice(f'the schedule of {term}', shape, SHAPES)]
     said = f"schedule has {term}={word}; write {':'.join([shape, *s.names])}"
-    if len(given) > len(s.names): raise InputError(f"{said}, which has {len(given)-len(s.names)} number{'s'*(len(given) > len(s.names)+1)} less.")
+    if len(given) > len(s.names): raise InputError(f"{said}, with no more numbers than that.")
     try: numbers = tuple(map(float, given))+s.usual[len(given):]
     except ValueError: raise InputError(f"{said}, with numbers, such as {':'.join([shape, *map(str, s.usual)])}.") from None
     if not all(0 <= x < math.inf for x in numbers): raise InputError(f"{said}, with numbers that are not negative.")
@@ -58,35 +57,35 @@ def read_schedule(
 # %% ../../nbs/api/losses/14_schedules.ipynb #b21157d2
 def parse_schedule(
     schedule,  # 'kl=linear:1:0,ce=ramp', or a dictionary with names or terms as keys
-    losses,    # As in `parse_losses`
+    losses,    # Names of terms
 )->dict[str,Schedule]: # By term, in the order of `losses`; without those that change nothing
     "Read the schedules of some terms"
     pairs = list(schedule.items()) if isinstance(schedule, dict) else [tuple(w.partition('=')[::2]) for w in as_list(schedule)]
-    found, names = {}, list(parse_losses(losses))
+    found, names = {}, list(losses)
     for k,word in pairs:
         k = str(k).strip()
         if k not in names: check_choice('schedule', k, names)
         if k in found: raise InputError(f"schedule has {k} twice; write one schedule a term.")
-        if not str(word).strip(): raise InputError(f"schedule has {k} without a shape; write {k}=linear:1:0, or another of {', '.join(SHAPES)}.")
+        if not str(word).strip(): raise InputError(f"schedule has {k} without a shape; write {k}=linear:1:0, or {k}=ramp.")
         found[k] = word if isinstance(word, Schedule) else read_schedule(word, k)
     return {k: found[k] for k in names if k in found and found[k] != Schedule()}
 
 # %% ../../nbs/api/losses/14_schedules.ipynb #3bfb416b
 def read_stages(
     stages,          # '0.5': the share of the steps of the first stage; '': one stage
-    losses,          # As in `parse_losses`
-    terms:dict=TERMS,# Where names are looked up
+    losses,          # Names of terms
+    imitating=None,  # Those that compare with the teacher; None: all but ce
 )->float: # 0: one stage
     "The share of the training that is distillation, before the labels"
     if stages in ('', None): return 0.
     try: share = float(stages)
-    except (TypeError, ValueError): raise InputError(f"stages={stages!r} is not a number; 0.5 distils in the first half of the steps.") from None
+    except (TypeError, ValueError): raise InputError(f"stages={stages!r} is not a number; 0.5 distils in the first half.") from None
     if not 0 < share < 1:
         raise InputError(f"stages={stages} is not above 0 and below 1; it is the share of the steps that come before the labels.")
-    names = list(parse_losses(losses))
-    for gold, what in ((False, 'the teacher'), (True, 'labels')):
-        if not any(terms[k].gold == gold for k in names): raise InputError(
-            f"stages={stages} first compares with the teacher and then with labels, but losses={','.join(names)} has no term "
+    imitating = set(losses)-{'ce'} if imitating is None else set(imitating)
+    for there, what in ((imitating, 'the teacher'), (set(losses)-imitating, 'labels')):
+        if not there: raise InputError(
+            f"stages={stages} first compares with the teacher and then with labels, but losses={','.join(losses)} has no term "
             f"that compares with {what}; leave stages out, or add one.")
     return share
 
@@ -94,20 +93,20 @@ def read_stages(
 class TermWeights:
     "The weight of each loss term at each optimizer step"
     def __init__(self,
-        losses,          # As in `parse_losses`
-        schedule='',     # As in `parse_schedule`
-        stages='',       # As in `read_stages`
-        terms:dict=TERMS,# Where names are looked up
+        losses:dict,  # Weight by term, as from `parse_losses`
+        schedule='',  # As in `parse_schedule`
+        stages='',    # As in `read_stages`
+        imitating=None, # The terms that compare with the teacher; None: all but ce
     ):
-        self.losses, self.schedule, self.stages = parse_losses(losses), parse_schedule(schedule, losses), read_stages(stages, losses, terms)
-        self.gold = {k: terms[k].gold for k in self.losses}
+        self.losses, self.imitating = losses, [k for k in losses if k != 'ce'] if imitating is None else list(imitating)
+        self.schedule, self.stages = parse_schedule(schedule, losses), read_stages(stages, losses, self.imitating)
         self.check()
     @property
     def constant(self)->bool: # Whether they are what `losses` says, at every step
         return not self.schedule and not self.stages
     def factor(self, term:str, t:float)->float:
         "What a term's weight is multiplied by"
-        on = not self.stages or self.gold[term] == (t >= self.stages)
+        on = not self.stages or (term in self.imitating) == (t < self.stages)
         return on*self.schedule[term](t) if term in self.schedule else float(on)
     def at(self,
         step:int,  # Optimizer steps done before
@@ -123,7 +122,8 @@ def check(self:TermWeights)->None:
     "Raise an `InputError` if nothing counts during a part of the training"
     def nothing(t): return not any(self.factor(k, t) for k in self.losses)
     idle = [i for i in range(100) if nothing(i/100) and nothing((i+1)/100)]
-    if idle: raise InputError(f"no term has a weight above 0 between {idle[0]} % and {idle[-1]+1} % of the training; change schedule or stages.")
+    if idle: raise InputError(f"no term has a weight above 0 between {idle[0]} % and {idle[-1]+1} % of the training; "
+                              "change schedule or stages.")
 
 # %% ../../nbs/api/losses/14_schedules.ipynb #85266bed
 @patch
