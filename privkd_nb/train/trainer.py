@@ -184,19 +184,6 @@ def unread(self:DistillTrainer, model, student, active)->torch.Tensor:
     if projection is None or any(self.terms[k].width == 'projected' for k in active): return zero
     return zero+0*sum(p.sum() for p in projection.parameters())
 
-# %% ../../nbs/api/train/06_trainer.ipynb #bcf3ce46
-@patch
-def measure(self:DistillTrainer, model, terms:dict)->None:
-    "Measure the gradient of each term, if it is the turn of this step"
-    if not self.meter.due(self.state.global_step, self.state.max_steps): return
-    last = len(self.recorder.micro_batches)+1 >= self.in_step
-    try: self.meter.add(terms, student_parameters(self.accelerator.unwrap_model(model)), last)
-    except RuntimeError as error:
-        if self.args.world_size > 1 or not out_of_memory(error): raise
-        self.meter.stop('there was no memory to measure gradients')
-        self.report['meter_note'] = self.meter.note
-    if last: self.recorder.measured = self.meter.take()
-
 # %% ../../nbs/api/train/06_trainer.ipynb #0befb301
 @patch
 def teacher_for(self:DistillTrainer, inputs)->AttrDict: # As from `forward`
@@ -219,6 +206,19 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     last = self.teacher and (self.model.config.num_hidden_layers, self.teacher.config.num_hidden_layers)
     return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), project, self.temp, last,
                       inputs['valid'], self.train_dataset.kind, self.label_weights, inputs.get('same'))
+
+# %% ../../nbs/api/train/06_trainer.ipynb #bcf3ce46
+@patch
+def measure(self:DistillTrainer, model, terms:dict)->None:
+    "Measure the gradient of each term, if it is the turn of this step"
+    if not self.meter.due(self.state.global_step, self.state.max_steps): return
+    last = len(self.recorder.micro_batches)+1 >= self.in_step
+    try: self.meter.add(terms, student_parameters(self.accelerator.unwrap_model(model)), last)
+    except RuntimeError as error:
+        if self.args.world_size > 1 or not out_of_memory(error): raise
+        self.meter.stop('there was no memory to measure gradients')
+        self.report['meter_note'] = self.meter.note
+    if last: self.recorder.measured = self.meter.take()
 
 # %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
 @patch
