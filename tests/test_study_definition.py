@@ -99,7 +99,7 @@ def test_losses_may_be_written_as_tables_print_them(write):
     ('tiny: true', 'design: ablation\nbaseline: {init: [copy_ft, scratch]}', 14, 'baseline is one arm, and init has 2 values'),
     ('tiny: true', 'design: ablation\nbaseline: {init: scratch, fraction: .1}', 14, 'fraction is no factor of an ablation'),
     ('tiny: true', 'design: ablation\nbaseline: {init: scratch, seeds: 9}', 14, 'leave its seeds out'),
-    ('tiny: true', 'controls: {same_start: no}', 13, 'is no list; give default, off'), ('tiny: true', '? [a, b]\n: c', 13, 'a key is a list or a mapping'),
+    ('tiny: true', 'controls: {same_start: no}', 13, 'is no list; give default, all, off'), ('tiny: true', '? [a, b]\n: c', 13, 'a key is a list or a mapping'),
     ('tiny: true', 'max_tokens: 1\npieces: 1', 14, 'pieces is the former name of max_tokens'),
     ('losses: ce, seeds: 1}', 'fraction: .1}\ndesign: learning_curve', 10, 'fraction=.1 is one share of the data')])
 def test_a_wrong_line_is_named(write, old, new, line, says):

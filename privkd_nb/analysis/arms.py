@@ -70,7 +70,15 @@ def arm_names(
 PORTIONS = dict(stride_odd='every other layer', stride='every other layer', endpoints='evenly spaced layers, from the first to the last,',
                 first='the first half of the layers', last='the last half of the layers')
 ORIGINS = dict(copy_ft='the fine-tuned teacher', copy_base='the pretrained base model') # By initialization
-CONTROLS = dict(random_subset="a random subset of the fine-tuned teacher's layers", noise="noise with the scale of the fine-tuned teacher's weights")
+CONTROLS = dict( # Of an initialization
+    random_subset="a random subset of the fine-tuned teacher's layers",
+    shuffled='layers of the fine-tuned teacher in a wrong order',
+    permuted="the fine-tuned teacher's numbers, each tensor's in a random order",
+    noise="noise with the scale of the fine-tuned teacher's weights",
+    embeddings_only="the fine-tuned teacher's embeddings alone",
+    body_only="the fine-tuned teacher's embeddings and layers without its head",
+    head_only="the fine-tuned teacher's head alone",
+    mimetic='random weights with the structure of trained attention')
 TRAINED = dict(ce='trained on the labels alone, without distillation', paper="trained with the paper's losses")
 
 def _start_words(config): # What the student starts from
@@ -96,7 +104,8 @@ def arm_words(
     return ', '.join([_start_words(config), trained, *map(_setting_words, more)])
 
 # %% ../../nbs/api/analysis/01_arms.ipynb #2f319916
-INIT_ORDER = ['scratch', 'noise', 'copy_base', 'pretrained', 'random_subset', 'copy_ft']
+INIT_ORDER = ['scratch', 'mimetic', 'noise', 'permuted', 'head_only', 'embeddings_only', 'copy_base', 'pretrained', 'shuffled',
+              'random_subset', 'body_only', 'copy_ft'] # From nothing of the teacher to all of it
 
 def order_arms(
     arms, # Names of arms

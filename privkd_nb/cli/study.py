@@ -38,7 +38,8 @@ def add_study_options(
     text('design', 'DESIGN', 'factorial (default), ablation (one value changed at a time) or learning_curve')
     text('arms', 'ARM', 'explicit arms, such as copy_ft/ce scratch/paper', nargs='*')
     text('seeds', 'N', 'how many seeds (default: 3 in a file, else 1)', type=int)
-    text('controls', 'CONTROL', 'default (all that apply), off, or some of same_start scratch random_subset pretrained', nargs='*')
+    text('controls', 'CONTROL', 'default (the first four, as far as they apply), all, off, or some of same_start scratch random_subset pretrained '
+         'shuffled permuted noise embeddings_only body_only head_only mimetic; default may be among them', nargs='*')
     text('reference', 'ARM', 'the arm that others are compared with (default: the first distilled one)')
     parser.epilog = EPILOG
     return add_running_options(parser)

@@ -8,7 +8,7 @@ __all__ = ['copied_pairs', 'layermap_figure']
 # %% ../../nbs/api/figures/03_layermap.ipynb #8ea96aa2
 import plotly.graph_objects as go
 from .style import COLORS, figure_layout, titled
-from ..init.spec import COPIED
+from ..init.spec import COPIED, ONLY
 
 # %% ../../nbs/api/figures/03_layermap.ipynb #9a5e9069
 def copied_pairs(
@@ -16,7 +16,7 @@ def copied_pairs(
 )->list[tuple]:
     "(source, student) of every part that was copied: layers by number, 'embeddings' and 'head' by name"
     source, parts = card['source'], card['parts']
-    if source not in COPIED: return []
+    if source not in (*COPIED, *ONLY): return []
     pairs = [('embeddings', 'embeddings')] if 'embeddings' in parts else []
     if 'encoder' in parts: pairs += [(t, s) for s,t in enumerate(card['layers'])]
     if 'head' in parts and source != 'copy_base': pairs.append(('head', 'head'))     # a base model has no head
@@ -46,7 +46,10 @@ def _influence_bars(influence, where): # The same for bars beside the source's l
 # %% ../../nbs/api/figures/03_layermap.ipynb #2ad318eb
 def _heading(card): # What the initialization was, and how large the models are
     what = dict(scratch='every weight random', copy_base='copied from the base model', copy_ft='copied from the fine-tuned teacher',
-                random_subset='copied from layers drawn at random', noise="noise with the scale of the teacher's weights",
+                random_subset='copied from layers drawn at random', shuffled='copied from layers in a wrong order',
+                permuted="the teacher's numbers in a random order", noise="noise with the scale of the teacher's weights",
+                embeddings_only='the embeddings copied, all else random', body_only='embeddings and layers copied, the head random',
+                head_only='the head copied, all else random', mimetic='random, with the structure of trained attention',
                 pretrained='an existing checkpoint')
     models = card.get('models') or {}
     sizes = [f"{k} {models[k]['total']/1e6:.1f} M parameters" for k in ('teacher', 'student') if models.get(k, {}).get('total')]

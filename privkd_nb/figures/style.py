@@ -32,6 +32,7 @@ def term_color(
 COLORS = {
     'teacher': '#000000', 'student': '#0072B2',
     'scratch': '#999999', 'copy_base': '#E69F00', 'copy_ft': '#0072B2', 'pretrained': '#009E73', 'random_subset': '#56B4E9', 'noise': '#882255',
+    'shuffled': '#44AA99', 'permuted': '#AA4499', 'embeddings_only': '#117733', 'body_only': '#332288', 'head_only': '#DDCC77', 'mimetic': '#666666',
     'loss': term_color('loss'), **{t: term_color(t) for t in TERMS}}
 
 def order_terms(

@@ -65,7 +65,7 @@ def absent_controls(e)->list[str]:
     if not copied: return said
     if 'random_subset' not in inits: said.append('No arm copies a random subset of layers (`random_subset`), so which layers were '
                                                  'copied may not matter.')
-    if 'noise' not in inits:
+    if not {'noise', 'permuted'} & inits:
         said.append("No arm starts from noise of the teacher's scale (`noise`), so knowledge in the weights is not told from their scale.")
     return said
 

@@ -24,7 +24,8 @@ KEYS = dict(
     arms="explicit arms, such as {init: noise, seeds: 3} or copy_ft:first/ce; what an arm does not name, it takes from the study",
     exclude='runs that are left out: those that have all of the values, such as {init: scratch, losses: paper}',
     seeds='how many, or which (default: 3)',
-    controls='default (all that apply), off, or some of same_start, scratch, random_subset, pretrained',
+    controls='default (the first four, as far as they apply), all, off, or some of same_start, scratch, random_subset, pretrained, '
+             'shuffled, permuted, noise, embeddings_only, body_only, head_only, mimetic; default may be among them',
     reference='the arm that others are compared with, such as copy_ft/paper; by default the first distilled one')
 ONE = 'out_dir', 'redo'                                            # A study has one value of these
 SETS = 'languages', 'eval_languages', 'without_labels', 'parts', 'labels' # One value of these is several words
