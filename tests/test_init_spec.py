@@ -3,6 +3,7 @@ import itertools, json, random
 
 import numpy as np, pytest, torch
 
+from privkd_nb import Study
 from privkd_nb.core import InputError
 from privkd_nb.data.encoding import Encoded
 from privkd_nb.init.card import MADE, InitCard, shares
@@ -48,7 +49,7 @@ def test_options_may_stand_in_any_order():
 @pytest.mark.parametrize('word,says', {
     '': "init='' is not a choice", 'copy_ft:greddy': "Did you mean 'greedy'?", 'copy_ft/width=0': 'width=0 is too small',
     'copy_ft/width=384:minitron:8:9': 'has 4 parts', 'copy_ft/refit=-1': 'refit=-1.0 must not be negative', 'copy_ft/width': "the option 'width' is not complete",
-    'copy_ft/uneven': 'says how a student is narrowed, but nothing is', 'scratch/width=384:pca': 'has no weights to choose from',
+    'copy_ft/uneven': 'says how a student is narrowed, but nothing is',
     'noise/refit': 'init=noise has none', 'pretrained/width=384': 'takes a checkpoint as it is', 'copy_ft/vocab=-3': 'vocab=-3 is no number of tokens',
     'copy_ft/layers=half': "layers='half' is no number", 'copy_ft/layers=0': 'layers=0 is no number of layers', 'copy_ft/parts=body': "parts='body' is not a choice",
     'copy_ft/width=384/width=192': 'says width twice', 'copy_ft/width=384:taylor/ffn=768:pca': 'says method twice'}.items())
@@ -65,10 +66,23 @@ def test_one_word_and_its_parts_are_one_run():
     assert RunConfig(width='192').identity() == RunConfig(width='192:minitron').identity() != RunConfig().identity()
 
 
+def test_a_random_student_is_the_same_for_every_method_of_narrowing():
+    assert str(InitSpec.parse('scratch/width=384:pca:8/uneven')) == 'scratch/width=384'
+    assert RunConfig(init='mimetic', width='16:taylor:8').identity() == RunConfig(init='mimetic/width=16').identity()
+
+
+def test_a_study_has_arms_by_one_word_and_controls_that_fit_them():
+    words = ['copy_ft:endpoints', 'shuffled', 'copy_ft:greedy/width=16:taylor:2/refit', 'mimetic']
+    study = Study(init=words, losses=['ce', 'ce,logits'], seeds=1, calibration=64, tiny=True, name='starts')
+    asked = study.configs
+    assert {str(c.init_spec()) for c in asked} >= {'copy_ft:greedy/width=16:taylor:2/refit', 'mimetic:stride_odd'}
+    assert {(c.init, c.width) for c in study.configs} >= {('scratch', '16'), ('random_subset', '16:taylor:2')}
+
+
 def test_a_run_at_the_defaults_keeps_its_name():
     c = RunConfig().identity()
     assert not {'width', 'heads', 'ffn', 'uneven', 'refit', 'calibration'} & set(c) and {'width', 'calibration'} <= set(LATER)
-    with pytest.raises(InputError, match='calibration=64 texts are looked at by no rule here'): RunConfig(calibration=64)
+    assert RunConfig(calibration=64).identity() == c and RunConfig(calibration=64, depth='influence').identity()['calibration'] == 64
     with pytest.raises(InputError, match='width=192:taylor, ffn=100:pca name different methods'): RunConfig(width='192:taylor', ffn='100:pca')
 
 

@@ -141,16 +141,14 @@ def settle_width(self:InitSpec)->None:
         raise InputError(f"refit fits copied layers to one another, and init={self.source} has none; leave refit out, or use init=copy_ft.")
     if self.narrows and self.source == 'pretrained':
         raise InputError("init=pretrained takes a checkpoint as it is; leave width, heads and ffn out, or use init=copy_ft.")
-    if self.source in RANDOM and vain:
-        raise InputError(f"init={self.source} has no weights to choose from; leave {vain[0]} out.")
-    if self.narrows and self.source not in RANDOM: self.set(method=self.method or METHOD)
+    if self.source in RANDOM: self.set(method='', steps=1, uneven=False)
+    elif self.narrows: self.set(method=self.method or METHOD)
 
 @patch
 def needs(self:InitSpec)->str: # '', 'texts' or 'labels'
     "What has to be looked at before a student can be built"
-    of = [MEASURED[self.depth].needs if self.depth in MEASURED else '', WIDTH_METHODS[self.method].needs if self.method else '',
-          'texts' if self.refit or self.depth == 'laco' else '']
-    if self.source in RANDOM: of = of[:0]
+    of = [MEASURED[self.depth].needs if isinstance(self.depth, str) and self.depth in MEASURED else '',
+          WIDTH_METHODS[self.method].needs if self.method else '', 'texts' if self.refit or self.depth == 'laco' else '']
     return 'labels' if 'labels' in of else 'texts' if 'texts' in of else ''
 
 # %% ../../nbs/api/init/01_spec.ipynb #f47140b3

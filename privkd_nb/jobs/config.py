@@ -266,6 +266,7 @@ def read_init(self:RunConfig)->None:
             setattr(self, k, v)
     sizes = spec_parameters(self.init_spec()) if read_sizes(vars(self)) else {}
     for k in SIZES: setattr(self, k, sizes.get(k, ''))
+    if not self.init_spec().needs(): self.calibration = RunConfig.calibration    # no text is looked at, so it is no other run
 
 # %% ../../nbs/api/jobs/00_config.ipynb #f5eae72a
 OWN = [f.name for f in fields(Reading)] # Of your own files
@@ -368,9 +369,7 @@ def check_choices(self:RunConfig)->None:
 @patch
 def check_init(self:RunConfig)->None:
     "Raise an `InputError` for an initialization that cannot work"
-    spec = self.init_spec()
-    if self.calibration != RunConfig.calibration and not spec.needs():
-        raise InputError(f"calibration={self.calibration} texts are looked at by no rule here; leave it out, or choose a depth, width or refit that looks at texts.")
+    self.init_spec()
     if self.labels and self.teacher == 'auto':
         raise InputError(f"labels={self.labels!r} names the outputs of a teacher of yours; give it as teacher, or leave labels out.")
     if self.init == 'pretrained' and not self.student:
