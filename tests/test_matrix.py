@@ -1,0 +1,56 @@
+"Every loss term through the real trainer, in every precision, padding, cache and accumulation; and the faults of training that must not pass."
+from unittest.mock import patch
+
+import pytest, torch
+
+from privkd_nb.compute import forward as forwarding
+from privkd_nb.core import KINDS
+from privkd_nb.losses.terms import TERMS
+from privkd_nb.train import matrix, teacher, trainer
+from privkd_nb.train.matrix import WAYS, check_training
+
+BUILTIN, FEW = [k for k,t in TERMS.items() if t.builtin], ['ce', 'kl', 'hidden', 'attention']
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_every_term_comes_out_the_same_in_every_way(kind):
+    found = check_training(BUILTIN, [kind])
+    assert set(found.term) == {k for k in BUILTIN if kind in TERMS[k].kinds}                       # those that are added later, too
+    for k,rows in found.groupby('term'): assert len(rows) == (8 if TERMS[k].whole_batch else len(WAYS)), k
+
+
+@pytest.mark.parametrize('padding', ['padded', 'unpadded'])
+def test_without_attention_the_other_kernel_gives_the_same(padding, tmp_path):
+    "Terms that read attention bring the eager kernel; the others come out the same with it and without"
+    some = [k for k in BUILTIN if 'sequence' in TERMS[k].kinds and 'attention' not in TERMS[k].reads]
+    (eager, a), (fast, b) = (matrix.one_step(names, 'sequence', tmp_path, padding=padding) for names in ([*some, 'attention'], some))
+    kernels = [t.model.config._attn_implementation for t in (a, b)]
+    assert kernels == ['eager', 'sdpa'] if not any(set(TERMS[k].reads) & {'attention'} for k in some) else True
+    for r in matrix.offs(fast, eager): assert max(r['off'], r['gradient_off']) < 1e-4, r
+
+
+# ---- what must not pass ----
+
+def in_training(self, batch, call=teacher.LiveTeacher.__call__):
+    self.model.train()
+    return call(self, batch)
+
+FAULTS = {
+    'a teacher in training mode': ((teacher.LiveTeacher, '__call__', in_training), WAYS[:1], 'the teacher was trained|a copy of the teacher costs'),
+    'the counts of one micro-batch': ((trainer, 'batch_totals', lambda samples, f=trainer.batch_totals: f(samples[:1])), WAYS[:2], '2 micro-batches: it is off by'),
+    'cached outputs of other texts': ((teacher, 'teacher_outputs', lambda *a, f=teacher.teacher_outputs, **kw: {k: v[::-1] for k,v in f(*a, **kw).items()}), [WAYS[0], WAYS[3]], 'teacher cached, 1 micro-batches: it is off by'),
+    'padding among the hidden states': ((forwarding, 'token_index_of', lambda b: torch.arange(int(b['attention_mask'].sum()))), [WAYS[0], WAYS[6]], 'unpadded, teacher live, 1 micro-batches: it is off by'),
+}
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_a_fault_of_training_is_noticed(fault):
+    (where, name, wrong), ways, says = FAULTS[fault]
+    check_training(FEW, ['token'], ways)
+    with patch.object(where, name, wrong), pytest.raises(AssertionError, match=says): check_training(FEW, ['token'], ways)
+
+
+def test_a_teacher_in_training_mode_makes_a_copy_cost_something():
+    assert matrix.limit_cases(FEW, ['sequence']).query('asked').copied.abs().max() < 1e-3
+    with patch.object(teacher.LiveTeacher, '__call__', in_training):
+        assert matrix.limit_cases(FEW, ['sequence']).query('asked').copied.min() > .01
