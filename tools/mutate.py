@@ -38,7 +38,7 @@ FAULTS = [Fault(*row) for row in (
     ('texts without a label do not count for the teacher', 'losses/terms', 'batch.seen_by(t))', 'replace(batch, compared=None))', 'page:losses/08_terms'),
     ('hidden terms averaged over layers', 'losses/terms', 'for i,j in b.hidden_pairs)', 'for i,j in b.hidden_pairs)/len(b.layers)', LOOP),
     ("hidden states compared with the teacher's layer below", 'losses/terms', '[(i+1, l+1) for i,l', '[(i+1, l) for i,l', LOOP),
-    ('weights of loss terms ignored', 'train/trainer', 'sum(w*terms[k] for', 'sum(terms[k] for', LOOP),
+    ('weights of loss terms ignored', 'train/trainer', 'sum(weights[k]*terms[k] for', 'sum(terms[k] for', LOOP),
     ('the counts of the first micro-batch only', 'train/trainer', 'batch_totals(samples)', 'batch_totals(samples[:1])', LOOP),
     ('each micro-batch divided by its own counts', 'losses/logits', 'if total is None: total =', 'total =', LOOP),
     ('masked positions counted', 'losses/logits', 'if mask is not None: x = torch.where', 'if False: x = torch.where', LOOP),
