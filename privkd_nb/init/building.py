@@ -45,7 +45,7 @@ def random_student(
     layers:list[int], # The teacher layer of each student layer
 )->Built:
     "A student that takes nothing from a model but its shape"
-    if spec.depth in MERGED: layers = [mix.layer for mix in layers]
+    if str(spec.depth) in MERGED: layers = [mix.layer for mix in layers]
     cfg = student_config(teacher, layers, **(spec.config or {}))
     if spec.narrows:
         like = fresh_model(type(teacher), cfg, 0)
@@ -76,7 +76,7 @@ def whole_copy(
     parts:list[str],   # That are copied
 )->Built:
     "A copy as wide as the teacher"
-    plan, layers = (layers, [mix.layer for mix in layers]) if spec.depth in MERGED else (None, layers)
+    plan, layers = (layers, [mix.layer for mix in layers]) if str(spec.depth) in MERGED else (None, layers)
     student = drawn(type(teacher), student_config(teacher, layers), spec)
     set_labels(student, model_labels(teacher))
     made, copied = {}, copy_weights(student, source, layers, parts)

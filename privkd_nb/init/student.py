@@ -54,10 +54,10 @@ def choose(
     n, row = teacher.config.num_hidden_layers, architecture_of(teacher)
     lacks, m, model = row.lacks if row else {}, n_layers or max(1, n//2), teacher if spec.source in (*RANDOM, 'pretrained') else source
     if spec.depth == 'auto': spec = replace(spec, depth=auto_rule(n, n_layers, lacks))
-    if spec.depth in MERGED:
+    if str(spec.depth) in MERGED:
         plan = merge_plan(spec.depth, model, m, sample)
         return spec, plan, dict(rule=spec.depth, mixes=[{str(l): w for l,w in mix.weights.items()} for mix in plan])
-    if spec.depth in MEASURED:
+    if str(spec.depth) in MEASURED:
         found = choose_layers(spec.depth, model, m, sample, lacks)
         layers, about = found.layers, found.record()
     else: layers, about = resolve_layers(spec.depth, n, n_layers, lacks, spec.seed), {}
