@@ -8,7 +8,7 @@ __all__ = ['DEPTH_RULES', 'MEASURED', 'MERGED', 'AUTO_RULES', 'Measured', 'by_te
 
 # %% ../../nbs/api/init/00_depth.ipynb #2d11e1f4
 import math, random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from ..core import InputError, as_list, check_choice
 
 # %% ../../nbs/api/init/00_depth.ipynb #cbe9a28b
@@ -27,6 +27,7 @@ class Measured(NamedTuple):
     needs:str # 'texts', or 'labels' too
     title:str # Which layers it keeps
     source:str=''
+    fn:Any=None # Of a rule of your own
 
 MEASURED = dict(
     contribution=Measured('texts', 'those that turn the first token most', 'after Sajjad et al. 2023'),

@@ -196,7 +196,8 @@ def depth_rule(
 )->Callable:           # A decorator
     "Make a depth rule of a function; its name is then a choice of `depth`"
     def wrap(f):
-        name, row = f.__name__, Measured(check_choice('needs', needs, ['texts', 'labels']), title or (f.__doc__ or '').strip().split('\n')[0], source)
+        name, row = f.__name__, Measured(check_choice('needs', needs, ['texts', 'labels']), title or (f.__doc__ or '').strip().split('\n')[0], source,
+                                     None if f.__module__ == __name__ else f)
         own = RULES.get(name) is not None and RULES[name].__module__ != __name__
         if name in RULES and not own or name in depth_names() and name not in MEASURED:
             raise InputError(f"{name} is a depth rule of this package; give yours another name.")

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'COPIED', 'RANDOM', 'ONLY', 'WIDTH_METHODS', 'METHOD', 'VOCABS', 'SIZES', 'REFIT', 'OPTIONS', 'Narrowing',
-           'vocab_rule', 'InitSpec', 'read_size', 'read_option']
+           'vocab_rule', 'InitSpec', 'read_size', 'read_option', 'own_label']
 
 # %% ../../nbs/api/init/01_spec.ipynb #a9ecbb3a
 import json
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from fastcore.basics import patch
-from ..core import InputError, as_list, check_choice
+from ..core import InputError, as_list, check_choice, content_key
+from ..fingerprint import fingerprint
 from .depth import MEASURED, depth_names
 from ..models.architectures import PARTS
 
@@ -39,6 +40,7 @@ class Narrowing(NamedTuple):
     needs:str # '', 'texts', or 'labels' too
     title:str # What is kept
     source:str=''
+    fn:Any=None # Of a method of your own
 
 WIDTH_METHODS = dict(
     truncate=Narrowing('', 'the first ones'),
@@ -228,6 +230,22 @@ def __str__(self:InitSpec)->str: return self.word()
 
 @patch
 def __repr__(self:InitSpec)->str: return f"InitSpec.parse('{self.word()}')"
+
+# %% ../../nbs/api/init/01_spec.ipynb #887165dc
+def own_label(
+    name:str,   # Of a depth rule or a method
+    table:dict, # `MEASURED` or `WIDTH_METHODS`
+)->str:         # The name; for one of your own, with a hash of what decides its result
+    "How a rule is written in a run's configuration"
+    if name not in table or table[name].fn is None: return name
+    try: return f'{name}@{content_key([fingerprint(table[name].fn)], 8)}'
+    except TypeError as e: raise InputError(f"{name} uses {e}, which cannot enter a run's name; give it as a plain value of its module.") from None
+
+@patch
+def own(self:InitSpec)->dict[str,str]: # 'depth', 'method' -> its label
+    "The rules of a spec that are not of this package"
+    found = dict(depth=(self.depth if isinstance(self.depth, str) else '', MEASURED), method=(self.method, WIDTH_METHODS))
+    return {k: label for k,(name,table) in found.items() if (label := own_label(name, table)) != name}
 
 # %% ../../nbs/api/init/01_spec.ipynb #f1c708a6
 @patch

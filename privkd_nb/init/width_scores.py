@@ -49,7 +49,8 @@ def width_method(
     def add(fn):
         key = name or fn.__name__
         SCORERS[key] = Scorer(fn, **kw)
-        WIDTH_METHODS.setdefault(key, Narrowing(needs, (fn.__doc__ or key).strip(), source))
+        own = fn.__module__ != __name__
+        if own or key not in WIDTH_METHODS: WIDTH_METHODS[key] = Narrowing(needs, (fn.__doc__ or key).strip(), source, fn if own else None)
         return fn
     return add
 

@@ -15,7 +15,6 @@ from fastcore.basics import patch
 from ..core import InputError, disk_errors, make_folder, missing_folders, read_json, write_json
 from .config import RunConfig
 from .distil import StoppedError, distil, forget_refused
-from ..losses.terms import check_builtin
 from ..processes import answer_signals
 from ..record import PROGRESS, STOP, Run, alive, lock_files
 
@@ -72,7 +71,7 @@ def handed_over(
 def start(self:BackgroundRun)->'BackgroundRun':
     "Start training, or resume it from the last checkpoint; a run that is finished or under way is left alone"
     if self.on_record and not self.cfg.redo or self.alive: return self
-    check_builtin(self.cfg.losses, 'a background run')
+    self.cfg.check_builtin('a background run')
     self.made = missing_folders(self.path.parent)
     make_folder(self.path)
     with handed_over(lock_files(self.path)[1]) as lock:

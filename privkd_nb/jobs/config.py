@@ -9,7 +9,7 @@ __all__ = ['content', 'own_data', 'weights', 'KINDS', 'FIRST', 'XLMR', 'INIT_FIE
            'assigned_names', 'check_parameters']
 
 # %% ../../nbs/api/jobs/00_config.ipynb #9e59f110
-import ast, math, os
+import ast, math, os, re
 from copy import copy
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..init.matching import check_matched, match_layers
 from ..losses.magnitudes import measured_every
 from ..losses.schedules import TermWeights, check_temp
 from ..losses.terms import TERMS, check_kind, parse_losses, teacher_terms, term_label
+from ..losses.terms import check_builtin as check_terms
 from ..models.architectures import row_of
 from ..phases import hash_of
 content = lazy_import('privkd_nb.models.content')
@@ -192,6 +193,7 @@ def recorded_spec(
     c:dict, # A run's configuration on record
 )->InitSpec:
     "How the student of a run was initialized"
+    c = c | {k: re.sub(r'@\w+', '', str(c[k])) for k in ('depth', *SIZES) if '@' in str(c.get(k, ''))}     # own ones, with a fingerprint
     return InitSpec(c['init'], c['depth'], c.get('layers') or None, c['parts'], c['seed'], vocab=c.get('vocab', 'off'), **read_sizes(c),
                     uneven=c.get('uneven', False), refit=c.get('refit', 0.))
 
@@ -484,6 +486,24 @@ def check_files(self:RunConfig)->None:
     own = own_data.read_own(self.dataset, Reading(**self.own()))
     if self.teacher == 'auto' and not len(own.data['train']): raise InputError(own_data.needs_teacher(self.dataset, own.lacking))
 
+# %% ../../nbs/api/jobs/00_config.ipynb #be3e93a8
+@patch
+def own_starts(self:RunConfig)->dict[str,str]: # {} for most
+    "The parameters that name a depth rule or a width method of the user's own, with its fingerprint"
+    own = (spec := self.init_spec()).own()
+    sizes = {k: getattr(self, k).replace(spec.method, own['method'], 1) for k in SIZES if 'method' in own and getattr(self, k)}
+    return {k: v for k,v in own.items() if k == 'depth'} | sizes
+
+@patch
+def check_builtin(self:RunConfig,
+    what:str, # What needs it, for the message
+)->None:
+    "Raise an `InputError` if a term, a depth rule or a width method is not one of the package"
+    check_terms(self.losses, what)
+    if not (own := self.init_spec().own()): return
+    k, label = next(iter(own.items()))
+    raise InputError(f"{what} starts processes that do not know the {k} {label.partition('@')[0]}; use `distil` in this one, or add it to the package.")
+
 # %% ../../nbs/api/jobs/00_config.ipynb #74e1585b
 RECIPE = 2 # Raised when equal parameters begin to give other numbers
 
@@ -512,7 +532,7 @@ def identity(self:RunConfig,
     "The parameters that a run is named by: everything that affects its numbers"
     given = {f.name: getattr(self, f.name) for f in fields(self)}
     usual = {k for k in LATER if given[k] == RunConfig.__dataclass_fields__[k].default}
-    same = {NAMED_AS.get(k, k): v for k,v in (given | dict(depth=self.depth_rule())).items() if k not in {*SAME_NUMBERS, *usual}}
+    same = {NAMED_AS.get(k, k): v for k,v in (given | dict(depth=self.depth_rule()) | self.own_starts()).items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
     return same | (contents or self.contents()) | dict(losses=losses, recipe=RECIPE)
 

@@ -25,7 +25,6 @@ from .distil import distil, run_lock
 from .fine_tune import base_path, load_data, teacher_path
 from .joint import distil_jointly, joint_key
 from .report import first_metric, plural, teacher_warning
-from ..losses.terms import check_builtin
 from ..markup import visible
 from ..models.loading import stated_labels
 from ..models.outputs import taught_labels
@@ -233,7 +232,7 @@ def check_study(configs:list[RunConfig], workers:int)->None:
                          f'or distil one run on {world()} processes with privkd distil.')
     if workers < 1: raise InputError(f"workers={workers} must be at least 1.")
     if workers > 1:
-        for c in configs: check_builtin(c.losses, 'a study with several workers')
+        for c in configs: c.check_builtin('a study with several workers')
     if any(c.redo for c in configs) and workers > 1:
         raise InputError('redo with several workers would make them repeat one another; use workers=1, or delete the runs.')
 
