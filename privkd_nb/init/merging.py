@@ -50,8 +50,9 @@ def check_mergeable(
         differ = set(layer.state_dict()) ^ set(stack[0].state_dict())
         said = {k for k,v in settings_of(layer).items() if settings_of(stack[0]).get(k) != v}
         if differ or said:
-            raise InputError(f"the layers of a {type(source).__name__} are not alike (layer {l} differs from layer 0 in {sorted(differ or said)[0]}), "
-                             "so their sum is no layer; copy layers, for example with depth=endpoints.")
+            raise InputError(f"the layers of a {type(source).__name__} are not alike "
+                             f"(layer {l} differs from layer 0 in {sorted(differ or said)[0]}), so their sum is no layer; "
+                             "copy layers, for example with depth=endpoints.")
 
 # %% ../../nbs/api/init/07_merging.ipynb #82f7662b
 @torch.no_grad()
@@ -147,7 +148,8 @@ def merge_plan(
         raise InputError(f"layers={n_student} is impossible: the teacher has {n} layers, so choose 1 to {n}.")
     if rule != 'laco': return dict(mean=mean_plan, interpolate=line_plan)[rule](n, n_student)
     if sample is None or not len(sample):
-        raise InputError('depth=laco compares hidden states of training texts and was given none; pass a sample from `balanced_sample`, or use depth=mean.')
+        raise InputError('depth=laco compares hidden states of training texts and was given none; pass a sample from `balanced_sample`, '
+                         'or use depth=mean.')
     return laco_plan(source, n_student, sample)
 
 # %% ../../nbs/api/init/07_merging.ipynb #591b1edb

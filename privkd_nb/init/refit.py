@@ -31,7 +31,8 @@ def block_of(
 )->Block:
     "Where a model's feed-forward blocks end"
     if row := BLOCKS.get(kind := model.config.model_type): return row
-    raise InputError(f"refit does not know where the feed-forward blocks of {kind} end, only those of {', '.join(BLOCKS)}; leave refit out.")
+    raise InputError(f"refit does not know where the feed-forward blocks of {kind} end, only those of {', '.join(BLOCKS)}; "
+                     "leave refit out.")
 
 # %% ../../nbs/api/init/08_refit.ipynb #c9cabe87
 @contextmanager
@@ -124,13 +125,15 @@ def check_refit(
     "Raise an `InputError` if a student cannot be refitted"
     block_of(source)
     if sample is None or not len(sample):
-        raise InputError('refit compares hidden states of training texts and was given none; pass a sample from `balanced_sample`, or leave refit out.')
+        raise InputError('refit compares hidden states of training texts and was given none; pass a sample from `balanced_sample`, '
+                         'or leave refit out.')
     if not lam > 0: raise InputError(f'refit={lam} is no ridge; use .01, or leave refit out.')
     sizes = [m.config.hidden_size for m in (student, source)]
     if sizes[0] != sizes[1]:
-        raise InputError(f'refit compares hidden states of the same size, but the student has {sizes[0]} dimensions and the teacher {sizes[1]}; '
-                         'leave refit out, or narrow only heads and feed-forward layers.')
-    if len(layers) != len(layers_of(student)): raise InputError(f'refit was given {len(layers)} layers for a student of {len(layers_of(student))}; give one each.')
+        raise InputError(f'refit compares hidden states of the same size, but the student has {sizes[0]} dimensions and the teacher '
+                         f'{sizes[1]}; leave refit out, or narrow only heads and feed-forward layers.')
+    if len(layers) != (n := len(layers_of(student))):
+        raise InputError(f'refit was given {len(layers)} layers for a student of {n}; give one each.')
 
 # %% ../../nbs/api/init/08_refit.ipynb #f82749aa
 def refit(
@@ -140,12 +143,12 @@ def refit(
     sample:Encoded,   # From `balanced_sample`, as the source reads it
     lam:float=.01,    # Ridge
     max_tokens:int=1024, # Of a batch, padding included
-)->pd.DataFrame:      # A row a layer: copies, gives (the source layer whose output is fitted), before and after (see `Gap`), change (of the matrix)
+)->pd.DataFrame:      # A row a layer: copies; gives, the layer whose output is fitted; before and after, see `Gap`; change, of the matrix
     "Fit each layer's output to what the next layer expects"
     check_refit(student, source, layers, sample, lam)
     rows, targets = [], target_layers(layers, source.config.num_hidden_layers)
     with evaluating(student), evaluating(source):
-        pairs = [(mine, theirs) for (_,mine),(_,theirs) in zip(layer_batches(student, sample, max_tokens), layer_batches(source, sample, max_tokens))]
+        pairs = list(zip(*([one for _,one in layer_batches(m, sample, max_tokens)] for m in (student, source))))
         states, begin = [(mine.first, theirs.first) for mine,theirs in pairs], 0
         for i,target in enumerate(tracked(targets, 'refitting layers', 'layers')):
             found, states = refit_layer(student, source, i, range(begin, target+1), pairs, states, lam)

@@ -155,7 +155,8 @@ def __call__(self:Searcher,
         for s,z in subset_logits(self.batches, subsets):
             rows.append(dict(layers=subset_name(s), n_layers=len(s), rule=usual_names(self.n, s), **self.judge(z)))
             p.update()
-    more = dict(evaluations=len(rows), layers_run=layer_runs(subsets), layers_alone=sum(map(len, subsets)), seconds=time.perf_counter()-start)
+    more = dict(evaluations=len(rows), layers_run=layer_runs(subsets), layers_alone=sum(map(len, subsets)))
+    more['seconds'] = time.perf_counter()-start
     self.cost |= {k: self.cost[k]+v for k,v in more.items()}
     return pd.DataFrame(rows)
 
@@ -196,8 +197,9 @@ def depth_rule(
 )->Callable:           # A decorator
     "Make a depth rule of a function; its name is then a choice of `depth`"
     def wrap(f):
-        name, row = f.__name__, Measured(check_choice('needs', needs, ['texts', 'labels']), title or (f.__doc__ or '').strip().split('\n')[0], source,
-                                     None if f.__module__ == __name__ else f)
+        said = title or (f.__doc__ or '').strip().split('\n')[0]
+        fn = None if f.__module__ == __name__ else f
+        name, row = f.__name__, Measured(check_choice('needs', needs, ['texts', 'labels']), said, source, fn)
         own = RULES.get(name) is not None and RULES[name].__module__ != __name__
         if name in RULES and not own or name in depth_names() and name not in MEASURED:
             raise InputError(f"{name} is a depth rule of this package; give yours another name.")
@@ -270,7 +272,8 @@ MOST = 5_000 # Subsets
 def exhaustive(model, sample, n_student, lacks, by='score', most=MOST, **kw):
     n = model.config.num_hidden_layers
     if (count := math.comb(n, n_student)) > most:
-        raise InputError(f"depth=exhaustive would grade all {count:,} ways to keep {n_student} of {n} layers, and at most {most:,} are graded; use depth=greedy.")
+        raise InputError(f"depth=exhaustive would grade all {count:,} ways to keep {n_student} of {n} layers, and at most {most:,} "
+                         "are graded; use depth=greedy.")
     return search(model, sample, fitting(list(combinations(range(n), n_student)), lacks), by, **kw)
 
 # %% ../../nbs/api/init/05_search.ipynb #893fed23
@@ -301,7 +304,8 @@ def record(self:Chosen,
     rows = plain.head(most).astype(object).to_dict('records')
     def value(v): return v if isinstance(v, (str, int)) else None if v != v else round(float(v), 4)
     cost = {k: round(v, 2) if isinstance(v, float) else v for k,v in self.cost.items()}
-    return dict(rule=self.rule, by=self.by, layers=self.layers, cost=cost, graded=len(plain), scores=[{k: value(v) for k,v in r.items()} for r in rows])
+    scores = [{k: value(v) for k,v in r.items()} for r in rows]
+    return dict(rule=self.rule, by=self.by, layers=self.layers, cost=cost, graded=len(plain), scores=scores)
 
 # %% ../../nbs/api/init/05_search.ipynb #16799daf
 def largest(
@@ -323,9 +327,11 @@ def check_choosable(
     if not 1 <= n_student <= n_layers:
         raise InputError(f"layers={n_student} is impossible: the teacher has {n_layers} layers, so choose 1 to {n_layers}.")
     if sample is None or not len(sample):
-        raise InputError(f"depth={rule} is measured on training texts and was given none; pass a sample from `balanced_sample`, or use depth=auto.")
+        raise InputError(f"depth={rule} is measured on training texts and was given none; pass a sample from `balanced_sample`, "
+                         "or use depth=auto.")
     if MEASURED[rule].needs == 'labels' and by == 'score' and not sample.labelled.any():
-        raise InputError(f"depth={rule} is measured by labels, and none of the {len(sample)} texts has one; give some with labels, or use depth=influence.")
+        raise InputError(f"depth={rule} is measured by labels, and none of the {len(sample)} texts has one; give some with labels, "
+                         "or use depth=influence.")
 
 # %% ../../nbs/api/init/05_search.ipynb #0ae437ca
 def choose_layers(
