@@ -10,10 +10,9 @@ from contextlib import ExitStack, contextmanager
 import torch
 from fastcore.basics import patch
 from torch import nn
-from .forward import with_layers
 from ..data.batching import by_length
 from ..data.encoding import Encoded, model_inputs
-from ..models.encoders import layers_of
+from ..models.encoders import layers_of, with_layers
 
 # %% ../../nbs/api/compute/06_by_layer.ipynb #5348aa77
 class ByLayer:

@@ -14,9 +14,9 @@ from torch import nn
 from ..compute.by_layer import ByLayer, evaluating, layer_batches
 from ..core import InputError, check_choice
 from ..data.encoding import Encoded
-from .changes import mean_by_language
 from .copying import settings_of
 from .depth import MERGED
+from .sample import mean_by_language
 from ..models.encoders import layer_stack, layers_of
 
 # %% ../../nbs/api/init/07_merging.ipynb #27b7c06e

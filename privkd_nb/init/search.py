@@ -19,8 +19,9 @@ from torch import nn
 from ..compute.by_layer import ByLayer, evaluating, layer_batches
 from ..core import InputError, check_choice
 from ..data.encoding import IGNORE, Encoded
-from .changes import layer_changes, mean_by_language
+from .changes import layer_changes
 from .depth import DEPTH_RULES, MEASURED, Measured, depth_names, misfit
+from .sample import mean_by_language
 from ..markup import as_markdown, md_code
 from ..models.encoders import model_labels
 from ..phases import counted
