@@ -11,7 +11,7 @@ __all__ = ['PROOFS', 'HEADS', 'proof', 'cases', 'logits', 'row', 'full_copy', 'c
 import copy, tempfile
 import torch
 from torch import nn
-from ..compute.attention import AttentionCapture, captured_attention, captured_values, use_eager
+from ..compute.attention import QKV, AttentionCapture, captured_attention, captured_qkv, use_eager
 from ..compute.embedding_rows import EmbeddingRows, restore_table, why_all_rows
 from ..compute.forward import OutputSpec, ends_with_norm, forward
 from ..compute.unpadding import can_unpad, unpadded
@@ -191,14 +191,14 @@ def unpadding(arch:str)->str: # Of `ARCHITECTURES`
 @proof
 @torch.no_grad()
 def attention(arch:str)->str: # Of `ARCHITECTURES`
-    "Captured attention scores and values are the model's own"
+    "Captured attention scores are the model's own; queries, keys and values are captured for every head"
     for model,batch in cases(arch, 3):
         use_eager(model)
         valid, kw = batch['attention_mask'].bool()[:,None,:,None], {k: batch[k] for k in ('input_ids', 'attention_mask')}
-        with AttentionCapture() as capture, captured_values(model, [0, 2]) as values: out = model(**kw, output_attentions=True)
+        with AttentionCapture() as capture, captured_qkv(model, **dict.fromkeys(QKV, [0, 2])) as qkv: out = model(**kw, output_attentions=True)
         for s,a in zip(captured_attention(capture, model), out.attentions):
             assert a.shape == s.shape and torch.allclose(s.softmax(-1)*valid, a*valid, atol=1e-6)
-        for v in values.values(): assert v.shape[-1] == model.config.hidden_size
+        for x in (x for xs in qkv.values() for x in xs.values()): assert x.shape[-1] == model.config.hidden_size
     return ''
 
 # %% ../../nbs/api/init/30_proofs.ipynb #cc58d534

@@ -133,12 +133,12 @@ def begin(self:EfficientTraining):
     o, tr, model = self.options, self.trainer, self.model
     padded = why_padded(model, o, tr.args)
     if padded and o.unpadding == 'on': raise InputError(padded+'.')
-    if o.compile == 'on' and tr.needed.values:      # the hooks that capture them would be compiled in
-        raise InputError("compile='on' and loss terms that read values do not go together; choose one of them.")
+    if o.compile == 'on' and tr.needed.mapped:      # the hooks that capture them would be compiled in
+        raise InputError("compile='on' and loss terms that read queries, keys or values do not go together; choose one of them.")
     self.unpad = None if padded else unpadded
     whole = self.reduce_tables(model)
     if o.compile == 'on': compile_layers(model)
-    may = o.compile == 'auto' and not tr.needed.values and tr.args.device.type == 'cuda' and tr.teacher_source is None
+    may = o.compile == 'auto' and not tr.needed.mapped and tr.args.device.type == 'cuda' and tr.teacher_source is None
     if may and not (self.unpad and is_disentangled(model)): tr.add_callback(FasterOfTwo(model))
     share = padding_share(tr.train_dataset.lengths, tr.sampler().order())
     self.report |= dict(rows=len(self.rows.ids) if self.rows else None, rows_note=whole, unpadded=not padded, unpadding_note=padded,

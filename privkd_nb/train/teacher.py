@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import AttrDict, patch
-from ..compute.forward import LAYERED, OutputSpec, first_layers, forward, outputs
+from ..compute.forward import BY_TOKEN, LAYERED, OutputSpec, first_layers, forward, outputs
 from ..compute.unpadding import can_unpad, probe_batch, unpadded
 from ..core import content_key
 from ..data.encoding import Collate, Encoded
@@ -44,7 +44,7 @@ def teacher_key(
     own = dict(weights=weights_hash(model), architecture=type(model).__name__, config=content_key(json.loads(json.dumps(config, default=str))),
                precision='bf16' if bf16 else 'fp32', logits=needed.logits, hidden=list(needed.hidden), attention=list(needed.attention),
                on=needed.on if needed.attention else '')
-    return own | (dict(values=list(needed.values)) if needed.values else {})
+    return own | {k: list(v) for k in BY_TOKEN[1:] if (v := getattr(needed, k))}
 
 # %% ../../nbs/api/train/01_teacher.ipynb #a9b7e8b7
 def cache_bytes(
@@ -54,7 +54,7 @@ def cache_bytes(
 )->int:
     "How much disk the cached outputs of some examples take"
     c, n, pairs = model.config, int(lengths.sum()), int((lengths.astype(np.int64)**2).sum())
-    states = (len(needed.hidden)+len(needed.values))*n*c.hidden_size
+    states = (len(needed.hidden)+len(needed.mapped))*n*c.hidden_size
     return 4*(len(lengths)*c.num_labels+states+len(needed.attention)*pairs*c.num_attention_heads)
 
 # %% ../../nbs/api/train/01_teacher.ipynb #46304ca9
@@ -73,7 +73,7 @@ class LiveTeacher:
     def can_stop(self, k:int)->bool: # Whether the outputs are the same without the layers above `k`
         "Tried on two short examples, because some models apply a final normalization after the last layer that runs"
         if k >= self.model.config.num_hidden_layers: return False
-        batch, inner = probe_batch(self.model), replace(self.needed, attention=(), values=())
+        batch, inner = probe_batch(self.model), replace(self.needed, attention=(), **dict.fromkeys(BY_TOKEN[1:], ()))
         whole = forward(self.model, batch, inner)
         try:
             with first_layers(self.model, k): cut = forward(self.model, batch, inner)
@@ -121,9 +121,8 @@ def __call__(self:CachedTeacher, batch:dict)->AttrDict:
         return self.tensor(self.padded(got, shape(got[0].shape)), device)
     def classes(s): return (t, s[1]) if len(s) == 2 else s          # (b,t,c) for words, (b,c) for examples
     return outputs(padded('logits', classes) if self.needed.logits else None,
-                   hidden={i: whole(f'hidden{i}') for i in self.needed.hidden},
                    attention={l: padded(f'attention{l}', lambda s: (s[0], t, t)) for l in self.needed.attention},
-                   values={l: whole(f'values{l}') for l in self.needed.values})
+                   **{k: {i: whole(f'{k}{i}') for i in getattr(self.needed, k)} for k in BY_TOKEN})
 
 # %% ../../nbs/api/train/01_teacher.ipynb #af46ad9c
 def teacher_outputs(
@@ -153,7 +152,7 @@ def split_rows(
     if out.logits is not None:
         z = out.logits.float().cpu().numpy()
         rows['logits'] = [z[r,:n[r]] if z.ndim == 3 else z[r] for r in range(len(z))]
-    for kind in ('hidden', 'values'):
+    for kind in BY_TOKEN:
         for k,h in out[kind].items(): rows[f'{kind}{k}'] = np.split(h.float().cpu().numpy(), np.cumsum(n)[:-1])
     for l,a in out.attention.items(): rows[f'attention{l}'] = [x[:,:n[r],:n[r]] for r,x in enumerate(a.float().cpu().numpy())]
     return rows
