@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['UNNORMED', 'BY_TOKEN', 'LAYERED', 'OutputSpec', 'outputs', 'token_index_of', 'ends_with_norm', 'captured_unnormed',
-           'forward', 'first_layers']
+           'forward', 'with_layers', 'first_layers']
 
 # %% ../../nbs/api/compute/03_forward.ipynb #52332c08
 from contextlib import contextmanager, nullcontext
@@ -108,13 +108,20 @@ def forward(
 
 # %% ../../nbs/api/compute/03_forward.ipynb #7dfc978e
 @contextmanager
+def with_layers(
+    model,  # A transformers encoder
+    layers, # Modules
+):
+    "Within the block, a model has these layers instead of its own"
+    stack = layers_of(model)
+    parent, _, child = layers_name(model).rpartition('.')
+    setattr(model.get_submodule(parent), child, nn.ModuleList(layers))
+    try: yield
+    finally: setattr(model.get_submodule(parent), child, stack)
+
 def first_layers(
     model,   # A transformers encoder
     k:int,   # How many layers
 ):
     "Within the block, a model has its first `k` layers only"
-    stack = layers_of(model)
-    parent, _, child = layers_name(model).rpartition('.')
-    setattr(model.get_submodule(parent), child, nn.ModuleList(stack[:k]))
-    try: yield
-    finally: setattr(model.get_submodule(parent), child, stack)
+    return with_layers(model, layers_of(model)[:k])

@@ -178,11 +178,12 @@ DUMMY = -1 # The index of a dummy example, see `Encoded`
 
 def batch_counts(
     batch:dict, # attention_mask (b,t), labels, and valid; without it, predictions count where there is a label
-)->dict[str,int]: # labels, valid, tokens, pairs
-    "The numbers of labels, of predictions that count, of tokens, and of token pairs within an example"
+)->dict[str,int]: # labels, valid, texts, tokens, pairs
+    "The numbers of labels, of predictions that count, of texts, of tokens, and of token pairs within an example"
     lengths, y, valid = batch['attention_mask'].sum(1), batch['labels'], batch.get('valid')
     given = (y != IGNORE) if valid is None or valid.ndim == y.ndim else (y != IGNORE).any(-1)     # a text with several labels counts once
-    return dict(labels=int(given.sum()), valid=int((given if valid is None else valid).sum()), tokens=int(lengths.sum()), pairs=int((lengths**2).sum()))
+    return dict(labels=int(given.sum()), valid=int((given if valid is None else valid).sum()), texts=int((lengths > 0).sum()),
+                tokens=int(lengths.sum()), pairs=int((lengths**2).sum()))
 
 # %% ../../nbs/api/data/10_encoding.ipynb #cf7e6df9
 class Collate:
@@ -207,7 +208,7 @@ class Collate:
         if 'types' in items[0]: batch['token_type_ids'] = padded('types', 0)
         batch['token_index'] = mask.flatten().nonzero()[:,0]
         dummy = items[0].get('index') == DUMMY
-        return batch | dict(counts=dict.fromkeys(('labels', 'valid', 'tokens', 'pairs'), 0) if dummy else batch_counts(batch))
+        return batch | dict(counts=dict.fromkeys(('labels', 'valid', 'texts', 'tokens', 'pairs'), 0) if dummy else batch_counts(batch))
 
 # %% ../../nbs/api/data/10_encoding.ipynb #inputs02
 MODEL_INPUTS = 'input_ids', 'attention_mask', 'token_type_ids'

@@ -93,7 +93,7 @@ class CollateBoth:
         same, counted = np.array([o['same'] for o in items]), bool(batch['counts']['tokens'])   # a dummy example counts nothing
         lengths = batch['attention_mask'].sum(1)[torch.from_numpy(same & counted)]
         batch |= dict(teacher=self.teacher([o['teacher'] for o in items]),
-                      counts=batch['counts'] | dict(same_tokens=int(lengths.sum()), same_pairs=int((lengths**2).sum())))
+                      counts=batch['counts'] | dict(same_texts=len(lengths), same_tokens=int(lengths.sum()), same_pairs=int((lengths**2).sum())))
         if same.all(): return batch
         if 'places' in items[0]: batch['word_index'] = padded_places(items, batch['input_ids'].shape[1])
         return batch | dict(same=comparable(batch, same))

@@ -12,7 +12,7 @@ from ..core import InputError, as_list, check_choice
 from ..init.depth import by_texts
 from ..init.spec import ONLY, RANDOM, SIZES
 from ..jobs.config import RunConfig
-from ..losses.terms import TERMS, parse_losses, teacher_terms
+from ..losses.terms import BY_LAYER, TERMS, parse_losses, teacher_terms
 from ..models.content import config_of
 
 # %% ../../nbs/api/studies/02_controls.ipynb #19e20a6f
@@ -54,7 +54,7 @@ def is_distilled(cfg:RunConfig)->bool:
 
 def compares_layers(cfg:RunConfig)->bool:
     "Whether a term of the losses reads the layers that depth chooses"
-    return any({'hidden', 'attention', 'values'} & set(TERMS[k].reads) for k in parse_losses(cfg.losses))
+    return any(BY_LAYER & set(TERMS[k].reads) for k in parse_losses(cfg.losses))
 
 # %% ../../nbs/api/studies/02_controls.ipynb #fd87833f
 COPIES = 'copy_base', 'copy_ft' # Starts that copy chosen layers
