@@ -2,6 +2,7 @@
 import numpy as np, pytest, torch
 
 from privkd_nb import RunConfig, distil
+from privkd_nb.compute.forward import LAYERED
 from privkd_nb.core import InputError
 from privkd_nb.data.encoding import encode
 from privkd_nb.data.tasks import load_task
@@ -68,20 +69,22 @@ def test_last_is_the_teachers_last_layer_not_the_last_matched_one(data, tmp_path
     assert tr.layers == [0, 1] and tr.teacher_outputs.sources[0].needed.hidden == (4,) and tr.needed.hidden == (2,)
 
 
+KEPT = dict(hidden={1, 2}, last={2}, embedding={0}, scores={0, 1}, last_scores={1}, attention={0, 1}) | {k: {0, 1} for k in ('values', 'queries', 'keys')} | {
+    f'last_{k}': {1} for k in ('values', 'queries', 'keys')} # Read -> layers of a student of two
+
+
 @pytest.mark.parametrize('reads', READS)
 def test_a_forward_pass_returns_only_what_the_term_reads(data, tmp_path, reads):
-    seen = {}
+    seen, kind = {}, dict(last='hidden', embedding='hidden', scores='attention').get(reads.removeprefix('last_'), reads.removeprefix('last_'))
 
     @term(reads=reads)
     def peek(s, t, b):
-        seen.update(logits=s.logits, hidden=dict(s.hidden), attention=dict(s.attention), values=dict(s['values']), last=s.get('last'), other=t)
-        x = dict(logits=s.logits, hidden=s.hidden.get(1), last=s.get('last'), embedding=s.hidden.get(0), attention=s.attention.get(0), values=s['values'].get(0))[reads]
-        return x.float().clamp(-1, 1).mean()
+        seen.update(kept={k: set(s[k]) for k in LAYERED}, last=s.get('last'), other=t)
+        return (s.logits if reads == 'logits' else s[kind][max(KEPT[reads])]).float().clamp(-1, 1).mean()
     tr, _ = trained(data, tmp_path, 'peek')
-    assert set(seen['hidden']) == dict(hidden={1, 2}, last={2}, embedding={0}).get(reads, set())
-    assert set(seen['attention']) == ({0, 1} if reads == 'attention' else set()) and set(seen['values']) == ({0, 1} if reads == 'values' else set())
-    assert (seen['other'].logits is not None) == (reads == 'logits')
-    assert (tr.model.config._attn_implementation == 'eager') == (reads == 'attention')
+    assert seen['kept'] == {k: KEPT[reads] if k == kind else set() for k in LAYERED}
+    assert (seen['other'].logits is not None) == (reads == 'logits') and (seen['last'] is not None) == (reads == 'last')
+    assert (tr.model.config._attn_implementation == 'eager') == (kind == 'attention')
 
 
 def test_gold_terms_need_no_teacher(data, tmp_path):

@@ -17,7 +17,9 @@ from ..stored import register_renderer
 
 # %% ../../nbs/api/figures/00_style.ipynb #18da7177
 PALETTE = ['#0072B2', '#E69F00', '#F0E442', '#009E73', '#CC79A7', '#D55E00', '#56B4E9', # Okabe and Ito's, for the first terms
-           '#882255', '#44AA99', '#332288', '#AA4499', '#117733', '#DDCC77', '#999999'] # then Paul Tol's
+           '#882255', '#44AA99', '#332288', '#AA4499', '#117733', '#DDCC77', '#999999', # then Paul Tol's: muted,
+           '#661100', '#6699CC', '#EE6677', '#999933', '#AA3377', '#66CCEE', '#228833', # the rest of them, bright,
+           '#EE8866', '#77AADD', '#BBCC33', '#FFAABB', '#AAAA00', '#99DDFF', '#BBBBBB'] # and light
 
 def term_color(
     name:str,  # A loss term, or 'loss' for their weighted sum

@@ -32,8 +32,8 @@ def cka(
     x, y = ((z if mask is None else z[mask.bool()]).flatten(0, -2) for z in (x, y))
     x, y = (z if z.dtype == torch.float64 else z.float() for z in (x, y))
     if len(x) < 4: return 0*(x.sum()+y.sum())
-    xx, yy = unbiased_hsic(x, x), unbiased_hsic(y, y)
-    return unbiased_hsic(x, y)/(xx*yy).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
+    with torch.autocast(x.device.type, enabled=False): xx, yy, xy = (unbiased_hsic(*p) for p in ((x, x), (y, y), (x, y)))
+    return xy/(xx*yy).clamp(min=torch.finfo(x.dtype).tiny).sqrt()
 
 # %% ../../nbs/api/losses/07_cka.ipynb #053330ea
 def cka_loss(

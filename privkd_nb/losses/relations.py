@@ -44,7 +44,7 @@ def relation_scores(
     if x.ndim == 2: x = unflatten_tokens(x[None], mask.flatten().nonzero()[:,0], *mask.shape)
     if x.shape[-1] % heads: raise InputError(f"heads={heads} does not divide the hidden size, {x.shape[-1]}; take a divisor of both models' sizes.")
     x = x.float().unflatten(-1, (heads, -1)).transpose(1, 2)
-    return x@x.mT/math.sqrt(x.shape[-1])
+    with torch.autocast(x.device.type, enabled=False): return x@x.mT/math.sqrt(x.shape[-1])
 
 def relation_kl(
     s:Tensor, t:Tensor, # States of one layer, such as values, (n,d) or (b,t,d); sizes may differ
