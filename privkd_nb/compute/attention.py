@@ -91,7 +91,8 @@ def attention_map(
     found = {k.rpartition('.')[2]: m for k,m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
     for k in [*names, *FUSED_MAPS]:
         if k in found: return found[k], list(QKV).index(what) if k in FUSED_MAPS else None
-    raise InputError(f"{type(layer).__name__} has no linear map called {', '.join([*names, *FUSED_MAPS])}; leave terms that read {what} out of losses.")
+    raise InputError(f"{type(layer).__name__} has no linear map called {', '.join([*names, *FUSED_MAPS])}; "
+                     f"leave terms that read {what} out of losses.")
 
 # %% ../../nbs/api/compute/00_attention.ipynb #947bdefb
 def every_head(

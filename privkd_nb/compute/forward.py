@@ -94,7 +94,8 @@ def forward(
     "One forward pass, with the outputs that are needed"
     plain, token_index = getattr(model, 'module', model), token_index_of(batch)
     with AttentionCapture(needed.attention, needed.on) if needed.attention else nullcontext() as capture, \
-         captured_qkv(plain, **{k: getattr(needed, k) for k in BY_TOKEN[1:]}) as qkv, captured_unnormed(plain, UNNORMED in needed.hidden) as last, \
+         captured_qkv(plain, **{k: getattr(needed, k) for k in BY_TOKEN[1:]}) as qkv, \
+         captured_unnormed(plain, UNNORMED in needed.hidden) as last, \
          unpad(plain, token_index, *batch['input_ids'].shape) if unpad else nullcontext():
         extra = dict(output_hidden_states=True) if needed.hidden else {}
         out = model(**model_inputs(batch, model=plain), **extra)

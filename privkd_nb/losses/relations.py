@@ -42,7 +42,7 @@ def relation_scores(
 )->Tensor:       # (b,heads,t,t), before the softmax
     "How each token relates to each, in each head"
     if x.ndim == 2: x = unflatten_tokens(x[None], mask.flatten().nonzero()[:,0], *mask.shape)
-    if x.shape[-1] % heads: raise InputError(f"heads={heads} does not divide the hidden size, {x.shape[-1]}; take a divisor of both models' sizes.")
+    if (d := x.shape[-1]) % heads: raise InputError(f"heads={heads} does not divide the hidden size, {d}; take a divisor of both models' sizes.")
     x = x.float().unflatten(-1, (heads, -1)).transpose(1, 2)
     with torch.autocast(x.device.type, enabled=False): return x@x.mT/math.sqrt(x.shape[-1])
 

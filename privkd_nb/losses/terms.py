@@ -43,7 +43,7 @@ class Term:
     fn:Callable          # (student, teacher, batch) -> scalar; see `TermInputs`
     reads:tuple          # Of `READS`
     gold:bool=False      # It compares with the gold labels, not with the teacher
-    width:str=''         # Hidden sizes: 'equal', 'projected' (a narrower student is mapped to the teacher's), 'by_layer' (each layer by a map of its own), 'any'; '': 'equal' if it reads states
+    width:str=''         # Hidden sizes: 'equal', 'any', or mapped to the teacher's, 'projected' or 'by_layer'; '': 'equal' if it reads states
     heads:str='any'      # 'any' or 'equal' numbers of attention heads
     title:str=''         # What it is, in a line
     short:str=''         # Its name in curves; '': `name`
@@ -198,7 +198,8 @@ def _hidden_layers(s, t, b):
 def _attention_prob(s, t, b):
     def p(scores): return F.attention_probabilities(scores, b.mask)
     return sum(F.attention_mse(p(s.attention[i]), p(t.attention[j]), b.mask, b.totals['pairs']) for i,j in b.attention_pairs)
-def _attention_kl(s, t, b): return sum(R.attention_kl(s.attention[i], t.attention[j], b.mask, b.totals['tokens']) for i,j in b.attention_pairs)
+def _attention_kl(s, t, b):
+    return sum(R.attention_kl(s.attention[i], t.attention[j], b.mask, b.totals['tokens']) for i,j in b.attention_pairs)
 def _minilm(s, t, b):
     i, j = b.attention_pairs[-1]
     return R.minilm_loss(s.attention[i], t.attention[j], s['values'][i], t['values'][j], b.mask, b.totals['tokens'])
@@ -217,20 +218,22 @@ TERMS |= {t.name: t for t in (
          title="patient distillation: direction of each text's first token, summed over layers but the last", source='PKD, Sun et al. 2019',
          cost='as hidden', builtin=True),
     Term('hidden_layers', _hidden_layers, 'hidden', width='by_layer', short='hidden, by layer',
-         title='feature distillation through a projection for each layer; without a difference in hidden sizes it is hidden', source='after TinyBERT',
-         cost='as hidden, and a projection a layer', builtin=True),
+         title='feature distillation through a projection for each layer; of equal hidden sizes it is hidden',
+         source='after TinyBERT', cost='as hidden, and a projection a layer', builtin=True),
     Term('attention_prob', _attention_prob, 'scores', heads='equal', short='attention, probabilities',
          title='attention distillation: squared difference of attention probabilities, summed over layers', source='after TinyBERT',
          cost='as attention', builtin=True),
     Term('attention_kl', _attention_kl, 'scores', heads='equal', short='attention, KL',
-         title='attention transfer: KL divergence of attention, summed over layers', source='after MiniLM', cost='as attention', builtin=True),
-    Term('minilm', _minilm, 'last_scores,last_values', width='any', heads='equal', title='MiniLM: KL divergence of attention and of value relations, in the last layer',
+         title='attention transfer: KL divergence of attention, summed over layers',
+         source='after MiniLM', cost='as attention', builtin=True),
+    Term('minilm', _minilm, 'last_scores,last_values', width='any', heads='equal',
+         title='MiniLM: KL divergence of attention and of value relations, in the last layer',
          source='MiniLM, Wang et al. 2020', cost='the eager kernel; h numbers a pair of tokens and d a token to cache', builtin=True),
     Term('minilm2', _minilm2, 'last_queries,last_keys,last_values', width='any',
-         title='MiniLMv2: KL divergence of relations among queries, keys and values, in the last layer', source='MiniLMv2, Wang et al. 2021',
-         cost='3 d numbers a token to cache', builtin=True),
-    Term('cka', _cka, 'hidden', width='any', whole_batch=True, title='geometry of hidden states: one minus unbiased CKA, summed over layers',
-         source='Kornblith et al. 2019; after Song et al. 2012', cost='as hidden; a whole step in one batch', builtin=True))}
+         title='MiniLMv2: KL divergence of relations among queries, keys and values, in the last layer',
+         source='MiniLMv2, Wang et al. 2021', cost='3 d numbers a token to cache', builtin=True),
+    Term('cka', _cka, 'hidden', width='any', whole_batch=True,
+         title='geometry of hidden states: one minus unbiased CKA, summed over layers', source='Kornblith et al. 2019; after Song et al. 2012', cost='as hidden; a whole step in one batch', builtin=True))}
 
 # %% ../../nbs/api/losses/08_terms.ipynb #50eb0bb1
 PAPER = {k: 1. for k in ('ce', 'logits', 'hidden', 'embedding', 'attention')}
@@ -334,12 +337,16 @@ def required_outputs(
     "The outputs that a set of losses reads of one model"
     reads = {r for k in losses for r in terms[k].reads}
     if on != 'scores' and (wrong := [k for k in losses if {'scores', 'last_scores'} & {*terms[k].reads}]):
-        raise InputError(f"attention_on={on!r} captures no scores, which the {wrong[0]} term reads; leave attention_on out (attention_prob compares probabilities).")
+        raise InputError(f"attention_on={on!r} captures no scores, which the {wrong[0]} term reads; "
+                         "leave attention_on out (attention_prob compares probabilities).")
     hidden = {0} if 'embedding' in reads else set()
     if 'hidden' in reads: hidden |= {l+1 for l in layers} | ({P.UNNORMED} if inner else set())
     if 'last' in reads: hidden |= {n_layers}
-    def compared(*kinds): return tuple(sorted(set(layers))) if {*kinds} & reads else tuple(layers[-1:]) if f'last_{kinds[-1]}' in reads else ()
-    return P.OutputSpec('logits' in reads, tuple(sorted(hidden)), compared('attention', 'scores'), on, *map(compared, ('values', 'queries', 'keys')))
+    def compared(*kinds):
+        if reads & {*kinds}: return tuple(sorted(set(layers)))
+        return tuple(layers[-1:]) if f'last_{kinds[-1]}' in reads else ()
+    qkv = map(compared, ('values', 'queries', 'keys'))
+    return P.OutputSpec('logits' in reads, tuple(sorted(hidden)), compared('attention', 'scores'), on, *qkv)
 
 # %% ../../nbs/api/losses/08_terms.ipynb #c5bd6cc8
 def check_pair(

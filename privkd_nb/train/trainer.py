@@ -22,13 +22,16 @@ from ..data.two_encodings import collate_of
 from ..data.weights import class_weights as label_weights
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, predict, with_means
+from ..init.matching import check_matched, match_layers
+from ..losses.magnitudes import PROJECTION, Meter, student_parameters
 from ..losses.projections import layer_projection, make_projection
+from ..losses.schedules import TermWeights, check_temp
 from ..losses.terms import ATTENTION, PAPER, TERMS, TermInputs, check_kind, check_pair, check_whole_batch, distill_terms
 from ..losses.terms import needs_projection, parse_losses, required_outputs, teacher_terms
 from ..models.encoders import model_labels
 from ..phases import phase
 from ..record import History
-from .efficiency import Efficiency, EfficientTraining
+from .efficiency import Efficiency, EfficientTraining, out_of_memory
 from .callbacks import StartCallback
 from .recording import HistoryCallback, StepRecorder, stop_diverged
 from .teacher import Teacher
@@ -59,14 +62,20 @@ class DistillTrainer(Trainer):
         efficiency:Efficiency|None=None, # What is left out; None: what costs no disk
         class_weights:str='',   # 'balanced', or weights by label as 'rare=3': see `data.weights`
         teacher_source=None,    # A `SharedTeacher`, for students that are trained jointly; None: a `Teacher` of its own
+        schedule='',            # How weights change, as 'kl=linear:1:0': see `losses.schedules`
+        stages='',              # As '0.5': the share of the steps that distil, before those that learn the labels; '': all terms at once
+        match='',               # The teacher layers to compare with, as in `match_layers`; '': `layers`
+        meter:int=0,            # Steps between measurements of each term's gradient, see `Meter`; 0: none
         **kw,                   # Of `transformers.Trainer`: args, train_dataset, eval_dataset, processing_class …
     ):
-        self.losses, self.layers, self.temp = parse_losses(losses), layers, temp
+        self.losses, self.layers, self.temp = parse_losses(losses), layers, check_temp(temp)
         self.terms = {k: TERMS[k] for k in self.losses}     # as they are now, should one be defined again
+        self.weights = TermWeights(self.losses, schedule, stages, self.terms)
+        if match: self.set_match(match, student, teacher, kw['args'].seed if kw.get('args') else 0)
         self.attention_on = check_choice('attention_on', attention_on, ['scores', 'probabilities'])
         self.history, self.train_languages = history or History(), list(train_languages)
-        self.efficiency, self.teacher_source, self.totals = efficiency or Efficiency(), teacher_source, {}
-        self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0, kw['train_dataset'].kind)
+        self.efficiency, self.teacher_source, self.totals, self.in_step = efficiency or Efficiency(), teacher_source, {}, 1
+        self.set_teacher(student, teacher, kw['args'].seed if kw.get('args') else 0, getattr(kw.get('train_dataset'), 'kind', 'sequence'))
         super().__init__(model=student, data_collator=collate_of(kw['train_dataset']), **kw)
         check_kind(self.losses, self.train_dataset.kind, student.config.num_labels)
         check_whole_batch(self.losses, self.args.gradient_accumulation_steps, self.args.world_size)
@@ -77,11 +86,12 @@ class DistillTrainer(Trainer):
         self.examples_per_step = self.args.train_batch_size*self.args.gradient_accumulation_steps*self.args.world_size
         self.model_accepts_loss_kwargs = True
         n = student.config.num_hidden_layers
-        inner = bool(layers and teacher) and ends_with_norm(student) and layers[-1]+1 < teacher.config.num_hidden_layers
+        inner = bool(self.layers and teacher) and ends_with_norm(student) and self.layers[-1]+1 < teacher.config.num_hidden_layers
         self.needed = required_outputs(self.losses, range(n), attention_on, n, inner=inner)
         self.references = {}                    # The teacher's predictions by data set, see `reference`
         self.efficient, self.best_name = EfficientTraining(self), ''       # the best checkpoint's, when training resumes
         self.add_recorder()
+        self.meter = Meter(meter, len(self.losses), self.reduced)
         self.teacher_outputs = self.make_teacher() if self.teacher is not None else None
 
     @property
@@ -102,8 +112,8 @@ def set_teacher(self:DistillTrainer, student, teacher, seed:int=0, kind:str='seq
     for m in (student, teacher): (use_eager if reads_attention else restore_kernel)(m)
     shared, by_layer = (needs_projection(self.losses, student.config, teacher.config, w) for w in ('projected', 'by_layer'))
     if shared or by_layer:
-        sizes, seeds = (student.config.hidden_size, teacher.config.hidden_size), (seed_for(seed, 'projection'), seed_for(seed, 'projections'))
-        student.distill_projection = make_projection(*sizes, shared, by_layer*student.config.num_hidden_layers, seeds)
+        s, seeds = student.config, tuple(seed_for(seed, k) for k in ('projection', 'projections'))
+        student.distill_projection = make_projection(s.hidden_size, teacher.config.hidden_size, shared, by_layer*s.num_hidden_layers, seeds)
 
 @patch
 def check_processes(self:DistillTrainer):
@@ -111,6 +121,15 @@ def check_processes(self:DistillTrainer):
     if self.args.world_size == world(): return
     raise InputError(f'{world()} processes were started, but these TrainingArguments know of {self.args.world_size}, '
                      'and each process would train by itself; on CPUs, pass use_cpu=True.')
+
+# %% ../../nbs/api/train/06_trainer.ipynb #2cb607e3
+@patch
+def set_match(self:DistillTrainer, match, student, teacher, seed:int=0)->None:
+    "Choose the teacher layers that student layers are compared with, apart from those that were copied"
+    check_matched(match, [r for t in self.terms.values() for r in t.reads], self.losses)
+    if teacher is None: return                              # `set_teacher` says what is missing
+    sizes = teacher.config.num_hidden_layers, student.config.num_hidden_layers
+    self.layers = match_layers(match, *sizes, copied=self.layers, seed=seed)
 
 # %% ../../nbs/api/train/06_trainer.ipynb #6c99ae3b
 @patch
@@ -130,8 +149,8 @@ def make_teacher(self:DistillTrainer): # A `Teacher`, or the shared one
 def add_recorder(self:DistillTrainer):
     "Record the loss terms of every step"
     one, several = self.args.device.type == 'cpu' and self.args.world_size == 1, self.args.world_size > 1
-    total = (lambda x: self.accelerator.reduce(x, 'sum')) if several else None
-    self.recorder = StepRecorder(self.history, self.losses, self.args.output_dir, 1 if one else 10, total)
+    self.reduced = (lambda x: self.accelerator.reduce(x, 'sum')) if several else None
+    self.recorder = StepRecorder(self.history, self.losses, self.args.output_dir, 1 if one else 10, self.reduced)
     self.remove_callback(PrinterCallback)
     self.add_callback(HistoryCallback(self.recorder))
 
@@ -139,15 +158,40 @@ def add_recorder(self:DistillTrainer):
 @patch
 def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_items_in_batch=None):
     "The weighted sum of all terms; the terms themselves go to the recorder"
+    weights = self.weights.at(self.state.global_step, self.state.max_steps)
+    active = [k for k,w in weights.items() if w]
     student = forward(model, inputs, self.needed, self.efficient.unpad)
-    teacher = self.teacher_for(inputs) if self.teacher is not None else None
-    terms = distill_terms(self.losses, student, teacher, self.term_inputs(model, inputs), self.terms)
-    loss = sum(w*terms[k] for k,w in self.losses.items())
-    if self.args.world_size > 1 and not self.needed.logits: loss = loss+0*student.logits.float().sum()
+    teacher = self.teacher_for(inputs) if self.teacher is not None and not all(self.terms[k].gold for k in active) else None
+    terms = distill_terms(active, student, teacher, self.term_inputs(model, inputs), self.terms)
+    loss = sum(weights[k]*terms[k] for k in active) if active else 0*student.logits.float().sum()
+    if self.args.world_size > 1: loss = loss+self.unread(model, student, active)
     if not inputs['counts']['tokens']: loss, terms = loss*0, {k: v*0 for k,v in terms.items()}
-    self.recorder.add(loss, terms, self.current_lr)
+    self.measure(model, terms)
+    self.recorder.add(loss, terms, self.current_lr, None if self.weights.constant else weights)
     loss = loss*self.args.world_size
     return (loss, student) if return_outputs else loss
+
+@patch
+def unread(self:DistillTrainer, model, student, active)->torch.Tensor:
+    "Zero, with a gradient for weights that no term of this step reads: several devices need one for each"
+    reads, zero = {r for k in active for r in self.terms[k].reads}, 0.
+    if 'logits' not in reads: zero = zero+0*student.logits.float().sum()
+    projection = getattr(self.accelerator.unwrap_model(model), PROJECTION, None)
+    if projection is not None and not any(self.terms[k].width == 'projected' for k in active): zero = zero+0*sum(p.sum() for p in projection.parameters())
+    return zero
+
+# %% ../../nbs/api/train/06_trainer.ipynb #bcf3ce46
+@patch
+def measure(self:DistillTrainer, model, terms:dict)->None:
+    "Measure the gradient of each term, if it is the turn of this step"
+    if not self.meter.due(self.state.global_step, self.state.max_steps): return
+    last = len(self.recorder.micro_batches)+1 >= self.in_step
+    try: self.meter.add(terms, student_parameters(self.accelerator.unwrap_model(model)), last)
+    except RuntimeError as error:
+        if self.args.world_size > 1 or not out_of_memory(error): raise
+        self.meter.stop('there was no memory to measure gradients')
+        self.report['meter_note'] = self.meter.note
+    if last: self.recorder.measured = self.meter.take()
 
 # %% ../../nbs/api/train/06_trainer.ipynb #0befb301
 @patch
@@ -199,6 +243,7 @@ def get_train_dataloader(self:DistillTrainer):
 def get_batch_samples(self:DistillTrainer, epoch_iterator, num_batches, device):
     "The micro-batches of the next optimizer step, counted together"
     samples, n = super(DistillTrainer, self).get_batch_samples(epoch_iterator, num_batches, device)
+    self.in_step = len(samples)
     if samples:
         self.totals = batch_totals(samples)
         if self.args.world_size > 1:
@@ -362,6 +407,7 @@ def forget_step(self:DistillTrainer):
     "Drop what an interrupted step has left behind"
     self.model.zero_grad(set_to_none=True)
     self.recorder.drop()
+    self.meter.take()
     self.optimizer = self.lr_scheduler = None
     self.model_wrapped = self.model
     self.accelerator.free_memory()
