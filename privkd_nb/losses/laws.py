@@ -24,15 +24,15 @@ def trial(
     seed:int=0,
 )->tuple:                # (student outputs, teacher outputs, TermInputs), with random numbers
     "Random outputs of two models for one batch"
-    g = torch.Generator().manual_seed(seed)
-    def r(*n): return torch.randn(*n, generator=g)
+    g, more = (torch.Generator().manual_seed(i) for i in (seed, seed+1))     # for what came first, and later
+    def r(*n, g=g): return torch.randn(*n, generator=g)
     mask = (torch.arange(t)[None] < torch.tensor([t, 5, 3, 6])[:b,None]).long()
     z = (b, t, c) if kind == 'token' else (b, c)
     labels = torch.randint(2, z, generator=g) if kind == 'multilabel' else torch.randint(c, z[:-1], generator=g)
     if kind == 'token': labels = torch.where(mask.bool() & (torch.arange(t) % 2 == 0), labels, -100)
     n = int(mask.sum())
     def random(d): return outputs(r(*z), attention={l: r(b, h, t, t) for l in range(2)},
-                                  **{k: {i: r(n, d) for i in range(2+(k == 'hidden'))} for k in BY_TOKEN})
+                                  **{k: {i: r(n, d, g=more if k in ('queries', 'keys') else g) for i in range(2+(k == 'hidden'))} for k in BY_TOKEN})
     student, teacher, project = random(narrow or d), random(d), (lambda x, w=r(narrow, d): x@w) if narrow else lambda x: x
     return student, teacher, counted(TermInputs(labels, mask, {}, layers=[0, 1], project=project, last=(2, 2), kind=kind))
 

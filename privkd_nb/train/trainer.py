@@ -177,7 +177,8 @@ def unread(self:DistillTrainer, model, student, active)->torch.Tensor:
     reads, zero = {r for k in active for r in self.terms[k].reads}, 0.
     if 'logits' not in reads: zero = zero+0*student.logits.float().sum()
     projection = getattr(self.accelerator.unwrap_model(model), PROJECTION, None)
-    if projection is not None and not any(self.terms[k].width == 'projected' for k in active): zero = zero+0*sum(p.sum() for p in projection.parameters())
+    maps = {self.terms[k].width for k in self.losses} & {'projected', 'by_layer'}
+    if projection is not None and maps - {self.terms[k].width for k in active}: zero = zero+0*sum(p.sum() for p in projection.parameters())
     return zero
 
 # %% ../../nbs/api/train/06_trainer.ipynb #bcf3ce46
