@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['LAWS', 'EXEMPT', 'trial', 'counted', 'pick', 'pad_more', 'doubled', 'padding', 'twice', 'micro_batches',
            'nothing_valid', 'detached', 'copy', 'still', 'each_token_twice', 'order', 'sizes', 'bf16', 'leaves', 'pull',
-           'temperature', 'sure', 'why_exempt', 'reaches_student', 'only_read', 'gradients', 'check_law', 'check_term']
+           'temperature', 'opposite', 'sure', 'why_exempt', 'reaches_student', 'only_read', 'gradients', 'check_law',
+           'check_term']
 
 # %% ../../nbs/api/losses/09_laws.ipynb #871975eb
 from dataclasses import replace
@@ -141,11 +142,17 @@ def temperature(f, s, t, b):
     ratio = pull(f, s, t, replace(b, temp=4.))/pull(f, s, t, replace(b, temp=1.))
     return torch.tensor(1.), 1. if .5 < ratio < 2 else ratio
 
+def opposite(o, b):
+    "Outputs of a student that is sure of what its teacher thinks least likely"
+    n = int(b.mask.sum(1).min())
+    def one(x, k): return 40*F.one_hot(x[..., :k].argmin(-1), x.shape[-1]).float().requires_grad_()
+    logits = (-40*o.logits.sign()).requires_grad_() if b.kind == 'multilabel' else one(o.logits, None)
+    return logits, {l: one(a, n) for l,a in o.attention.items()}
+
 def sure(f, s, t, b):
     "A student that is sure and wrong still has a gradient"
-    def loud(x): return (40*x).detach().requires_grad_()
-    wrong = outputs(loud(s.logits), **{k: {i: loud(x) if k == 'attention' else x for i,x in s[k].items()} for k in LAYERED})
-    ratio = pull(f, wrong, t, b)/pull(f, s, t, b)
+    logits, attention = opposite(t, b)
+    ratio = pull(f, AttrDict(s, logits=logits, attention=attention), t, b)/pull(f, s, t, b)
     return torch.tensor(1.), 1. if 1e-3 < ratio < torch.inf else ratio
 
 LAWS = [padding, twice, micro_batches, nothing_valid, copy, still, each_token_twice, order, sizes, bf16, temperature, sure]
@@ -157,7 +164,8 @@ EXEMPT = { # (term, law): why the formula breaks it
     ('dist', 'temperature'): 'correlation undoes what heat does to the size of predictions, and temp² remains',
     ('attention_prob', 'each_token_twice'): 'among twice as many tokens, probabilities are half as large',
     ('attention_prob', 'sure'): 'where the student is sure, the softmax has no slope; attention_kl has one',
-    ('minilm2', 'sizes'): 'relation heads of more dimensions have larger scores'}
+    ('minilm2', 'sizes'): 'relation heads of more dimensions have larger scores',
+    **dict.fromkeys([('rkl', 'sure'), ('jsd', 'sure'), ('dist', 'sure')], "it weighs classes by the student's own probabilities, which are 0 there")}
 
 def why_exempt(
     t:Term,

@@ -23,7 +23,7 @@ from ..data.weights import class_weights as label_weights
 from ..distributed import world
 from ..evaluation.scores import evaluate_by_language, predict, with_means
 from ..init.matching import check_matched, match_layers
-from ..losses.magnitudes import PROJECTION, Meter, student_parameters
+from ..losses.magnitudes import PROJECTION, GradientMeter, student_parameters
 from ..losses.projections import layer_projection, make_projection
 from ..losses.schedules import TermWeights, check_temp
 from ..losses.terms import ATTENTION, PAPER, TERMS, TermInputs, check_kind, check_pair, check_whole_batch, distill_terms
@@ -65,12 +65,12 @@ class DistillTrainer(Trainer):
         schedule='',            # How weights change, as 'kl=linear:1:0': see `losses.schedules`
         stages='',              # As '0.5': the share of the steps that distil, before those that learn the labels; '': all terms at once
         match='',               # The teacher layers to compare with, as in `match_layers`; '': `layers`
-        meter:int=0,            # Steps between measurements of each term's gradient, see `Meter`; 0: none
+        meter:int=0,            # Steps between measurements of each term's gradient, see `GradientMeter`; 0: none
         **kw,                   # Of `transformers.Trainer`: args, train_dataset, eval_dataset, processing_class …
     ):
         self.losses, self.layers, self.temp = parse_losses(losses), layers, check_temp(temp)
         self.terms = {k: TERMS[k] for k in self.losses}     # as they are now, should one be defined again
-        self.weights = TermWeights(self.losses, schedule, stages, self.terms)
+        self.weights = TermWeights(self.losses, schedule, stages, teacher_terms(self.losses))
         if match: self.set_match(match, student, teacher, kw['args'].seed if kw.get('args') else 0)
         self.attention_on = check_choice('attention_on', attention_on, ['scores', 'probabilities'])
         self.history, self.train_languages = history or History(), list(train_languages)
@@ -85,13 +85,11 @@ class DistillTrainer(Trainer):
         self.given_optimizer = bool(kw.get('optimizer_cls_and_kwargs')) or any(o is not None for o in kw.get('optimizers', ()))
         self.examples_per_step = self.args.train_batch_size*self.args.gradient_accumulation_steps*self.args.world_size
         self.model_accepts_loss_kwargs = True
-        n = student.config.num_hidden_layers
-        inner = bool(self.layers and teacher) and ends_with_norm(student) and self.layers[-1]+1 < teacher.config.num_hidden_layers
-        self.needed = required_outputs(self.losses, range(n), attention_on, n, inner=inner)
+        self.needed = self.outputs_read(student, teacher)
         self.references = {}                    # The teacher's predictions by data set, see `reference`
         self.efficient, self.best_name = EfficientTraining(self), ''       # the best checkpoint's, when training resumes
         self.add_recorder()
-        self.meter = Meter(meter, len(self.losses), self.reduced)
+        self.meter = GradientMeter(meter, len(self.losses), self.reduced)
         self.teacher_outputs = self.make_teacher() if self.teacher is not None else None
 
     @property
@@ -130,6 +128,13 @@ def set_match(self:DistillTrainer, match, student, teacher, seed:int=0)->None:
     if teacher is None: return                              # `set_teacher` says what is missing
     sizes = teacher.config.num_hidden_layers, student.config.num_hidden_layers
     self.layers = match_layers(match, *sizes, copied=self.layers, seed=seed)
+
+@patch
+def outputs_read(self:DistillTrainer, student, teacher): # An `OutputSpec`
+    "The outputs of the student that the losses read"
+    n = student.config.num_hidden_layers
+    inner = bool(self.layers and teacher) and ends_with_norm(student) and self.layers[-1]+1 < teacher.config.num_hidden_layers
+    return required_outputs(self.losses, range(n), self.attention_on, n, inner=inner)
 
 # %% ../../nbs/api/train/06_trainer.ipynb #6c99ae3b
 @patch
@@ -178,21 +183,8 @@ def unread(self:DistillTrainer, model, student, active)->torch.Tensor:
     if 'logits' not in reads: zero = zero+0*student.logits.float().sum()
     projection = getattr(self.accelerator.unwrap_model(model), PROJECTION, None)
     maps = {self.terms[k].width for k in self.losses} & {'projected', 'by_layer'}
-    if projection is not None and maps - {self.terms[k].width for k in active}: zero = zero+0*sum(p.sum() for p in projection.parameters())
-    return zero
-
-# %% ../../nbs/api/train/06_trainer.ipynb #bcf3ce46
-@patch
-def measure(self:DistillTrainer, model, terms:dict)->None:
-    "Measure the gradient of each term, if it is the turn of this step"
-    if not self.meter.due(self.state.global_step, self.state.max_steps): return
-    last = len(self.recorder.micro_batches)+1 >= self.in_step
-    try: self.meter.add(terms, student_parameters(self.accelerator.unwrap_model(model)), last)
-    except RuntimeError as error:
-        if self.args.world_size > 1 or not out_of_memory(error): raise
-        self.meter.stop('there was no memory to measure gradients')
-        self.report['meter_note'] = self.meter.note
-    if last: self.recorder.measured = self.meter.take()
+    if projection is None or not maps - {self.terms[k].width for k in active}: return zero
+    return zero+0*sum(p.sum() for p in projection.parameters())
 
 # %% ../../nbs/api/train/06_trainer.ipynb #0befb301
 @patch
@@ -216,6 +208,19 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     last = self.teacher and (self.model.config.num_hidden_layers, self.teacher.config.num_hidden_layers)
     return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), projection or (lambda x: x), self.temp, last,
                       inputs['valid'], self.train_dataset.kind, self.label_weights, inputs.get('same'), partial(layer_projection, projection))
+
+# %% ../../nbs/api/train/06_trainer.ipynb #bcf3ce46
+@patch
+def measure(self:DistillTrainer, model, terms:dict)->None:
+    "Measure the gradient of each term, if it is the turn of this step"
+    if not self.meter.due(self.state.global_step, self.state.max_steps): return
+    last = len(self.recorder.micro_batches)+1 >= self.in_step
+    try: self.meter.add(terms, student_parameters(self.accelerator.unwrap_model(model)), last)
+    except RuntimeError as error:
+        if self.args.world_size > 1 or not out_of_memory(error): raise
+        self.meter.stop('there was no memory to measure gradients')
+        self.report['meter_note'] = self.meter.note
+    if last: self.recorder.measured = self.meter.take()
 
 # %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
 @patch
