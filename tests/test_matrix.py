@@ -5,7 +5,7 @@ import pytest, torch
 
 from privkd_nb.compute import forward as forwarding
 from privkd_nb.core import KINDS
-from privkd_nb.losses.terms import TERMS
+from privkd_nb.losses.terms import ATTENTION, TERMS
 from privkd_nb.train import matrix, teacher, trainer
 from privkd_nb.train.matrix import WAYS, check_training
 
@@ -22,10 +22,10 @@ def test_every_term_comes_out_the_same_in_every_way(kind):
 @pytest.mark.parametrize('padding', ['padded', 'unpadded'])
 def test_without_attention_the_other_kernel_gives_the_same(padding, tmp_path):
     "Terms that read attention bring the eager kernel; the others come out the same with it and without"
-    some = [k for k in BUILTIN if 'sequence' in TERMS[k].kinds and 'attention' not in TERMS[k].reads]
+    some = [k for k in BUILTIN if 'sequence' in TERMS[k].kinds and not ATTENTION & {*TERMS[k].reads}]
     (eager, a), (fast, b) = (matrix.one_step(names, 'sequence', tmp_path, padding=padding) for names in ([*some, 'attention'], some))
     kernels = [t.model.config._attn_implementation for t in (a, b)]
-    assert kernels == ['eager', 'sdpa'] if not any(set(TERMS[k].reads) & {'attention'} for k in some) else True
+    assert kernels == ['eager', 'sdpa']
     for r in matrix.offs(fast, eager): assert max(r['off'], r['gradient_off']) < 1e-4, r
 
 
