@@ -4,18 +4,17 @@
 
 # %% auto #0
 __all__ = ['UNNORMED', 'BY_TOKEN', 'LAYERED', 'OutputSpec', 'outputs', 'token_index_of', 'ends_with_norm', 'captured_unnormed',
-           'forward', 'with_layers', 'first_layers']
+           'forward', 'first_layers']
 
 # %% ../../nbs/api/compute/03_forward.ipynb #52332c08
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 import torch
 from fastcore.basics import AttrDict
-from torch import nn
 from .attention import AttentionCapture, captured_attention, captured_qkv
 from ..data.encoding import model_inputs
 from ..models.architectures import architecture_of
-from ..models.encoders import layers_name, layers_of
+from ..models.encoders import layers_of, with_layers
 
 # %% ../../nbs/api/compute/03_forward.ipynb #60131f3a
 UNNORMED = -1 # Index of what the last layer puts out, before the encoder's final norm; without such a norm, the last hidden state
@@ -108,18 +107,6 @@ def forward(
                    attention={l: scores[l] for l in needed.attention}, **{k: {l: flat(x) for l,x in xs.items()} for k,xs in qkv.items()})
 
 # %% ../../nbs/api/compute/03_forward.ipynb #7dfc978e
-@contextmanager
-def with_layers(
-    model,  # A transformers encoder
-    layers, # Modules
-):
-    "Within the block, a model has these layers instead of its own"
-    stack = layers_of(model)
-    parent, _, child = layers_name(model).rpartition('.')
-    setattr(model.get_submodule(parent), child, nn.ModuleList(layers))
-    try: yield
-    finally: setattr(model.get_submodule(parent), child, stack)
-
 def first_layers(
     model,   # A transformers encoder
     k:int,   # How many layers
