@@ -22,10 +22,12 @@ def profile_lines(
     def line(m):
         base = abs(rows[m].iloc[(rows.away-1).abs().argmin()]) or 1.
         name, dash = MEASURES[m]
-        return go.Scatter(x=rows.away.round(3).tolist(), y=(rows[m]/base).round(4).tolist(), customdata=rows[m].round(5).tolist(), mode='lines',
-                          line=dict(color=color, dash=dash), name=name, showlegend=False, hovertemplate=f'{name} %{{customdata}}<extra></extra>')
+        x, y, numbers = rows.away.round(3).tolist(), (rows[m]/base).round(4).tolist(), rows[m].round(5).tolist()
+        return go.Scatter(x=x, y=y, customdata=numbers, mode='lines', line=dict(color=color, dash=dash), name=name, showlegend=False,
+                          hovertemplate=f'{name} %{{customdata}}<extra></extra>')
     return [line(m) for m in MEASURES]
 
+# %% ../../nbs/api/figures/17_losses.ipynb #b8d4fcd4
 def profiles_figure(
     frame:pd.DataFrame, # From `profiles`
     columns:int=4,      # Panels in a row
@@ -34,7 +36,8 @@ def profiles_figure(
     if not len(frame): return empty_figure('No term is defined for this kind of task.')
     named = order_terms(frame.term.unique())
     rows = -(-len(named)//columns)
-    fig = make_subplots(rows, columns, subplot_titles=[plot_text(k) for k in named], shared_xaxes='all', vertical_spacing=.28/rows, horizontal_spacing=.05)
+    titles = [plot_text(k) for k in named]
+    fig = make_subplots(rows, columns, subplot_titles=titles, shared_xaxes='all', vertical_spacing=.28/rows, horizontal_spacing=.05)
     for i,k in enumerate(named):
         fig.add_traces(profile_lines(frame[frame.term == k], term_color(k, named)), rows=i//columns+1, cols=i % columns+1)
     for name,dash in MEASURES.values(): fig.add_scatter(x=[None], y=[None], mode='lines', line=dict(color='#777777', dash=dash), name=name)

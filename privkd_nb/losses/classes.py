@@ -47,6 +47,7 @@ def uncorrelated(
     s, t = (x-x.mean(1, keepdim=True) for x in (s, t))
     return masked_mean(1-F.cosine_similarity(s, t, dim=1), t.norm(dim=1) > 1e-8)
 
+# %% ../../nbs/api/losses/05_classes.ipynb #1c8f628e
 def dist(
     s:Tensor, t:Tensor,     # Student and teacher logits, (b,c) or (b,t,c)
     mask:Tensor|None=None,  # (b,) or (b,t), valid positions

@@ -22,6 +22,7 @@ def log_probs(
     z = z.float()/temp
     return torch.stack([F.logsigmoid(z), F.logsigmoid(-z)], -1) if several else z.log_softmax(-1)
 
+# %% ../../nbs/api/losses/03_divergences.ipynb #fd9c9053
 def mean_divergence(
     each:Tensor,        # Terms of the sum over classes, (b,c), (b,t,c) or (b,c,2)
     mask:Tensor|None,   # (b,) or (b,t), valid positions

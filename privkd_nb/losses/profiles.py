@@ -23,6 +23,7 @@ def lesson(
     right = (2*y-1)*known if kind == 'multilabel' else F.one_hot(y, t.logits.shape[-1])*known[...,None]
     return s, outputs(t.logits+sure*right, **{k: t[k] for k in LAYERED}), b
 
+# %% ../../nbs/api/losses/10_profiles.ipynb #d00e84b3
 def between(
     s, t,       # Outputs of student and teacher
     away:float, # 0: the teacher's, 1: the student's; beyond 1 further away
@@ -48,6 +49,7 @@ def profile(
         return dict(term=t.name, away=x, value=loss.item(), gradient=torch.stack(pull).norm().item())
     return [row(x) for x in at]
 
+# %% ../../nbs/api/losses/10_profiles.ipynb #a48397b1
 def profiles(
     losses=None,         # As in `parse_losses`; None: every term of the table that is defined for the kind
     kind:str='sequence', # One of `KINDS`

@@ -396,6 +396,7 @@ def check_kind(
             raise InputError(f"the {t} term needs at least {t.fewest} classes, and the task has {classes}"
                              f"{t.because and f': {t.because}'}; leave '{t}' out of losses.")
 
+# %% ../../nbs/api/losses/08_terms.ipynb #054952ee
 def few_classes(
     losses,      # Names of terms
     classes:int, # Of the task

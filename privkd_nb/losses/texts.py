@@ -27,6 +27,7 @@ def differences(
     sq = d.pow(2).sum(-1)
     return d, torch.where(sq > 0, torch.where(sq > 0, sq, 1.).sqrt(), 0.)
 
+# %% ../../nbs/api/losses/06_texts.ipynb #cb72653d
 def relative_distances(
     x:Tensor, # (b,d)
 )->Tensor:    # (b,b)
@@ -34,6 +35,7 @@ def relative_distances(
     r = differences(x)[1]
     return r*(r > 0).sum()/r.sum().clamp(min=1e-12)
 
+# %% ../../nbs/api/losses/06_texts.ipynb #2e9f5577
 def angles(
     x:Tensor, # (b,d)
 )->Tensor:    # (b,b,b)
