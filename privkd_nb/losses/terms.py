@@ -54,7 +54,7 @@ class Term:
     whole_batch:bool=False # Its value is no sum over texts: all texts of a step must be in one batch
     fewest:int=1         # Classes that it needs
     enough:int=0         # With fewer classes it says little, and a run says so
-    because:str=''       # Why it needs so many: a clause, for the refusal
+    because:str=''       # Why it needs so many: a clause, for the refusal; after a semicolon, what is lost with fewer than `enough`
     check:Callable|None=None # (student's configuration, teacher's, kind) -> why it cannot compare them, as a clause; None or '': it can
     version:str=''       # Of your own; names the run instead of the function's fingerprint
     builtin:bool=False   # It comes with this package
@@ -168,13 +168,13 @@ TERMS |= {t.name: t for t in (
          title='Jensen-Shannon divergence of the softened predictions, at most log 2 times temp²'),
     Term('kl_std', _kl_std, 'logits', source='Sun et al. 2024', cost='as kl', builtin=True, fewest=3, enough=4,
          title='KL divergence of standardized logits, which leaves the student its own scale',
-         because='the standardized logits of two classes are always the same two numbers, and those of three keep one number of two'),
+         because='the standardized logits of two classes are always the same two numbers; those of three keep one number of two'),
     Term('dkd', _dkd, 'logits', source='Zhao et al. 2022', cost='as kl; counts where there is a label', builtin=True, labelled=True, fewest=3,
          title='decoupled distillation: KL of the right class, and eight times that among the others',
          because='of two classes one is wrong, and there is no second one to compare it with'),
     Term('dist', _dist, 'logits', source='DIST, Huang et al. 2022', builtin=True, whole_batch=True, fewest=3, enough=4,
          title='correlation of predictions, by text and by class', cost='as kl; a whole step in one batch',
-         because='two probabilities correlate by +1 or -1 whatever they are, and of three correlation keeps one number of two'),
+         because='two probabilities correlate by +1 or -1 whatever they are; of three, correlation keeps one number of two'),
     Term('rkd', _rkd, 'last', width='any', source='after RKD, Park et al. 2019', builtin=True, whole_batch=True,
          title='relational distillation: distances and angles between the texts of a batch, by their mean last hidden states',
          cost='d numbers a token to cache; b³ for b texts; a whole step in one batch'))}
@@ -388,13 +388,14 @@ def check_kind(
 )->None:
     "Raise an `InputError` if a term is not defined for a kind of task, or for so few classes"
     for t in (TERMS[k] for k in losses):
+        because = t.because.partition(';')[0]
         if kind not in t.kinds:
             others, two = ' and '.join(KINDS[k] for k in t.kinds), kind == 'multilabel' and t.fewest > 2
-            why = f': each label is a question with two answers, and {t.because}' if two and t.because else f' (it is for {others})'
+            why = f': each label is a question with two answers, and {because}' if two and because else f' (it is for {others})'
             raise InputError(f"the {t} term is not defined for {KINDS[kind]}{why}; leave '{t}' out of losses.")
         if classes is not None and classes < t.fewest:
             raise InputError(f"the {t} term needs at least {t.fewest} classes, and the task has {classes}"
-                             f"{t.because and f': {t.because}'}; leave '{t}' out of losses.")
+                             f"{because and f': {because}'}; leave '{t}' out of losses.")
 
 # %% ../../nbs/api/losses/08_terms.ipynb #054952ee
 def few_classes(
@@ -402,7 +403,7 @@ def few_classes(
     classes:int, # Of the task
 )->list[str]:    # A sentence each
     "What is said of terms that have little to say for so few classes"
-    return [f'with {classes} classes the {t} term says little: {t.because}' for t in (TERMS[k] for k in losses) if classes < t.enough]
+    return [f'with {classes} classes the {t} term says little: {t.because.rpartition("; ")[2]}' for t in (TERMS[k] for k in losses) if classes < t.enough]
 
 # %% ../../nbs/api/losses/08_terms.ipynb #95302237
 def check_whole_batch(
