@@ -169,7 +169,7 @@ def test_a_rule_of_ones_own_is_a_choice():
             "The last ones"
             return range(model.config.num_hidden_layers)
         assert choose_layers('upside', tiny_model(layers=4), 2, texts(3)).layers == [2, 3]
-        assert MEASURED['upside'] == ('texts', 'The last ones', 'here')
+        assert MEASURED['upside'][:3] == ('texts', 'The last ones', 'here')
         with pytest.raises(InputError, match='stride is a depth rule of this package'):
             @depth_rule()
             def stride(model, sample, n_student, lacks): return [0]
