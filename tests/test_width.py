@@ -154,3 +154,43 @@ def test_a_model_without_a_head_is_narrowed_too():
     small, _ = narrow(base, 16, method='truncate')
     assert type(small) is type(base) and small.config.hidden_size == 16
     assert len(layer_stack(small)[1]) == 2 and target_widths(base, 16).heads == 2
+
+
+def test_projections_are_models_that_load_and_the_fit_helps(tmp_path):
+    "The norms are fitted: without that, a projected model is further from its teacher"
+    from privkd_nb.init import width
+    for arch in ARCHITECTURES:
+        model = tiny_model(arch, layers=2)
+        small, plan = narrow(model, 16, method='pca', sample=sample_of())
+        assert set(plan.tensors.values()) == {'projected', 'sliced', 'copied'}, arch
+        small.save_pretrained(tmp_path/arch)
+        assert torch.equal(logits(type(small).from_pretrained(tmp_path/arch)), logits(small))
+    errors = {}
+    for fit in True, False:
+        with pytest.MonkeyPatch.context() as m:
+            if not fit: m.setattr(width, 'fit_norms', lambda *a: None)
+            found = [(logits(narrow(t, 24, method='pca', sample=sample_of())[0])-logits(t)).square().mean() for t in (tiny_model('bert', layers=2, seed=s) for s in range(4))]
+        errors[fit] = float(sum(found))
+    assert errors[True] < errors[False]
+
+
+def test_layers_of_different_sizes_are_for_memory_alone():
+    from privkd_nb.init.pruning import prune
+    model, want = tiny_model('bert', layers=3), replace(widths_of(tiny_model('bert', layers=1).config), heads=2, kv=2, ffn=32)
+    kept, _ = prune(model, want, 'taylor', sample_of(), steps=2, uneven=True)
+    assert sum(map(len, kept.heads)) == 6 and sum(map(len, kept.ffn)) == 96 and len({*map(len, kept.ffn)}) > 1
+    assert logits(pruned(model, kept)).isfinite().all()
+    for arch in ARCHITECTURES:
+        with pytest.raises(InputError, match='one number of heads'): narrow(tiny_model(arch, layers=1), ffn=32, method='select', uneven=True)
+
+
+@pytest.mark.parametrize('kind', ['token', 'multilabel'])
+def test_taylor_knows_every_kind_of_task(kind):
+    rng, s = np.random.default_rng(0), sample_of()
+    ids = [s.flat[a:b].tolist() for a, b in zip(s.offsets, s.offsets[1:])]
+    labels = [rng.integers(0, 3, len(i)).tolist() for i in ids] if kind == 'token' else rng.integers(0, 2, (12, 3)).tolist()
+    words = [list(range(len(i))) for i in ids] if kind == 'token' else None
+    data = Encoded(ids, labels, ['en']*12, s.names, words, pad_id=1, kind=kind)
+    model = tiny_model('bert', layers=2, kind=kind)
+    small, _ = narrow(model, 16, method='taylor', sample=data)
+    assert logits(small).isfinite().all() and small.config.problem_type == model.config.problem_type

@@ -61,6 +61,7 @@ class Axes(NamedTuple):
     dims:tuple       # Of the axes above, one a dimension
     layer:int|None   # None: outside of the layers
 
+# %% ../../nbs/api/init/10_axes.ipynb #2c30ba6e
 def weight_axes(
     model,     # A transformers encoder of `ARCHITECTURES`
     name:str,  # Of a map, table or norm
@@ -85,6 +86,7 @@ class Widths:
     kv:int       # Heads of keys and values a layer; fewer than `heads`, if they are shared
     ffn:int      # Units of a feed-forward map
 
+# %% ../../nbs/api/init/10_axes.ipynb #f0c76d36
 def ffn_setting(cfg)->str: return 'hidden_dim' if cfg.model_type == 'distilbert' else 'intermediate_size' # Name of the setting
 
 def widths_of(
@@ -95,6 +97,7 @@ def widths_of(
     return Widths(cfg.hidden_size, heads, getattr(cfg, 'head_dim', None) or cfg.hidden_size//heads,
                   getattr(cfg, 'num_key_value_heads', None) or heads, getattr(cfg, ffn_setting(cfg)))
 
+# %% ../../nbs/api/init/10_axes.ipynb #7e0b34c0
 def free_heads(
     cfg, # A transformers configuration
 )->bool:
@@ -182,6 +185,7 @@ def growth(
     if len(axes.dims) < 2 or axes.dims[0] == 'token' or (at := kept.lines(axes.dims[1], axes.layer)) is None: return 1.
     return (LINES[axes.dims[1]](kept.full)/max(1, len(at)))**.5
 
+# %% ../../nbs/api/init/10_axes.ipynb #6b0d0c51
 @torch.no_grad()
 def cut(
     tensor:torch.Tensor, # A weight or bias
@@ -209,6 +213,7 @@ def set_sizes(
         if {'attention_head_size', 'head_dim'} & vars(m).keys() and 'scaling' in vars(m): m.scaling = head_dim**-.5
         for k in new.keys() & vars(m).keys(): setattr(m, k, new[k])
 
+# %% ../../nbs/api/init/10_axes.ipynb #73f9873d
 def head_shape(
     model,     # A transformers encoder, perhaps from `pruned`
     layer:int, # Of it
@@ -218,6 +223,7 @@ def head_shape(
     w = widths_of(model.config)
     return w.heads, w.head_dim
 
+# %% ../../nbs/api/init/10_axes.ipynb #993e9dff
 def pruned(
     model,            # A transformers encoder of `ARCHITECTURES`
     kept:Kept,        # Units

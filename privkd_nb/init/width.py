@@ -4,22 +4,23 @@
 
 # %% auto #0
 __all__ = ['check_size', 'head_sizes', 'shared_heads', 'target_widths', 'narrow_config', 'NarrowPlan', 'digest', 'how_made',
-           'fill', 'check_needs', 'narrow', 'refuse_uneven']
+           'fill', 'check_needs', 'check_basis', 'narrow', 'refuse_uneven']
 
-# %% ../../nbs/api/init/14_width.ipynb #d2faaf51
+# %% ../../nbs/api/init/14_width.ipynb #dec91f46
 import copy, hashlib
 from dataclasses import dataclass, field
 import torch
 from fastcore.basics import patch
 from ..core import InputError, check_choice
 from .axes import LINES, Kept, Widths, axes_of, cut, ffn_setting, free_heads, growth, widths_of
+from .basis import fit_norms, in_basis, why_no_basis
 from .copying import fresh_model
 from .pruning import prune
 from .spec import WIDTH_METHODS
 from .width_scores import SCORERS, Scores
 from ..models.architectures import architecture_of, part_of
 
-# %% ../../nbs/api/init/14_width.ipynb #6329928c
+# %% ../../nbs/api/init/14_width.ipynb #bb360597
 def check_size(
     name:str,   # 'hidden', 'heads' or 'ffn'
     now:int,    # The model's
@@ -29,6 +30,7 @@ def check_size(
     if want is None or 1 <= want <= now: return
     raise InputError(f"{name}={want} is impossible: the model has {now}, and narrowing only takes away; give 1 to {now}.")
 
+# %% ../../nbs/api/init/14_width.ipynb #01406ae8
 def head_sizes(
     cfg,                  # A transformers configuration
     w:Widths,             # Its sizes
@@ -50,7 +52,7 @@ def head_sizes(
     raise InputError(f"heads={heads} does not fit hidden={hidden}: a {cfg.model_type} has heads of hidden/heads numbers, at most "
                      f"{w.head_dim}; use heads={hidden//w.head_dim} with this hidden size, or hidden={heads*w.head_dim} with these heads.")
 
-# %% ../../nbs/api/init/14_width.ipynb #fda7df3d
+# %% ../../nbs/api/init/14_width.ipynb #ef9220db
 def shared_heads(
     w:Widths,   # The model's
     heads:int,  # The new number
@@ -62,6 +64,7 @@ def shared_heads(
     raise InputError(f"heads={heads} does not fit {w.kv} groups of {w.heads//w.kv} heads that share keys and values; "
                      f"use a multiple of {w.kv} or of {w.heads//w.kv}.")
 
+# %% ../../nbs/api/init/14_width.ipynb #9d92b6c9
 def target_widths(
     model,                # A transformers encoder
     hidden:int|None=None, # Its new hidden size; None: as it is
@@ -75,7 +78,7 @@ def target_widths(
     h, head_dim = head_sizes(cfg, w, hidden, heads, bool(row and row.rotary))
     return Widths(hidden, h, head_dim, shared_heads(w, h), ffn or max(1, round(w.ffn*hidden/w.hidden)))
 
-# %% ../../nbs/api/init/14_width.ipynb #3fdc6941
+# %% ../../nbs/api/init/14_width.ipynb #542585c8
 def narrow_config(
     model,        # A transformers encoder
     want:Widths,  # Sizes
@@ -90,7 +93,7 @@ def narrow_config(
     cfg._attn_implementation = None                        # the default kernel, whichever the model uses now
     return cfg
 
-# %% ../../nbs/api/init/14_width.ipynb #b41f38a9
+# %% ../../nbs/api/init/14_width.ipynb #c35d541d
 @dataclass(repr=False)
 class NarrowPlan:
     "What a narrow model kept of its model, and how"
@@ -116,7 +119,7 @@ def __repr__(self:NarrowPlan):
     sizes = ', '.join(f'{a} {b}→{n}' if b != n else f'{a} {n}' for (a,b),n in zip(vars(self.kept.full).items(), vars(self.sizes).values()))
     return f"NarrowPlan({self.method}{f' in {self.steps} steps' if self.steps > 1 else ''}: {sizes})"
 
-# %% ../../nbs/api/init/14_width.ipynb #be4b5062
+# %% ../../nbs/api/init/14_width.ipynb #174a304b
 def how_made(
     axes:dict,     # From `axes_of`
     kept:Kept,     # Units
@@ -127,7 +130,7 @@ def how_made(
     def scaled(k, a): return scale and k.endswith('.weight') and growth(a, kept) != 1
     return {k: 'scaled' if scaled(k, a) else 'sliced' if shorter(a) else 'copied' for k,a in axes.items()}
 
-# %% ../../nbs/api/init/14_width.ipynb #357ecc10
+# %% ../../nbs/api/init/14_width.ipynb #46dc0fa7
 def fill(
     small,        # A narrow model; changed in place
     tensors:dict, # Its weights
@@ -138,6 +141,7 @@ def fill(
         raise InputError(f"{lost[0]} has no counterpart; narrow another model.")
     small.tie_weights()
 
+# %% ../../nbs/api/init/14_width.ipynb #2216e9d3
 def check_needs(
     method:str, # Of `WIDTH_METHODS`
     sample,     # As in `narrow`
@@ -145,9 +149,21 @@ def check_needs(
     "Refuse a method that lacks what it looks at"
     check_choice('method', method, SCORERS)
     if (needs := WIDTH_METHODS[method].needs) and (sample is None or not len(sample)):
-        raise InputError(f"method={method} looks at texts{' with labels' if needs == 'labels' else ''}; pass a sample of the student's training "
-                         f"texts, or use {', '.join(k for k in SCORERS if not WIDTH_METHODS[k].needs)}.")
+        raise InputError(f"method={method} looks at texts{' with labels' if needs == 'labels' else ''}; pass a sample of the student's "
+                         f"training texts, or use {', '.join(k for k in SCORERS if not WIDTH_METHODS[k].needs)}.")
 
+def check_basis(
+    model,      # A transformers encoder
+    method:str, # Its name
+    basis:str,  # As in `Scorer`
+    steps:int,  # As in `narrow`
+)->None:
+    "Refuse a projection that is not defined"
+    if why := why_no_basis(model, basis):
+        raise InputError(f"method={method} is not defined for a {model.config.model_type}: {why}; use another method.")
+    if steps > 1: raise InputError(f"steps={steps} ranks again what is left, but {method} projects once; leave steps out, or use another method.")
+
+# %% ../../nbs/api/init/14_width.ipynb #6ec8c7b7
 def narrow(
     model,                # A transformers encoder of `ARCHITECTURES`, with or without a head
     hidden:int|None=None, # Its new hidden size; None: as it is
@@ -161,14 +177,22 @@ def narrow(
 )->tuple[torch.nn.Module,NarrowPlan]: # A model of the same class, which shares nothing with the first
     "Make a model narrower"
     check_needs(method, sample)
-    want, axes, scorer = target_widths(model, hidden, heads, ffn), axes_of(model), SCORERS[method]
+    want, scorer, texts = target_widths(model, hidden, heads, ffn), SCORERS[method], 0 if sample is None else len(sample)
+    projects = scorer.basis and want.hidden < model.config.hidden_size
     if uneven: refuse_uneven(model)
+    if projects: check_basis(model, method, scorer.basis, steps)
     kept, scores = prune(model, want, method, sample, steps)
-    small = fresh_model(type(model), narrow_config(model, want), seed)
-    fill(small, {k: cut(v, axes[k], kept, scorer.scale) for k,v in model.state_dict().items()})
-    return small, NarrowPlan(method, steps, want, kept, scores, how_made(axes, kept, scorer.scale), 0 if sample is None else len(sample))
+    small, axes = fresh_model(type(model), narrow_config(model, want), seed), axes_of(model)
+    made = how_made(axes, kept, scorer.scale)
+    if projects:
+        tensors, p, names = in_basis(model, kept, scorer.basis, want.hidden, sample)
+        made |= dict.fromkeys(names, 'projected')
+    else: tensors = {k: cut(v, axes[k], kept, scorer.scale) for k,v in model.state_dict().items()}
+    fill(small, tensors)
+    if projects and scorer.basis == 'states': fit_norms(small, model, p, sample)
+    return small, NarrowPlan(method, steps, want, kept, scores, made, texts)
 
-# %% ../../nbs/api/init/14_width.ipynb #c9215bf3
+# %% ../../nbs/api/init/14_width.ipynb #3642720b
 def refuse_uneven(
     model, # A transformers encoder
 )->None:

@@ -4,18 +4,21 @@
 
 # %% auto #0
 __all__ = ['SCORERS', 'Scores', 'Scorer', 'width_method', 'truncate', 'evenly', 'marked', 'select', 'places', 'watched',
-           'text_sums', 'activity', 'by_axis', 'minitron', 'states', 'subclone']
+           'text_sums', 'activity', 'by_axis', 'minitron', 'states', 'subclone', 'text_losses', 'gate_gradients',
+           'taylor']
 
 # %% ../../nbs/api/init/11_width_scores.ipynb #757f8d9c
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Callable
 import torch
+from torch.nn import functional as F
 from ..core import InputError
 from ..data.batching import by_length
 from ..data.encoding import IGNORE, Encoded, model_inputs
 from .axes import Widths, axes_of, head_shape, widths_of
 from .spec import WIDTH_METHODS, Narrowing
+from ..models.architectures import architecture_of, under
 from ..models.encoders import layer_stack
 
 # %% ../../nbs/api/init/11_width_scores.ipynb #1799a59b
@@ -28,6 +31,7 @@ class Scores:
     dims:list|None=None           # A layer: (h,d_h) the numbers of a head, where heads become narrower
     pool:torch.Tensor|None=None   # (d,) units before the logits
 
+# %% ../../nbs/api/init/11_width_scores.ipynb #8c03fb5f
 @dataclass(frozen=True)
 class Scorer:
     "How a method of `WIDTH_METHODS` is computed"
@@ -49,7 +53,7 @@ def width_method(
     def add(fn):
         key = name or fn.__name__
         SCORERS[key] = Scorer(fn, **kw)
-        own = fn.__module__ != __name__
+        own = fn.__module__.partition('.')[0] != __name__.partition('.')[0]      # not of this package
         if own or key not in WIDTH_METHODS: WIDTH_METHODS[key] = Narrowing(needs, (fn.__doc__ or key).strip(), source, fn if own else None)
         return fn
     return add
@@ -83,14 +87,16 @@ def places(
     model, # A transformers encoder of `ARCHITECTURES`
 )->list[tuple]: # (axis, layer, module, whether it is the module's output)
     "Where the units of each axis can be seen"
-    res = []
+    res, row = [], architecture_of(model)
+    aside = tuple(s for s in row.shared if s != row.final_norm)  # DeBERTa's norm of relative positions sees no text
     for name,a in axes_of(model).items():
-        if not name.endswith('.weight'): continue
+        if not name.endswith('.weight') or under(name.removeprefix(model.base_model_prefix+'.'), aside): continue
         module = model.get_submodule(name.removesuffix('.weight'))
         if a.dims == ('hidden',): res.append(('hidden', a.layer, module, True))
         elif a.dims[-1] in ('heads', 'ffn', 'pool') and len(a.dims) == 2: res.append((a.dims[-1], a.layer, module, False))
     return res
 
+# %% ../../nbs/api/init/11_width_scores.ipynb #50b9b6be
 @contextmanager
 def watched(
     where:list,   # From `places`
@@ -115,12 +121,12 @@ def watched(
 def text_sums(
     x:torch.Tensor,    # (b,t,n) or (b,n)
     mask:torch.Tensor, # (b,t)
-)->tuple|None:         # (sums of absolute values (b,n), how many were summed (b,1)); None: x is of no text, as DeBERTa's relative positions
+)->tuple:              # Sums of absolute values (b,n), and how many were summed (b,1)
     "Sum up the size of what each text shows, without padding"
-    if x.ndim == 2 and len(x) == len(mask): return x.abs().double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)
-    if x.shape[:2] != mask.shape: return None
+    if x.ndim == 2: return x.abs().double(), torch.ones(len(x), 1, dtype=torch.float64, device=x.device)
     return (x.abs().double()*mask[...,None]).sum(1), mask.sum(1, keepdim=True).double()
 
+# %% ../../nbs/api/init/11_width_scores.ipynb #977c57fa
 @torch.inference_mode()
 def activity(
     model,           # A transformers encoder, perhaps from `pruned`
@@ -132,8 +138,7 @@ def activity(
     device, total = next(model.parameters()).device, {}
     for _,batch in by_length(sample, 2048):
         mask = batch['attention_mask'].to(device)
-        def see(i, x):
-            if found := text_sums(x, mask): total[i] = total.get(i, 0)+fold(*found).sum(0).cpu()
+        def see(i, x): total[i] = total.get(i, 0)+fold(*text_sums(x, mask)).sum(0).cpu()
         with watched(where, see): model(**model_inputs(batch, device, model))
     return [(*where[i][:2], total[i]) for i in sorted(total)]
 
@@ -171,3 +176,45 @@ def subclone(model, sample:Encoded, want:Widths=None)->Scores:
     "the units of the largest mean size"
     where = [p for p in places(model) if p[0] != 'hidden']+states(model)
     return by_axis(model, activity(model, sample, where, lambda s, n: s))
+
+# %% ../../nbs/api/init/11_width_scores.ipynb #860635a9
+def text_losses(
+    logits:torch.Tensor, # (b,c) or (b,t,c)
+    batch:dict,          # From `Collate`
+    kind:str,            # One of `KINDS`
+)->torch.Tensor:         # (b,)
+    "The cross entropy of each text: of its label, or the mean over its words or over the labels"
+    y = batch['labels'].to(logits.device)
+    if kind == 'multilabel': return F.binary_cross_entropy_with_logits(logits, y.clamp(min=0).float(), reduction='none').mean(-1)
+    nll = F.cross_entropy(logits.flatten(0, -2).float(), y.flatten(), ignore_index=IGNORE, reduction='none').view(y.shape)
+    return nll if kind == 'sequence' else nll.sum(1)/(y != IGNORE).sum(1).clamp(min=1)
+
+# %% ../../nbs/api/init/11_width_scores.ipynb #0d9e3e51
+def gate_gradients(
+    model,      # A transformers encoder with a head
+    batch:dict, # From `Collate`
+    kind:str,   # One of `KINDS`
+    where:list, # From `places`
+)->dict:        # (axis, layer) -> (b,n); all norms share the gates of ('hidden', None)
+    "The derivatives of each text's loss by its gates"
+    gates, device = {}, next(model.parameters()).device
+    def see(i, x):
+        key = where[i][:2] if where[i][0] in ('heads', 'ffn') else (where[i][0], None)
+        gate = gates.setdefault(key, torch.ones(len(x), x.shape[-1], device=device, requires_grad=True))
+        return x*(gate[:,None] if x.ndim == 3 else gate)
+    with torch.enable_grad(), watched(where, see):
+        loss = text_losses(model(**model_inputs(batch, device, model)).logits, batch, kind).sum()
+    return dict(zip(gates, torch.autograd.grad(loss, list(gates.values()))))
+
+# %% ../../nbs/api/init/11_width_scores.ipynb #aef67202
+@width_method()
+def taylor(model, sample:Encoded, want:Widths=None)->Scores:
+    "the units whose absence would change the loss most"
+    if not sample.labelled.any(): raise InputError("method=taylor needs texts with labels, and none has one; use minitron, or label some.")
+    where, n, total = places(model), len(layer_stack(model)[1]), {}
+    def add(key, g): total[key] = total.get(key, 0)+g.double().abs().sum(0).cpu()
+    for _,batch in by_length(sample.take(sample.labelled), 2048):
+        for (axis, l),g in gate_gradients(model, batch, sample.kind, where).items():
+            if axis == 'heads': g = g.view(len(g), *head_shape(model, l)); add(('whole', l), g.sum(-1))
+            add((axis, l), g)
+    return Scores(total['hidden', None], *([total[k, l] for l in range(n)] for k in ('whole', 'ffn', 'heads')), total.get(('pool', None)))
