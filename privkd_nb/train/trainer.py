@@ -13,6 +13,7 @@ from fastcore.basics import AttrDict, patch
 from transformers import PrinterCallback, Trainer, set_seed
 from ..checkpoints import best_named, check_checkpoint, checkpoint_faults, restore_history, seal_checkpoint, set_aside, whole_checkpoint
 from ..compute.attention import restore_kernel, use_eager
+from ..compute.compile import is_compiled, plain_layers
 from ..compute.embedding_rows import full_table
 from ..compute.forward import ends_with_norm, forward
 from ..core import InputError, ResultError, accepts_former_names, as_words, check_choice, read_json, seed_for, write_json
@@ -171,7 +172,7 @@ def compute_loss(self:DistillTrainer, model, inputs, return_outputs=False, num_i
     loss = sum(weights[k]*terms[k] for k in active) if active else 0*student.logits.float().sum()
     if self.args.world_size > 1: loss = loss+self.unread(model, student, active)
     if not inputs['counts']['tokens']: loss, terms = loss*0, {k: v*0 for k,v in terms.items()}
-    self.measure(model, terms)
+    self.measure(model, inputs, teacher, terms)
     self.recorder.add(loss, terms, self.current_lr, None if self.weights.constant else weights)
     loss = loss*self.args.world_size
     return (loss, student) if return_outputs else loss
@@ -211,16 +212,27 @@ def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
 
 # %% ../../nbs/api/train/06_trainer.ipynb #bcf3ce46
 @patch
-def measure(self:DistillTrainer, model, terms:dict)->None:
+def measure(self:DistillTrainer, model, inputs, teacher, terms:dict)->None:
     "Measure the gradient of each term, if it is the turn of this step"
     if not self.meter.due(self.state.global_step, self.state.max_steps): return
-    last = len(self.recorder.micro_batches)+1 >= self.in_step
-    try: self.meter.add(terms, student_parameters(self.accelerator.unwrap_model(model)), last)
+    last, plain = len(self.recorder.micro_batches)+1 >= self.in_step, self.accelerator.unwrap_model(model)
+    if not inputs['counts']['tokens']: terms = {k: v.detach() for k,v in terms.items()}         # a dummy example counts nothing
+    try:
+        if is_compiled(plain): terms = self.terms_again(model, inputs, teacher, terms)
+        self.meter.add(terms, student_parameters(plain), last)
     except RuntimeError as error:
         if self.args.world_size > 1 or not out_of_memory(error): raise
         self.meter.stop('there was no memory to measure gradients')
         self.report['meter_note'] = self.meter.note
     if last: self.recorder.measured = self.meter.take()
+
+@patch
+def terms_again(self:DistillTrainer, model, inputs, teacher, terms:dict)->dict:
+    "The terms of a batch from plain layers: compiled ones give up what they saved after one backward pass"
+    devices = [self.args.device] if self.args.device.type == 'cuda' else []
+    with plain_layers(self.accelerator.unwrap_model(model)), torch.random.fork_rng(devices):
+        student = forward(model, inputs, self.needed, self.efficient.unpad)
+        return distill_terms(list(terms), student, teacher, self.term_inputs(model, inputs), self.terms)
 
 # %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
 @patch
