@@ -12,6 +12,7 @@ from privkd_nb.jobs.config import RunConfig
 from privkd_nb.losses.magnitudes import GradientMeter
 from privkd_nb.losses.schedules import TermWeights
 from privkd_nb.losses.terms import distill_terms
+from privkd_nb.models.encoders import layer_stack
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.models.tokenizer import train_tokenizer
 from privkd_nb.record import History
@@ -225,3 +226,43 @@ def test_a_plan_at_any_step():
     w = TermWeights(dict(ce=1., kl=3.), 'kl=linear:1:0', '0.5')
     assert w.at(2, 9) == dict(ce=0., kl=3*.75) and w.at(4, 9) == dict(ce=1., kl=0.) and w.at(0, 1) == dict(ce=0., kl=3.)
     assert w.frame(9).kl.gt(0).sum() == 4
+
+
+class Once(torch.autograd.Function):
+    "As a compiled layer does, it gives up after one backward pass"
+    @staticmethod
+    def forward(ctx, x): ctx.n = 0; return x.view_as(x)
+    @staticmethod
+    def backward(ctx, grad):
+        ctx.n += 1
+        if ctx.n > 1: raise RuntimeError('This backward function was compiled with non-empty donated buffers which requires retain_graph=False')
+        return grad
+
+
+def test_the_meter_goes_back_through_compiled_layers(trainer, monkeypatch):
+    def compiled(model, on=True):
+        for layer in layer_stack(model)[1]:
+            def once(*args, layer=layer, **kw):
+                out = layer._call_impl(*args, **kw)
+                return Once.apply(out) if torch.is_tensor(out) else (Once.apply(out[0]), *out[1:])
+            layer._compiled_call_impl = once if on else None
+    monkeypatch.setattr('privkd_nb.train.efficiency.compile_layers', compiled)
+    kw = dict(efficiency=Efficiency(compile='on'), max_steps=2, dropout=False)
+    measured, plain = trainer('measured', meter=1, **kw), trainer('plain', **kw)
+    own = by_autograd(trainer('own', dropout=False))
+    for tr in (measured, plain): tr.train()
+    assert same(weights(measured), weights(plain))
+    assert {k: rows(measured, 'meter')[f'gradient:{k}'][1] for k in own} == pytest.approx(own, rel=1e-3)
+
+
+def test_the_monitor_draws_pulls_as_they_come(tmp_path):
+    from privkd_nb.apps.monitor import Monitor
+    h = History(tmp_path/'history.jsonl')
+    h.add(1, dict(loss=3., ce=1., kl=2., learning_rate=1e-3))
+    h.add(1, {'weight:ce': 1., 'weight:kl': .5, 'gradient:ce': 2., 'gradient:kl': 6.}, 'meter')
+    m = Monitor(tmp_path, start=False)
+    def drawn(): return {t.name: list(t.y) for t in m.view.figure.data if t.name and t.name.endswith('pull')}
+    assert drawn() == {'cross entropy, pull': [2.], 'kl, pull': [3.]}
+    h.add(4, {'weight:kl': .25, 'gradient:kl': 8.}, 'meter')
+    m.look()
+    assert drawn()['kl, pull'] == [3., 2.]

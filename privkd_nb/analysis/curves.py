@@ -13,7 +13,7 @@ from fastcore.basics import patch
 import numpy as np, pandas as pd
 from .arms import CELL, Cell, order_cells
 from ..losses.terms import TERMS
-from ..record import HISTORY, with_groups
+from ..record import HISTORY, METER, with_groups
 
 # %% ../../nbs/api/analysis/06_curves.ipynb #named001
 class ScoreKey(NamedTuple):
@@ -41,6 +41,8 @@ class Curves:
         rows:pd.DataFrame|list=(), # A history, or rows in the order of `HISTORY`
     ):
         self.lines = {}       # Metric -> `Curve`
+        self.pulls = {}       # Loss term -> `Curve` of its gradient's norm times its weight, where that was measured
+        self.weights = {}     # Loss term -> its weight at the last step where it is known
         self.scores = {}      # `ScoreKey` -> `Scored`
         self.evaluated = None # The step of the last evaluation
         self.add(rows)
@@ -51,7 +53,8 @@ class Curves:
         scored = False
         for step,split,group,language,metric,value in rows:
             value = math.nan if value is None else value
-            if split == 'train': self._extend(metric, step, value)
+            if split == 'train': self._extend(self.lines, metric, step, value)
+            elif split == METER: self._add_meter(step, *metric.split(':'), value)
             elif split in ('validation', 'teacher'):
                 self.scores[ScoreKey(split, group, language, metric)] = Scored(step, value)
                 scored = True
@@ -59,8 +62,12 @@ class Curves:
                 if split == 'validation' and not step: self.scores[ScoreKey('untrained', group, language, metric)] = Scored(step, value)
         return scored
 
-    def _extend(self, metric, step, value):
-        c = self.lines.setdefault(metric, Curve(array('d'), array('d'), array('d')))
+    def _add_meter(self, step, what, term, value): # The weight of a step comes before its gradient
+        if what == 'weight': self.weights[term] = value
+        else: self._extend(self.pulls, term, step, value*self.weights.get(term, 1))
+
+    def _extend(self, lines, metric, step, value):
+        c = lines.setdefault(metric, Curve(array('d'), array('d'), array('d')))
         last = c.means[-1] if c.means else math.nan
         c.steps.append(step)
         c.values.append(value)

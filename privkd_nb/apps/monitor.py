@@ -231,7 +231,7 @@ class LiveLines:
         "Draw the whole figure"
         self.view.show(fig.update_layout(uirevision=feed.path.name))
         counts = zip(line_keys(feed.curves), fig.data)
-        self.lines, self.final = [Line(k, len(feed.curves.lines[k.metric].steps), len(t.x)) for k,t in counts], final
+        self.lines, self.final = [Line(k, len(k.of(feed.curves)[0]), len(t.x)) for k,t in counts], final
         self.limits, self.drawn_at = log_limits(feed.curves), time.monotonic()
 
     def fit(self, curves:Curves)->bool: # Looked at every two seconds

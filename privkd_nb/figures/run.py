@@ -100,19 +100,20 @@ def languages_figure(
 class LineKey(NamedTuple):
     "A line of the figure of a run in progress"
     metric:str
-    kind:str   # 'values' for the single steps, 'means' for their running mean
+    kind:str   # 'values' for the single steps, 'means' for their running mean, 'pull' for the gradient's norm times the weight
 
     def of(self, curves:Curves)->tuple:
         "Steps and values of the line"
-        c = curves.lines[self.metric]
-        return c.steps, getattr(c, self.kind)
+        c = (curves.pulls if self.kind == 'pull' else curves.lines)[self.metric]
+        return c.steps, c.values if self.kind == 'pull' else getattr(c, self.kind)
 
 def line_keys(
     curves:Curves,
 )->list[LineKey]:
     "The lines of the figure, in the order of its traces"
     lines = [LineKey(t, kind) for t in curves.terms for kind in ('values', 'means')]
-    return lines+[LineKey('learning_rate', 'values')]*('learning_rate' in curves.lines)
+    lines += [LineKey('learning_rate', 'values')]*('learning_rate' in curves.lines)
+    return lines+[LineKey(t, 'pull') for t in order_terms(curves.pulls)]
 
 # %% ../../nbs/api/figures/01_run.ipynb #6cd68df9
 def log_limits(
@@ -143,10 +144,11 @@ def _outside(curves, limits): # Values that the axis does not reach
 def _line(key, x, y, terms): # One line of `line_keys` as a trace
     t, color, name = key.metric, term_color(key.metric, terms), plot_text(term_name(key.metric))
     def line(color, width, **kw): return dict(line=dict(color=color, width=width), **kw)
-    if t == 'learning_rate': look = line('#888888', 1.5, name='learning rate', hovertemplate='%{y:.2e}')
+    if key.kind == 'pull': look = line(color, 1.5, name=f'{name}, pull', hovertemplate='%{y:.3g}', mode='lines+markers', marker=dict(size=4))
+    elif t == 'learning_rate': look = line('#888888', 1.5, name='learning rate', hovertemplate='%{y:.2e}')
     elif key.kind == 'means': look = line(color, 2, name=name, hovertemplate='%{y:.4g}')
     else: look = line(color, 1, name=f'{name}, single steps', opacity=.28, hoverinfo='skip')
-    return go.Scatter(x=x.astype('i4'), y=np.where(np.isfinite(y), y, np.nan).astype('f4'), mode='lines', showlegend=False, **look)
+    return go.Scatter(x=x.astype('i4'), y=np.where(np.isfinite(y), y, np.nan).astype('f4'), showlegend=False, **dict(mode='lines') | look)
 
 def _score_rows(got, goal, seen, texts=()): # Language -> y; those without labels below, with a gap, and below them the unseen ones
     group = {l: group_of(seen is None or l in seen, l in texts) for l in {*got, *goal}}
@@ -220,13 +222,15 @@ MESH = dict(gridcolor='rgba(128,128,128,.2)', zeroline=False)
 
 def _loss_panels(fig, c, points): # Adds the lines; the panels, the x axis
     for key in line_keys(c):
-        fig.add_trace(_line(key, *downsample(*key.of(c), points), c.terms).update(xaxis='x', yaxis='y2' if key.metric == 'learning_rate' else 'y'))
+        where = 'y4' if key.kind == 'pull' else 'y2' if key.metric == 'learning_rate' else 'y'
+        fig.add_trace(_line(key, *downsample(*key.of(c), points), c.terms or list(c.pulls)).update(xaxis='x', yaxis=where))
     limits = log_limits(c)
     hidden = _outside(c, limits)
     notes = [f"{hidden:,} value{'s'*(hidden > 1)} lie{'s'*(hidden == 1)} outside the axis"]*bool(hidden)
     head = ['<b>training loss</b>'+': comes with the first step'*(not c.terms), *key_lines([('━', term_color(t, c.terms), term_name(t)) for t in c.terms]), *notes]
     ends = dict(range=[limits[0]-.12, limits[1]+.12]) if limits else {}
-    panels = [Panel('yaxis', dict(MESH, type='log', tickformat='~g', nticks=6, **ends), 236, head),
+    pulls = Panel('yaxis4', dict(MESH, type='log', tickformat='~g', nticks=4), 110, ['<b>pull of each term</b>: its gradient × its weight'])
+    panels = [Panel('yaxis', dict(MESH, type='log', tickformat='~g', nticks=6, **ends), 236, head), *[pulls]*bool(c.pulls),
               Panel('yaxis2', dict(MESH, rangemode='tozero', exponentformat='e', nticks=3), 52, ['learning rate'], below=46)]
     return panels, dict(MESH, anchor='y2', **axis('step', 4, font=12))
 
