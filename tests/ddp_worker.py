@@ -14,10 +14,11 @@ from privkd_nb.train.trainer import DistillTrainer
 from privkd_nb.train.efficiency import Efficiency
 from privkd_nb.train.arguments import training_args
 
-CASES = dict(paper=dict(losses='paper'), cached_and_accumulated=dict(losses='ce,logits', cache=True, micro_batches=2), narrow=dict(losses='hidden', config=dict(hidden_size=16, intermediate_size=32)))
+CASES = dict(paper=dict(losses='paper'), cached_and_accumulated=dict(losses='ce,logits', cache=True, micro_batches=2), narrow=dict(losses='hidden', config=dict(hidden_size=16, intermediate_size=32)),
+             staged=dict(losses='ce,kl,hidden', micro_batches=2, config=dict(hidden_size=16, intermediate_size=32), stages=.5, schedule='hidden=before:0.3', meter=1))
 
 
-def main(folder, losses, micro_batches=1, cache=False, config=None):
+def main(folder, losses, micro_batches=1, cache=False, config=None, **own):
     off = dict(hidden_dropout_prob=0., attention_probs_dropout_prob=0.)
     task = load_task(languages='en,hi,sw', fraction=.1)
     tok = train_tokenizer(load_task(languages='en,hi,sw').train.text, 500)
@@ -26,7 +27,7 @@ def main(folder, losses, micro_batches=1, cache=False, config=None):
     student, card = init_student(InitSpec('scratch', config=config), teacher)
     args = training_args(folder/'checkpoints', len(train), 1, lr=1e-3, batch_size=8, micro_batches=micro_batches, evals=1)
     trainer = DistillTrainer(student, teacher, losses, card.layers, history=History(folder/'history.jsonl' if is_main() else None), train_languages=task.train_languages,
-                             efficiency=Efficiency(cache=folder/'cache' if cache else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok)
+                             efficiency=Efficiency(cache=folder/'cache' if cache else None), args=args, train_dataset=train, eval_dataset=val, processing_class=tok, **own)
     trainer.train()
     if is_main(): trainer.save_model(folder/'model')
     assert len(train) % 8 not in (0, 7), 'the last batch of an epoch must be a smaller one'
