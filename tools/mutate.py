@@ -29,6 +29,7 @@ class Fault:
 
 
 LOOP = 'faults::test_training_agrees_with_a_plain_loop[token-on]'
+FORMULA = 'feature_losses::test_each_term_is_its_formula_text_by_text'
 PADDED = 'faults::test_training_agrees_with_a_plain_loop[sequence-off]'
 
 FAULTS = [Fault(*row) for row in (
@@ -36,7 +37,8 @@ FAULTS = [Fault(*row) for row in (
     ('embedding term divided by labels instead of tokens', 'losses/terms', "t.hidden[0], total=b.totals['tokens'])",
      "t.hidden[0], total=b.totals['labels'])", LOOP),
     ('texts without a label do not count for the teacher', 'losses/terms', 'batch.seen_by(t))', 'replace(batch, compared=None))', 'page:losses/08_terms'),
-    ('hidden terms averaged over layers', 'losses/terms', 'for i,j in b.hidden_pairs)', 'for i,j in b.hidden_pairs)/len(b.layers)', LOOP),
+    ('hidden terms averaged over layers', 'losses/terms', "F.hidden_mse(b.project(s.hidden[i]), t.hidden[j], total=b.totals['tokens'])",
+     "F.hidden_mse(b.project(s.hidden[i]), t.hidden[j], total=b.totals['tokens'])/len(b.layers)", LOOP),
     ("hidden states compared with the teacher's layer below", 'losses/terms', '[(i+1, l+1) for i,l', '[(i+1, l) for i,l', LOOP),
     ('weights of loss terms ignored', 'train/trainer', 'sum(weights[k]*terms[k] for', 'sum(terms[k] for', LOOP),
     ('the counts of the first micro-batch only', 'train/trainer', 'batch_totals(samples)', 'batch_totals(samples[:1])', LOOP),
@@ -45,6 +47,17 @@ FAULTS = [Fault(*row) for row in (
     ('attention of padding counted', 'losses/features', 'mask[:,:,None]*mask[:,None,:]', 'torch.ones_like(mask)[:,:,None]*mask[:,None,:]',
      PADDED),
     ('attention summed over heads', 'losses/features', 'diff.pow(2).mean(1)', 'diff.pow(2).sum(1)', LOOP),
+    ('PKD with the last layer', 'losses/terms', 'b.hidden_pairs[:-1])', 'b.hidden_pairs)', FORMULA),
+    ("PKD with the second text's first token for the first one's", 'losses/features', '(n.cumsum(0)-n)[n > 0]', '(n.cumsum(0)-n)[n > 0].flip(0)', 'page:losses/01_features'),
+    ('probabilities of padding', 'losses/features', 'seen if mask is None else seen & mask', 'seen if mask is not None else seen & mask', FORMULA),
+    ('relations of padding', 'losses/relations', 'mask[:,None,None,:].bool(), mask, total)', 'mask[:,None,None,:] > -1, mask, total)', 'page:losses/04_relations'),
+    ('MiniLM with the first layer', 'losses/terms', 'i, j = b.attention_pairs[-1]\n    return R.minilm_loss', 'i, j = b.attention_pairs[0]\n    return R.minilm_loss',
+     FORMULA),
+    ('CKA with the similarity of tokens to themselves', 'losses/cka', '(x.mT@y).pow(2).sum()-dx@dy', '(x.mT@y).pow(2).sum()', FORMULA),
+    ('the table of positions passes for queries', 'compute/attention', 'if layer not in got[what]: ', '',
+     'feature_losses::test_debertas_positions_do_not_pass_for_queries'),
+    ('a projection is exported', 'train/trainer', "pop('distill_projection', None)", "get('distill_projection', None)",
+     'feature_losses::test_a_narrower_student_trains_its_projections_and_ships_none'),
     ('KL without the factor temp²', 'losses/logits', ', mask, total)*temp**2', ', mask, total)', LOOP),
     ('KL in the other direction', 'losses/logits', '(lt.exp()*(lt-ls))', '(ls.exp()*(ls-lt))', LOOP),
     ('temperature on the student alone', 'losses/logits', '(t.float()/temp)', 't.float()', LOOP),
