@@ -233,8 +233,8 @@ TERMS |= {t.name: t for t in (
          title='MiniLMv2: KL divergence of relations among queries, keys and values, in the last layer',
          source='MiniLMv2, Wang et al. 2021', cost='3 d numbers a token to cache', builtin=True),
     Term('cka', _cka, 'hidden', width='any', whole_batch=True,
-         title='geometry of hidden states: one minus unbiased CKA, summed over layers',
-         source='Kornblith et al. 2019; after Song et al. 2012', cost='as hidden; a whole step in one batch', builtin=True))}
+         title='geometry of hidden states: one minus unbiased CKA, summed over layers', source='Kornblith et al. 2019; after Song et al. 2012',
+         cost='as hidden; a whole step in one batch', builtin=True))}
 
 # %% ../../nbs/api/losses/08_terms.ipynb #50eb0bb1
 PAPER = {k: 1. for k in ('ce', 'logits', 'hidden', 'embedding', 'attention')}
