@@ -31,7 +31,7 @@ _WHERE = {
     # models and losses
     'load_encoder': 'models.loading', 'load_tokenizer': 'models.loading', 'playground_base': 'models.playground_base', 'InitSpec': 'init.spec',
     'init_student': 'init.student', 'InitCard': 'init.card', 'resolve_layers': 'init.depth', 'parse_losses': 'losses.terms', 'term': 'losses.terms',
-    'check_term': 'losses.laws',
+    'check_term': 'losses.laws', 'check_training': 'train.matrix',
     # training by hand
     'DistillTrainer': 'train.trainer', 'training_args': 'train.arguments', 'evaluate_by_language': 'evaluation.scores',
 }
