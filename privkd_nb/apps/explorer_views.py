@@ -223,7 +223,7 @@ def layer_answer(
 def layers(self:Views, c:Choice)->Answer:
     "Where the layers of arm `a` were copied from"
     card = self.study.card(self.run(c, c.a))
-    drawn = {k: v for k,v in card.items() if k not in ('seed', 'source_hash', 'tensors', 'share_copied')}   # seeds often share it
+    drawn = {k: v for k,v in card.items() if k not in ('seed', 'source_hash', 'tensors', 'share_copied', 'diagnosis', 'made', 'spec')}   # seeds often share it
     return self._cached(('layers', content_key(drawn)), lambda: layer_answer(card))
 
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #2f667665

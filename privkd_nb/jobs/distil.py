@@ -6,9 +6,9 @@
 __all__ = ['STARTER_FILES', 'SETUP', 'run_lock', 'clear_run', 'set_run_aside', 'forget_refused', 'refused_leaves_nothing',
            'StoppedError', 'final_state', 'preparing', 'calibration_sample', 'prepare_student', 'Examples',
            'encode_task', 'inputs_of', 'learning_rate', 'efficiency_of', 'describe_data', 'describe_vocabulary',
-           'say_vocabulary', 'write_setup', 'remake_setup', 'is_settled', 'forget_other_inputs', 'on_record_read_only',
-           'arguments_of', 'make_trainer', 'kept_step', 'both_thresholds', 'write_scores', 'write_results', 'stop_note',
-           'times_of', 'write_end', 'check_loaded', 'distil']
+           'say_vocabulary', 'diagnosis_of', 'write_setup', 'remake_setup', 'is_settled', 'forget_other_inputs',
+           'on_record_read_only', 'arguments_of', 'make_trainer', 'kept_step', 'both_thresholds', 'write_scores',
+           'write_results', 'stop_note', 'times_of', 'write_distance', 'write_end', 'check_loaded', 'distil']
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #d97bf4eb
 import os, shutil, tempfile, time, warnings
@@ -34,6 +34,7 @@ from ..finding import run_began
 from ..evaluation.scores import metric_rows, predict, score_predictions
 from ..evaluation.thresholds import choose_thresholds, set_thresholds
 from ..init.card import InitCard
+from ..init.diagnosis import distance, start_weights
 from ..init.sample import balanced_sample
 from ..init.student import init_student
 from .config import RunConfig
@@ -41,12 +42,13 @@ from .fine_tune import TINY, Models, check_lengths, encode_rows, fit, load_data,
 from .fine_tune import scored_examples, schedule_for, token_limit, validation_subset, with_vocabulary
 from ..losses.terms import TERMS
 from ..models.encoders import weights_hash
-from ..models.loading import save_tokenizer
+from ..models.loading import load_encoder, save_tokenizer
 from ..phases import phase, reporting_to, seconds_by_phase
 from ..record import PROGRESS, History, Run, StatusFile, describe_environment, lock_files
 from ..train.arguments import training_args
 from ..train.callbacks import ProgressBar, StatusCallback
 from ..train.efficiency import Efficiency
+from ..train.start import diagnose_start
 from ..train.teacher_scores import cached_influence, teacher_logits, teacher_predictions
 from ..train.trainer import DistillTrainer
 
@@ -253,6 +255,18 @@ def say_vocabulary(
     if v['rule'] == 'auto' and v['size'] > v['of']/2: said += '; with fewer languages, or more text to count tokens in (vocab_text), it can keep fewer'
     if said not in task.said: task.said.append(said)
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #9864e198
+def diagnosis_of(
+    cfg:RunConfig,
+    task:Task, models:Models,
+    student, card:InitCard, # From `prepare_student`
+    data:Examples,
+)->dict: # From `diagnose_start`
+    "The diagnosis of a run's untrained student, on the device on which it will be trained"
+    epochs, device = TINY['epochs'] if cfg.tiny else cfg.epochs, compute_setup(cfg.precision)['device']
+    for m in (student, models.teacher): m.to(device)
+    return diagnose_start(student, models.teacher, card, data.validation, len(data.train)*epochs, task.metric, efficiency_of(cfg).cache, cfg.budget)
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #cf121100
 def write_setup(
     run:Run,
@@ -271,6 +285,7 @@ def write_setup(
         metric=task.metric, lr=learning_rate(cfg, models.teacher), teacher=dict(name=models.teacher_name, hash=inputs['teacher'])))
     source, decides = (models.base, models.base.base_model) if cfg.init == 'copy_base' else (models.teacher, None)   # not a base's new head
     card.scores = dict(block_influence=cached_influence(source, data.validation.for_teacher, efficiency_of(cfg).cache, decides))
+    if is_main(): card.diagnosis = diagnosis_of(cfg, task, models, student, card, data)
     card.save(run.path/'init_card.json')
 
 # %% ../../nbs/api/jobs/02_distil.ipynb #c403f5a5
@@ -285,12 +300,13 @@ def remake_setup(
     "Write lost files of a finished run's setup again"
     task = task or load_data(cfg)
     models = with_vocabulary(cfg, task, models or load_models(cfg, task))
-    student, card = prepare_student(cfg, models)
+    student, card = prepare_student(cfg, models, task)
     data = encode_task(cfg, task, models.tokenizer, vocabulary=models.vocabulary)
     if not is_main(): return
     began = run_began(run.path)
     with tempfile.TemporaryDirectory(prefix=f'.{run.path.name}.', dir=run.path.parent) as tmp:
         write_setup(new := Run(tmp), cfg, task, models, student, card, data)
+        write_distance(new, card, start_weights(student), load_encoder(run.path/'model', task.kind))
         now = time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())
         lost = dict(note='not known: this file was lost and made again')
         write_json(new.path/'environment.json', new.environment | dict(began=began, remade=now, efficiency=lost))
@@ -446,13 +462,26 @@ def times_of(
     return dict(seconds=round(all['seconds'], 1), cpu_seconds=all['cpu'], phases=seconds_by_phase(spent),
                 until_training=since(watcher.status.began, watcher.began_cpu) if watcher.began_cpu else None)
 
+# %% ../../nbs/api/jobs/02_distil.ipynb #35b179a5
+def write_distance(
+    run:Run,
+    card:InitCard,
+    before:dict,  # From `start_weights`
+    student,      # Trained
+)->None:
+    "Add to the init card how far training took the student's weights"
+    card.diagnosis |= dict(distance=distance(before, student))
+    card.save(run.path/'init_card.json')
+
 # %% ../../nbs/api/jobs/02_distil.ipynb #6500374e
 def write_end(
     run:Run, cfg:RunConfig, trainer:DistillTrainer, models:Models, task:Task, test:Encoded, # As in `write_results`
     times:Callable, # Returns `times_of`, when all is written
+    card:InitCard, before:dict, # As in `write_distance`
 )->None:
     "Write the results of a trained run, and finish it"
     write_results(run, cfg, trainer, models, task, test)
+    write_distance(run, card, before, trainer.model)
     write_json(run.path/'environment.json', run.environment | times() | dict(efficiency=trainer.report, step=kept_step(trainer)))
     shutil.rmtree(run.path/'checkpoints', ignore_errors=True)
     run.finish()
@@ -507,6 +536,7 @@ def distil(
                 if is_main() and not cfg.redo: forget_other_inputs(run, inputs)
                 wait_for_all()
                 write_setup(Run(folder), cfg, task, models, student, card, data, inputs)
+                before = start_weights(student, models.teacher, models.base, names=card.copied) if is_main() else {}
             if is_main(): task.announce()
             trainer_kw |= dict(history=History(folder/'history.jsonl'), callbacks=[ProgressBar(f'distilling ({cfg.init})'), watcher, *callbacks])
             with preparing(status, "computing the teacher's outputs"):
@@ -515,7 +545,7 @@ def distil(
             fit(trainer, checkpoints, models.teacher)
             if watcher.stopped: raise StoppedError(stop_note(run, trainer.state))
             status.write('scoring')
-            if is_main(): write_end(run, cfg, trainer, models, task, data.test, lambda: times_of(start, watcher, spent))
+            if is_main(): write_end(run, cfg, trainer, models, task, data.test, lambda: times_of(start, watcher, spent), card, before)
             status.write('finished')
             wait_for_all()
     return run
