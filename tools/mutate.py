@@ -89,7 +89,8 @@ FAULTS = [Fault(*row) for row in (
     ('a learning rate that does not fall', 'train/arguments', "lr_scheduler_type='linear'", "lr_scheduler_type='constant_with_warmup'",
      LOOP),
     ('weight decay', 'train/arguments', 'weight_decay=0.)', 'weight_decay=.01)', LOOP),
-    ('the student trains without dropout', 'train/trainer', 'forward(model, inputs,', 'forward(model.eval(), inputs,',
+    ('the student trains without dropout', 'train/trainer', 'student = forward(model, inputs, self.needed, self.efficient.unpad)\n    teacher',
+     'student = forward(model.eval(), inputs, self.needed, self.efficient.unpad)\n    teacher',
      'faults::test_the_student_trains_with_dropout_and_the_seed_decides_it'),
     # ---- order, subsets, seeds ----
     ('the order of the data ignores the seed', 'data/order', 'default_rng([seed, epoch])', 'default_rng([0, epoch])',
