@@ -14,10 +14,7 @@ from ..core import seed_for
 from .controls import mimetic, permute_weights
 from .copying import copy_weights, fresh_model, student_config
 from .depth import MERGED
-from .merging import merged
-from .refit import block_of, refit
 from .spec import RANDOM, InitSpec
-from .width import narrow, narrow_config, target_widths
 from ..models.encoders import layer_stack, model_labels, set_labels
 from ..models.architectures import PARTS, part_of
 
@@ -45,6 +42,7 @@ def random_student(
     layers:list[int], # The teacher layer of each student layer
 )->Built:
     "A student that takes nothing from a model but its shape"
+    from privkd_nb.init.width import narrow_config, target_widths
     if str(spec.depth) in MERGED: layers = [mix.layer for mix in layers]
     cfg = student_config(teacher, layers, **(spec.config or {}))
     if spec.narrows:
@@ -66,6 +64,7 @@ def merged_names(
 
 def refit_names(student)->dict[str,str]: # Tensor -> 'refit'
     "The tensors that `refit` changes"
+    from privkd_nb.init.refit import block_of
     (stack, layers), ends = layer_stack(student), block_of(student)
     return {f'{stack}.{i}.{k}': 'refit' for i,l in enumerate(layers) for k in l.state_dict() if k.startswith(tuple(e+'.' for e in ends if e))}
 
@@ -76,6 +75,8 @@ def whole_copy(
     parts:list[str],   # That are copied
 )->Built:
     "A copy as wide as the teacher"
+    from privkd_nb.init.merging import merged             # each of these is needed by few students
+    from privkd_nb.init.refit import refit
     plan, layers = (layers, [mix.layer for mix in layers]) if str(spec.depth) in MERGED else (None, layers)
     student = drawn(type(teacher), student_config(teacher, layers), spec)
     set_labels(student, model_labels(teacher))
@@ -96,6 +97,7 @@ def narrowed(
     parts:list[str],   # That are wanted
 )->Built:
     "A narrower copy"
+    from privkd_nb.init.width import narrow
     small, plan = narrow(built.student, spec.width, spec.heads, spec.ffn, spec.method, sample, spec.steps, spec.uneven)
     keep = {k for k in small.state_dict() if part_of(small, k) in parts}
     made = built.made | {k: how for k,how in plan.tensors.items() if how != 'copied'}
