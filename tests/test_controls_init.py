@@ -277,3 +277,10 @@ def test_a_control_is_one_word_everywhere(init):
     assert [p.cfg.init for p in added] == [init] and added[0].cfg.losses == 'ce,logits'
     assert read_arm(init) == dict(init=init) and RunConfig(init=f'{init}:endpoints').depth == 'endpoints'
     assert copied_pairs(dict(source=init, parts=InitSpec(init).parts, layers=[1, 3])) != [] or init in ('permuted', 'mimetic')
+
+
+def test_padding_of_words_does_not_count():
+    teacher, data = tiny_model('xlmr', 4, kind='token'), encoded('token', n=3)
+    student, _ = copied(teacher, [1, 3])
+    together = diagnose(student, teacher, [1, 3], data)['languages']
+    for i in range(3): assert diagnose(student, teacher, [1, 3], data.take([i]))['languages'][data.languages[i]] == pytest.approx(together[data.languages[i]], abs=2e-4)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fastcore.basics import patch
 from ..core import InputError, as_list, check_choice, content_key
 from ..fingerprint import fingerprint
-from .depth import MEASURED, depth_names
+from .depth import MEASURED, MERGED, depth_names
 from ..models.architectures import PARTS
 
 # %% ../../nbs/api/init/01_spec.ipynb #9ab8e73e
@@ -108,6 +108,8 @@ def settle_depth(self:InitSpec)->None:
         if not listed and not (kind[0] == 'random' and kind[2].isdigit()): check_choice('depth', self.depth, depth_names())
     if self.n_layers is not None and self.n_layers < 1:
         raise InputError(f"layers={self.n_layers} is no number of layers; give at least 1, or leave it out for half of the teacher's.")
+    if self.source == 'shuffled' and self.depth in MERGED:
+        raise InputError(f"init=shuffled puts copied layers into a wrong order, but depth={self.depth} merges layers; choose another depth.")
     if self.source != 'random_subset': return
     if self.depth not in ('auto', 'random'):
         raise InputError(f"depth={self.depth} chooses layers, but init=random_subset draws them by the run's seed; leave depth out, or use init=copy_ft.")

@@ -9,7 +9,7 @@ __all__ = ['CONTROLS', 'DEFAULT', 'COPIES', 'ANY_LAYERS', 'OF_COPIES', 'chosen_c
 # %% ../../nbs/api/studies/02_controls.ipynb #12bac598
 from dataclasses import replace
 from ..core import InputError, as_list, check_choice
-from ..init.depth import by_texts
+from ..init.depth import MERGED, by_texts
 from ..init.spec import ONLY, RANDOM, SIZES
 from ..jobs.config import RunConfig
 from ..losses.terms import BY_LAYER, TERMS, parse_losses, teacher_terms
@@ -109,7 +109,8 @@ def starts_of(
     "The controls of a run that begin from another start, with its losses"
     found = []
     if 'scratch' in wanted and cfg.init != 'scratch': found.append(('scratch', other_start(cfg, 'scratch')))
-    if cfg.init in COPIES: found += [(k, other_start(cfg, k)) for k in wanted if k in OF_COPIES]
+    vain = ['shuffled']*(cfg.depth in MERGED)                   # merged layers are no copies that could change places
+    if cfg.init in COPIES: found += [(k, other_start(cfg, k)) for k in wanted if k in OF_COPIES and k not in vain]
     if 'pretrained' in wanted and student and cfg.init != 'pretrained':
         losses = {} if can_compare(cfg, student) else dict(losses='ce')
         found.append(('pretrained', other_start(cfg, 'pretrained', student=student, **losses)))
