@@ -194,3 +194,14 @@ def test_taylor_knows_every_kind_of_task(kind):
     model = tiny_model('bert', layers=2, kind=kind)
     small, _ = narrow(model, 16, method='taylor', sample=data)
     assert logits(small).isfinite().all() and small.config.problem_type == model.config.problem_type
+
+
+def test_what_an_architecture_refuses_has_a_reason():
+    "The generated table: the words that some architecture refuses, and a sliced student that is told from another"
+    from privkd_nb.init.methods import methods_table, why_refused
+    words = ['copy_ft:last', 'copy_ft/width=16:guide', 'copy_ft/width=16:select/heads=4', 'copy_ft/heads=2:select', 'copy_ft/ffn=32:select']
+    table = methods_table([a for a in ARCHITECTURES if a != 'mmbert'], words)
+    refused = {w: {a for a, mark in row.items() if mark == 'refused'} for w, row in table.iterrows()}
+    assert refused == {words[0]: {'modernbert'}, words[1]: {'deberta', 'rembert'}, words[2]: {'modernbert'},
+                       words[3]: set(ARCHITECTURES)-{'eurobert', 'mmbert'}, words[4]: set()}
+    assert why_refused(table).reason.str.len().min() > 40
