@@ -11,7 +11,6 @@ import copy
 from typing import Any, NamedTuple
 import torch
 from ..core import seed_for
-from .controls import mimetic, permute_weights
 from .copying import copy_weights, fresh_model, student_config
 from .depth import MERGED
 from .spec import RANDOM, InitSpec
@@ -42,6 +41,7 @@ def random_student(
     layers:list[int], # The teacher layer of each student layer
 )->Built:
     "A student that takes nothing from a model but its shape"
+    from privkd_nb.init.controls import mimetic
     from privkd_nb.init.width import narrow_config, target_widths
     if str(spec.depth) in MERGED: layers = [mix.layer for mix in layers]
     cfg = student_config(teacher, layers, **(spec.config or {}))
@@ -127,6 +127,7 @@ def destroyed(
     spec:InitSpec, # Of `permuted` or `noise`; others destroy nothing
 )->Built:
     "The student after a control has taken away what the numbers of a copy say"
+    from privkd_nb.init.controls import permute_weights
     if spec.source == 'permuted':
         return built._replace(made=built.made | permute_weights(built.student, built.copied, seed_for(spec.seed, 'permuted')))
     if spec.source != 'noise': return built

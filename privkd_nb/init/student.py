@@ -11,7 +11,6 @@ import torch
 from ..core import InputError, seed_for
 from .building import build_student
 from .card import InitCard, make_card
-from .controls import shuffled_layers
 from .depth import MEASURED, MERGED, auto_rule, resolve_layers
 from .spec import RANDOM, SOURCES, InitSpec
 from ..models.architectures import architecture_of
@@ -49,6 +48,7 @@ def choose(
     teacher, n_layers:int|None,    # How many layers; None: half of the teacher's
 )->tuple[InitSpec,list,dict]: # (the spec with its rule, the layers or the `Mix` of each, what the card says of the choice)
     "The teacher layer of each student layer"
+    from privkd_nb.init.controls import shuffled_layers
     from privkd_nb.init.merging import merge_plan         # each of these is needed by few students
     from privkd_nb.init.search import choose_layers
     n, row = teacher.config.num_hidden_layers, architecture_of(teacher)
