@@ -92,6 +92,16 @@ FAULTS = [Fault(*row) for row in (
     ('the student trains without dropout', 'train/trainer', 'student = forward(model, inputs, self.needed, self.efficient.unpad)\n    teacher',
      'student = forward(model.eval(), inputs, self.needed, self.efficient.unpad)\n    teacher',
      'faults::test_the_student_trains_with_dropout_and_the_seed_decides_it'),
+    # ---- weights that change, stages, layers to match, the meter ----
+    ('stages in the other order', 'losses/schedules', '(term in self.imitating) == (t < self.stages)', '(term in self.imitating) == (t >= self.stages)',
+     'schedules::test_the_second_stage_is_cross_entropy_alone'),
+    ('weights reach their end a step late', 'losses/schedules', 'step/max(1, steps-1)', 'step/max(1, steps)', 'schedules::test_weights_by_hand'),
+    ('layers are compared as they were copied, whatever match says', 'train/trainer', 'self.layers = match_layers(', 'match_layers(',
+     'schedules::test_layers_to_match'),
+    ('the meter measures the last micro-batch alone', 'losses/magnitudes', 'a if b is None else b if a is None else a+b', 'a',
+     'schedules::test_the_meter_agrees_with_autograd'),
+    ('the meter measures the projection, too', 'losses/magnitudes', "if p.requires_grad and PROJECTION not in k.split('.')]", 'if p.requires_grad]',
+     'schedules::test_the_meter_agrees_with_autograd'),
     # ---- order, subsets, seeds ----
     ('the order of the data ignores the seed', 'data/order', 'default_rng([seed, epoch])', 'default_rng([0, epoch])',
      'faults::test_the_order_of_the_data_follows_the_seed'),

@@ -227,12 +227,12 @@ def measure(self:DistillTrainer, model, inputs, teacher, terms:dict)->None:
     if last: self.recorder.measured = self.meter.take()
 
 @patch
-def terms_again(self:DistillTrainer, model, inputs, teacher, terms:dict)->dict:
+def terms_again(self:DistillTrainer, model, batch, teacher, terms:dict)->dict:
     "The terms of a batch from plain layers: compiled ones give up what they saved after one backward pass"
     devices = [self.args.device] if self.args.device.type == 'cuda' else []
     with plain_layers(self.accelerator.unwrap_model(model)), torch.random.fork_rng(devices):
-        student = forward(model, inputs, self.needed, self.efficient.unpad)
-        return distill_terms(list(terms), student, teacher, self.term_inputs(model, inputs), self.terms)
+        student = forward(model, batch, self.needed, self.efficient.unpad)
+        return distill_terms(list(terms), student, teacher, self.term_inputs(model, batch), self.terms)
 
 # %% ../../nbs/api/train/06_trainer.ipynb #99d881cc
 @patch
