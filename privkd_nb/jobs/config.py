@@ -95,7 +95,7 @@ class ModelConfig(DataConfig):
     teacher_epochs:int = _p(4, "passes over the teacher's data")
     # ---- student -----------------------------------------------
     init:str = _p('copy_ft', "the student's initial weights: scratch, copy_base, copy_ft, pretrained, a control (random_subset, shuffled, permuted, noise, "
-                             "embeddings_only, body_only, head_only, mimetic), or one word for all of it, such as copy_ft:greedy/width=384:minitron/vocab=30000")
+                             "embeddings_only, body_only, head_only, mimetic), or one word for all of it, such as copy_ft:greedy/refit")
     student:str = _p('', "a small checkpoint, for init pretrained")
     parts:str = _p('embeddings,encoder,head', 'what is copied')
     layers:int = _p(0, "student layers; 0: half of the teacher's")
