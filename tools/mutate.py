@@ -49,7 +49,7 @@ FAULTS = [Fault(*row) for row in (
     ('attention summed over heads', 'losses/features', 'diff.pow(2).mean(1)', 'diff.pow(2).sum(1)', LOOP),
     ('PKD with the last layer', 'losses/terms', 'b.hidden_pairs[:-1])', 'b.hidden_pairs)', FORMULA),
     ("PKD with the second text's first token for the first one's", 'losses/features', '(n.cumsum(0)-n)[n > 0]', '(n.cumsum(0)-n)[n > 0].flip(0)', 'page:losses/01_features'),
-    ('probabilities of padding', 'losses/features', 'seen if mask is None else seen & mask', 'seen if mask is not None else seen & mask', FORMULA),
+    ('probabilities of padding', 'losses/features', 'seen if mask is None else seen & mask', 'seen if mask is not None else seen & mask', 'page:losses/01_features'),
     ('relations of padding', 'losses/relations', 'mask[:,None,None,:].bool(), mask, total)', 'mask[:,None,None,:] > -1, mask, total)', 'page:losses/04_relations'),
     ('MiniLM with the first layer', 'losses/terms', 'i, j = b.attention_pairs[-1]\n    return R.minilm_loss', 'i, j = b.attention_pairs[0]\n    return R.minilm_loss',
      FORMULA),
