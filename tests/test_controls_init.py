@@ -14,7 +14,7 @@ from privkd_nb.data.two_encodings import TwoEncodings
 from privkd_nb.figures.diagnosis import diagnosis_figure
 from privkd_nb.figures.layermap import copied_pairs
 from privkd_nb.init.card import InitCard
-from privkd_nb.init.controls import MAPS, attention_maps, kept, mimetic, permute_weights, shuffled_layers
+from privkd_nb.init.controls import attention_maps, kept, mimetic, permute_weights, shuffled_layers
 from privkd_nb.init.copying import copy_weights, fresh_model, student_config
 from privkd_nb.init.diagnosis import diagnose, distance, start_weights, states_of
 from privkd_nb.init.spec import InitSpec
@@ -70,7 +70,7 @@ def test_mimetic_changes_attention_alone(arch):
     other = tiny_model(arch, 2)
     mimetic(other, 5)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), other.state_dict().values()))
-    q, k, v, o = (attention_maps(layers_of(model)[0])[what][1].detach() for what in MAPS)
+    q, k, v, o = (attention_maps(layers_of(model)[0])[what][1].detach() for what in ATTENTION_MAPS)
     vo, qk = v.T @ o.T, [a.T @ b for a, b in zip(q.chunk(4), k.chunk(4))]
     assert vo.diagonal().mean() < -.2 and all(p.diagonal().mean() > .2 for p in qk)   # the signs differ
     assert abs(vo[~torch.eye(32, dtype=bool)].mean()) < .05
@@ -79,7 +79,7 @@ def test_mimetic_changes_attention_alone(arch):
 def test_scales_of_mimetic_are_arguments():
     model = tiny_model(layers=1)
     mimetic(model, 0, alpha=(0., 0.), beta=(1., .5))
-    _, _, v, o = (attention_maps(layers_of(model)[0])[what][1].detach() for what in MAPS)
+    _, _, v, o = (attention_maps(layers_of(model)[0])[what][1].detach() for what in ATTENTION_MAPS)
     assert torch.allclose(v.T @ o.T, -.5*torch.eye(32), atol=1e-5)
 
 

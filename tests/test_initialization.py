@@ -37,7 +37,7 @@ def test_no_other_module_knows_where_an_architecture_keeps_its_tensors():
     places = {p for a in rows for p in (a.layers, *a.embeddings, *a.shared, a.final_norm, a.positions, a.rotary, *a.lacks.get(0, ())) if p}
     names = {p.rpartition('.')[2] for p in places if p.rpartition('.')[2] not in ('layer', 'layers', 'embeddings', 'norm', 'weight')} | {*FUSED_MAPS, *VALUE_MAPS, 'pooler', 'attn_norm'}-{'value'}
     assert {'rel_embeddings', 'final_norm', 'position_embeddings', 'Wqkv', 'LayerNorm'} <= names
-    known = {'models/architectures.py', 'compute/deberta.py', 'models/playground_base.py', 'bench/workload.py'}
+    known = {'models/architectures.py', 'models/tensors.py', 'compute/deberta.py', 'models/playground_base.py', 'bench/workload.py'}
     code = {str(p.relative_to(root)): p.read_text(encoding='utf-8') for p in root.rglob('*.py') if p.name != '_modidx.py'}
     found = {(p, k) for p, text in code.items() for k in names if re.search(rf'''['"](\w+\.)*{k}(\.weight)?['"]''', text)}
     assert {k for p, k in found if p == 'models/architectures.py'} == names and {(p, k) for p, k in found if p not in known} == set()
