@@ -24,6 +24,7 @@ from privkd_nb.jobs.fine_tune import load_data, load_models
 from privkd_nb.models.architectures import ARCHITECTURES, PARTS, architecture_of
 from privkd_nb.models.encoders import layers_of
 from privkd_nb.models.loading import load_encoder
+from privkd_nb.models.tensors import ATTENTION_MAPS
 from privkd_nb.models.tiny import tiny_batch, tiny_model
 from privkd_nb.studies.definition import Study as StudyPlan
 from privkd_nb.train.teacher import LiveTeacher, cached_teacher
