@@ -225,6 +225,32 @@ def test_a_teacher_that_is_gone_is_left_out_with_a_reason(run, copied, at_once, 
     assert 'is not where it was' in card and 'nowhere' not in card
 
 
+def test_a_run_with_a_rule_of_ones_own_is_exported_where_that_rule_is_not_at_hand(run, at_once, monkeypatch, tmp_path):
+    from privkd_nb.export import chain
+    from privkd_nb.export.stages import read_waterfall
+    real = chain.read_recorded
+    def own(*args):
+        rec = real(*args)
+        return rec._replace(config=rec.config | dict(depth='heavy@1f2e3d4c'))
+    monkeypatch.setattr(chain, 'read_recorded', own)
+    found = export(run, out=tmp_path/'out', format='torch', vocab='off')
+    assert list(dict.fromkeys(read_waterfall(found.path).stage)) == ['teacher', 'trained']
+    assert "depth='heavy' is not a choice" in ' '.join((found.path/CARD).read_text(encoding='utf-8').split())
+
+
+def test_a_rule_that_has_changed_is_no_start_to_score():
+    from privkd_nb.export.recorded import Lacking, spec_on_record
+    from privkd_nb.init.spec import WIDTH_METHODS
+    from privkd_nb.init.width_scores import SCORERS, width_method
+    try:
+        @width_method(needs='')
+        def lightest(model, sample, want): "the lightest units"
+        config = RunConfig(width='16:lightest', tiny=True).identity()
+        assert '@' in config['width'] and spec_on_record(config).method == 'lightest'
+        with pytest.raises(Lacking, match='has changed'): spec_on_record(config | dict(width='16:lightest@00000000'))
+    finally: SCORERS.pop('lightest', None), WIDTH_METHODS.pop('lightest', None)
+
+
 def test_texts_without_labels_are_compared_with_the_teacher(run):
     from privkd_nb.export.recorded import read_recorded, run_to_export
     from privkd_nb.export.stages import Scored, stage_rows

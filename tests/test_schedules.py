@@ -184,6 +184,12 @@ def test_layers_to_match(trainer):
     assert same(usual, listed) and not same(usual, gradients(other))
 
 
+@pytest.mark.parametrize('cfg', [dict(depth='0,1,2,5', match='0,1,2,3'), dict(depth='all', match='reversed'), dict(depth='all', match='5,4,3,2,1,0'),
+                                 dict(depth='greedy', match='0,1,2'), dict(depth='mean', layers=2, match='0,1'), dict(init='random_subset', match='0,1,2')])
+def test_layers_are_matched_with_as_many_as_the_student_has(cfg):
+    assert RunConfig(**cfg, losses='ce,hidden').match == cfg['match']
+
+
 @pytest.mark.parametrize('bad,says', [
     (dict(schedule='logits=ramp', losses='ce,kl'), "schedule='logits' is not a choice; choose from ce, kl"),
     (dict(schedule='kl=sine', losses='ce,kl'), "the schedule of kl='sine' is not a choice"),
@@ -191,6 +197,8 @@ def test_layers_to_match(trainer):
     (dict(stages='0.5', losses='kl'), 'no term that compares with labels'),
     (dict(stages='0.5', patience=2), 'patience=2 may end the training before its second stage'),
     (dict(match='0,1'), 'match lists 2 layers (0,1), but the student has 3'),
+    (dict(depth='0,1,2,5', match='0,1,2', losses='ce,hidden'), 'match lists 3 layers (0,1,2), but the student has 4'),
+    (dict(depth='all', match='0,2,4'), 'match lists 3 layers (0,2,4), but the student has 6'),
     (dict(match='last', losses='ce,kl'), 'losses=ce,kl compares none'),
     (dict(match='lst'), "match='lst' is not a choice"),
     (dict(temp=0), 'temp=0.0 must be above 0'),

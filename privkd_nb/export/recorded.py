@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['run_to_export', 'read_words', 'read_pair', 'test_rows', 'Recorded', 'read_recorded', 'of_texts', 'scored_of',
-           'length_limit', 'encoded_rows', 'Lacking', 'load_teacher', 'base_of', 'teacher_rows', 'copied_student']
+           'length_limit', 'encoded_rows', 'Lacking', 'load_teacher', 'base_of', 'teacher_rows', 'spec_on_record',
+           'copied_student']
 
 # %% ../../nbs/api/export/13_recorded.ipynb #ad00af01
 from pathlib import Path
@@ -16,6 +17,7 @@ from ..data.tasks import BETWEEN
 from .stages import Scored
 from ..finding import find_run
 from ..init.card import InitCard
+from ..init.spec import SIZES, InitSpec
 from ..init.student import init_student
 from ..jobs.config import recorded_spec
 from ..models.encoders import max_positions, model_labels, weights_hash
@@ -194,6 +196,16 @@ def teacher_rows(
     return np.array([theirs[t] for t in sorted(own, key=own.get)])
 
 # %% ../../nbs/api/export/13_recorded.ipynb #adcab19d
+def spec_on_record(
+    config:dict, # Of a run
+)->InitSpec:
+    "How the student of a run was initialized, if the rules of one's own that it used are still what they were"
+    try: spec = recorded_spec(config)
+    except InputError as e: raise Lacking(f'the student before training was made by what is not at hand: {e}') from None
+    said = ' '.join(str(config.get(k, '')) for k in ('depth', *SIZES))
+    if any(label not in said for label in spec.own().values()): raise Lacking('the student before training was made by a rule that has changed')
+    return spec
+
 @phase('making the untrained student again')
 def copied_student(
     rec:Recorded,
@@ -203,7 +215,7 @@ def copied_student(
     "The student of a run before its first step"
     c = rec.config
     if c['init'] == 'pretrained': raise Lacking('the student before training was a checkpoint, which is not copied')
-    spec = recorded_spec(c)
+    spec = spec_on_record(c)
     if spec.needs(): raise Lacking('the student before training was made after looking at training texts, which are not on record')
     rows = teacher_rows(rec, tokenizer) if spec.vocab != 'off' else None
     student, card = init_student(spec, teacher, base_of(rec, base) if c['init'] == 'copy_base' else None, rows)

@@ -336,9 +336,10 @@ def check_match(self:RunConfig)->None:
     if not self.match: return
     names = list(parse_losses(self.losses))
     check_matched(self.match, [r for k in names for r in TERMS[k].reads], names)
-    n = self.known_depth()
-    m = self.layers or n and max(1, n//2)
-    if n and self.init != 'pretrained': match_layers(self.match, n, m, copied=[*range(m)], seed=self.seed)
+    if not (n := self.known_depth()) or self.init == 'pretrained': return
+    rule = 'auto' if by_texts(rule := self.depth_rule()) else rule       # its layers are known later, how many there will be now
+    layers = resolve_layers(rule, n, self.layers or None, self.lacks(), self.seed)
+    match_layers(self.match, n, len(layers), copied=layers, seed=self.seed)
 
 # %% ../../nbs/api/jobs/00_config.ipynb #57a4d1ed
 @patch
