@@ -10,8 +10,10 @@ from privkd_nb.compute.forward import OutputSpec, forward
 from privkd_nb.compute.unpadding import can_unpad, unpadded
 from privkd_nb.core import InputError
 from privkd_nb.data.encoding import Encoded, batch_counts
-from privkd_nb.losses.features import attention_probabilities
-from privkd_nb.losses.relations import attention_kl, relation_kl, relation_scores
+from privkd_nb.losses.cka import cka, cka_loss
+from privkd_nb.losses.features import attention_mse, attention_probabilities
+from privkd_nb.losses.logits import masked_mean
+from privkd_nb.losses.relations import attention_kl, minilm2_loss, relation_heads, relation_kl, relation_scores
 from privkd_nb.losses.terms import ATTENTION, TERMS, TermInputs, check_pair, distill_terms, required_outputs
 from privkd_nb.models.tiny import tiny_batch, tiny_model
 from privkd_nb.record import History
@@ -234,3 +236,81 @@ def test_a_text_of_one_token_and_tokens_that_are_all_equal():
     assert torch.isfinite(loss) and torch.isfinite(x.grad).all()
     assert relation_scores(x.detach(), mask, 2)[0, 0, 0].tolist() == pytest.approx([2/math.sqrt(2), 0])
     assert TERMS['cka'](*(SimpleNamespace(hidden={1: torch.ones(5, 2)}) for _ in '12'), SimpleNamespace(hidden_pairs=[(1, 1)])).isfinite()
+
+
+def test_scores_outside_of_one_models_window_cost_nothing_and_all_others_what_they_did():
+    g = torch.Generator().manual_seed(2)
+    s, t = (torch.randn(2, 2, 6, 6, generator=g) for _ in '12')
+    far, mask = (torch.arange(6)[:, None]-torch.arange(6)).abs() > 2, torch.tensor([[1]*6, [1]*4+[0]*2])
+    pair = mask[:, :, None]*mask[:, None]
+    def before(s, t): return masked_mean((torch.where(pair[:, None].bool(), s, 0.)-torch.where(pair[:, None].bool(), t, 0.)).pow(2).mean(1), pair)
+    local, other = (x.masked_fill(far, torch.finfo().min).requires_grad_() for x in (s, t))
+    assert torch.equal(attention_mse(s, t, mask), before(s, t)) and torch.equal(attention_mse(local, other, mask), before(local, other))
+    near = ((s-t)**2*(pair[:, None]*~far)).sum()/2/pair.sum()                      # the same divisor: pairs of tokens
+    for a, b in ((local, t), (s, other), (local, t.masked_fill(far, -torch.inf))): assert torch.allclose(attention_mse(a, b, mask), near)
+    attention_mse(local, t, mask).backward()
+    assert torch.isfinite(local.grad).all() and local.grad[0].any() and not local.grad[..., far].any()
+    assert attention_mse(s*torch.nan, t, mask).isnan() and attention_kl(s*torch.nan, t, mask).isnan()      # what went wrong is not taken for a mask
+
+
+@pytest.mark.parametrize('layers', [[1, 3], [2, 0], [0, 3]])
+def test_modernberts_windows_may_differ_between_compared_layers_in_every_term(layers):
+    teacher, student = (tiny_model('modernbert', n, seed=n, spread=.2) for n in (4, 2))
+    windows = [getattr(l, 'attention_type', None) for l in teacher.base_model.layers]
+    assert any(windows[l] != windows[i] for i, l in enumerate(layers))
+    for m in (student, teacher): use_eager(m)
+    batch = tiny_batch(3, 24, padding=9)                                           # longer than the window
+    got = values(student.train(), teacher, layers, batch, ['attention', *MINE])
+    sum(got.values()).backward()
+    assert all(v.isfinite() and 0 <= v < 1e3 for v in got.values()), got
+    assert all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
+
+
+def test_relations_of_shared_keys_and_values_are_cut_into_heads_that_divide_them_all():
+    g, mask = torch.Generator().manual_seed(3), torch.ones(2, 5)
+    def qkv(q, kv): return [torch.randn(2, 5, d, generator=g) for d in (q, kv, kv)]
+    s, t = qkv(96, 32), qkv(1152, 384)
+    assert relation_heads(1152, 1152) == 72 and relation_heads(1152, 1152, 384, 384) == 64 and relation_heads(96, 1152, 32, 384) == 32
+    assert torch.equal(minilm2_loss(s, t, mask), sum(relation_kl(a, b, mask, 32) for a, b in zip(s, t)))
+
+
+def test_minilm_and_minilm2_of_eighteen_heads_in_six_groups():
+    size = dict(hidden_size=144, num_attention_heads=18, num_key_value_heads=6)
+    teacher, student = (tiny_model('eurobert', n, seed=n, **size) for n in (3, 2))
+    for m in (student, teacher): use_eager(m)
+    got = values(student, teacher, [0, 2], tiny_batch(), ['minilm', 'minilm2'])
+    assert all(v.isfinite() and v > 1e-4 for v in got.values())
+
+
+@pytest.mark.parametrize('scale', [1e-5, 1e5, 1e7])
+def test_cka_knows_no_scale_and_no_number_of_it_overflows(scale):
+    g = torch.Generator().manual_seed(4)
+    x, y = torch.randn(30, 8, generator=g), torch.randn(30, 5, generator=g)
+    big = (scale*x).requires_grad_()
+    loss = cka_loss(big, scale*y)
+    loss.backward()
+    assert torch.allclose(loss, cka_loss(x, y), atol=1e-4) and cka(big, big).item() == pytest.approx(1, abs=1e-5)
+    small = x.requires_grad_()
+    cka_loss(small, y).backward()
+    assert torch.allclose(scale*big.grad, small.grad, rtol=1e-3, atol=1e-6) and small.grad.abs().max() > 1e-3
+
+
+def test_cka_has_the_numbers_and_gradients_of_its_plain_formula():
+    from privkd_nb.losses.cka import unbiased_hsic as h
+    for seed in range(20):
+        g = torch.Generator().manual_seed(seed)
+        x, y = torch.randn(5+seed, 3+seed, generator=g)*10**(seed/10-1), torch.randn(5+seed, 4, generator=g)
+        a, b = (x.clone().requires_grad_() for _ in '12')
+        xx, yy, xy = h(b, b), h(y, y), h(b, y)
+        want, got = xy/(xx*yy).sqrt(), cka(a, y)
+        want.backward(); got.backward()
+        assert torch.equal(got, want) and torch.equal(a.grad, b.grad)          # to the last bit
+
+
+def test_states_that_are_equally_far_from_each_other_say_nothing():
+    y = torch.randn(6, 7, generator=torch.Generator().manual_seed(1))
+    for x in (torch.eye(6), 3*torch.linalg.qr(torch.randn(6, 6, generator=torch.Generator().manual_seed(0)))[0]+1, torch.full((6, 2), .3)):
+        x.requires_grad_()
+        c = cka(x, y)
+        c.backward()
+        assert abs(c) <= 1 and x.grad.isfinite().all() and x.grad.abs().max() < 1e3

@@ -69,11 +69,12 @@ def minilm_loss(
 # %% ../../nbs/api/losses/04_relations.ipynb #762c5027
 def relation_heads(
     student:int, teacher:int, # Hidden sizes
+    *others:int,              # More sizes that it must divide, such as of keys and values that heads share
     size:int=16,              # Of the teacher's dimensions a head, about
 )->int:
-    "The number of relation heads: the largest that divides both hidden sizes and leaves the teacher `size` dimensions a head"
-    most = max(1, teacher//size)
-    return max(a for a in range(1, most+1) if math.gcd(student, teacher) % a == 0)
+    "The number of relation heads: the largest that divides all sizes and leaves the teacher `size` dimensions a head"
+    most, d = max(1, teacher//size), math.gcd(student, teacher, *others)
+    return max(a for a in range(1, most+1) if d % a == 0)
 
 def minilm2_loss(
     student, teacher, # Queries, keys and values of one layer, three tensors (n,d) or (b,t,d) each
@@ -82,5 +83,5 @@ def minilm2_loss(
     heads:int|None=None, # Of the relations; None: `relation_heads`
 )->Tensor:            # Nats a token, summed over the three
     "The KL divergences of the relations among queries, among keys and among values"
-    heads = heads or relation_heads(student[0].shape[-1], teacher[0].shape[-1])
+    heads = heads or relation_heads(*(x.shape[-1] for st in zip(student, teacher) for x in st))
     return sum(relation_kl(s, t, mask, heads, total) for s,t in zip(student, teacher))
