@@ -168,3 +168,18 @@ def test_relations_of_texts_need_no_equal_sizes_and_see_past_a_turn():
     same = torch.zeros(4, 3, requires_grad=True)                       # all texts equal: no distances at all
     rkd(same, x[:4]).backward()
     assert torch.isfinite(same.grad).all()
+
+
+@pytest.mark.parametrize('scale', [1e-5, 1e5, 1e12])
+def test_terms_that_know_no_scale_neither_overflow_nor_vanish(scale):
+    from privkd_nb.losses.divergences import standardized_kl
+    from privkd_nb.losses.features import cosine_loss, pkd_loss
+    from privkd_nb.losses.texts import rkd
+    g = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(12, 16, generator=g) for _ in '12')
+    for f in (rkd, standardized_kl, cosine_loss, lambda s, t: pkd_loss(s, t, torch.ones(3, 4))):
+        a, b = x.clone().requires_grad_(), (scale*x).requires_grad_()
+        plain, scaled = f(a, y), f(b, scale*y)
+        plain.backward(); scaled.backward()
+        assert plain > .05 and torch.allclose(scaled, plain, rtol=1e-4) and torch.allclose(scale*b.grad, a.grad, rtol=1e-2, atol=1e-6)
+        with torch.autocast('cpu', torch.bfloat16): assert torch.allclose(f(x, y), plain, rtol=1e-4)
