@@ -18,7 +18,7 @@ from privkd_nb.models.tiny import tiny_model
 def drawn_spec(rng):
     "Any spec that can be, as keyword arguments"
     source = rng.choice([s for s in SOURCES if s != 'pretrained'])
-    depth = 'auto' if source == 'random_subset' else rng.choice(['auto', 'random:7', '1,3,5', *DEPTH_RULES, *MEASURED, *MERGED])
+    depth = 'auto' if source == 'random_subset' else rng.choice(['auto', 'random:7', '1,3,5', *DEPTH_RULES, *MEASURED, *(() if source == 'shuffled' else MERGED)])
     kw = dict(source=source, depth=depth, vocab=rng.choice(['off', 'auto', 30000]), seed=rng.choice([0, 3]))
     if depth != '1,3,5': kw['n_layers'] = rng.choice([None, 3])
     if rng.random() < .6:

@@ -67,7 +67,7 @@ def test_privkd_run(tmp_path):
 
 
 @pytest.mark.parametrize('args, message', [
-    (['--init', 'copyft'], "choose from scratch, copy_base, copy_ft, random_subset, noise, pretrained. Did you mean 'copy_ft'?"), (['--languages', 'en,xx'], "languages='xx' is not a choice; choose from ar, de"),
+    (['--init', 'copyft'], "mimetic, pretrained. Did you mean 'copy_ft'?"), (['--languages', 'en,xx'], "languages='xx' is not a choice; choose from ar, de"),
     (['--layers', '9'], 'the teacher has 6 layers, so choose 1 to 6'), (['--dataset', 'masive'], 'neither a known task'), (['--losses', 'hiden'], "Did you mean 'hidden'")])
 def test_an_invalid_option_gives_one_sentence_quickly(args, message):
     start = time.time()

@@ -81,7 +81,7 @@ def test_a_second_run_asks_the_teacher_nothing_again(tmp_path, monkeypatch):
         first = run(0, 'a')
         after = len(asked), len(hashed)
         second, off = run(1, 'a'), run(1, 'b', cache='off')
-    assert after == (2, 1) and (len(asked), len(hashed)) == (2, 2)        # validation and test texts; without the cache, live again
+    assert after == (3, 1) and (len(asked), len(hashed)) == (3, 2)        # texts of the diagnosis, of validation and test; without the cache, live again
     def of_teacher(r): return r.predictions[r.predictions.model == 'teacher'].reset_index(drop=True)
     def history(r): return r.history[r.history.split == 'teacher'].value.tolist()
     assert of_teacher(first).equals(of_teacher(second)) and history(first) == history(second) == history(off)
