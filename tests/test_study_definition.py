@@ -107,6 +107,40 @@ def test_a_wrong_line_is_named(write, old, new, line, says):
     assert message.startswith(f'starts.yaml, line {line}: ') and says in message and message.count('starts.yaml') == 1
 
 
+WORD = 'copy_ft:greedy/refit'
+
+
+@pytest.mark.parametrize('reference', [f'{WORD}/ce,kl', dict(init=WORD, losses='ce,kl'), 'copy_ft/ce,kl/refit=0.010/depth=greedy', dict(init='copy_ft', depth='greedy', refit=.01, losses='kl,ce')])
+def test_an_init_word_is_a_reference(reference):
+    study = Study(init=[WORD, 'copy_ft', 'scratch'], losses=['ce', 'ce,kl'], seeds=1, controls='off', tiny=True, reference=reference)
+    assert {k: study.reference[k] for k in ('init', 'depth', 'refit')} == dict(init='copy_ft', depth='greedy', refit='0.01')
+    assert len({tuple(a.values()) for _,a,_ in study.arms()}) == len(study) == 6          # each arm is told from the others
+    assert Study(init=[WORD, 'copy_ft'], losses=['ce', 'ce,kl'], tiny=True).reference['refit'] == '0.01'
+    assert Study(init=[WORD, 'copy_ft'], losses=['ce', 'ce,kl'], tiny=True, reference='copy_ft/ce,kl').reference == dict(init='copy_ft', losses='ce,kl')
+
+
+def test_an_init_word_is_an_explicit_arm():
+    arms = [f'{WORD}/ce,kl', 'copy_ft/refit=0.01/ce', 'copy_ft:greedy/width=16/heads=2/ce,kl', dict(init='copy_ft:last/uneven/ffn=32', losses='ce,kl')]
+    study = Study(arms=arms, seeds=1, controls='off', tiny=True, layers=2, depth='first', reference=arms[3])
+    assert [(c.init, c.depth, c.refit, c.width, c.ffn, c.uneven, c.losses) for c in study.configs] == [
+        ('copy_ft', 'greedy', .01, '', '', False, 'ce,kl'), ('copy_ft', 'first', .01, '', '', False, 'ce'),
+        ('copy_ft', 'greedy', 0., '16:minitron', '', False, 'ce,kl'), ('copy_ft', 'last', 0., '', '32:minitron', True, 'ce,kl')]
+
+
+@pytest.mark.parametrize('baseline, listed, starts', [
+    ('copy_ft:first/ce', ['copy_ft:first', 'scratch'], [('copy_ft', 'first'), ('scratch', 'auto'), ('copy_ft', 'first')]),
+    (dict(init='copy_ft:first', losses='ce'), ['scratch', 'copy_ft:first'], [('copy_ft', 'first'), ('scratch', 'auto'), ('copy_ft', 'first')]),
+    ('copy_ft:last/ce', ['copy_ft:first', 'scratch'], [('copy_ft', 'last'), ('copy_ft', 'first'), ('scratch', 'auto'), ('copy_ft', 'last')])])
+def test_an_init_word_is_a_baseline(baseline, listed, starts):
+    study = Study(design='ablation', baseline=baseline, init=listed, losses=['ce', 'ce,kl'], seeds=1, controls='off', tiny=True)
+    assert [(c.init, c.depth) for c in study.configs] == starts and [c.losses for c in study.configs] == ['ce']*(len(starts)-1)+['ce,kl']
+
+
+def test_an_init_word_that_says_something_else_is_refused_with_its_line(write):
+    assert said(write('{init: copy_base, losses: ce, seeds: 1}', '{init: copy_ft:first, depth: last}')).startswith('starts.yaml, line 10: init=copy_ft:first says depth=first, but depth=last')
+    assert said(write('{init: copy_base, losses: ce, seeds: 1}', 'copy_ft:frist/refit')).startswith("starts.yaml, line 10: depth='frist' is not a choice")
+
+
 @pytest.mark.parametrize('text, says', [
     ('{\n"init": "scratch", // one\n"seeds": 1}', 'a.json, line 2: this is no JSON'), ('{\n"init": "scratch"\n"seeds": 1}', "a.json, line 3: this is no JSON (expecting ',' delimiter"),
     ('{"init": "\\ud83c"}', 'a.json, line 1: this has half of a character'), ('['*50_000, 'a.json is nested too deeply'), ('', 'a.json is empty')])

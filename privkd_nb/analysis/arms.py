@@ -12,7 +12,8 @@ import re
 from typing import NamedTuple
 from ..core import InputError, did_you_mean
 from ..init.depth import AUTO_RULES
-from ..init.spec import SOURCES
+from ..init.parameters import init_parameters
+from ..init.spec import OPTIONS, REFIT, SIZES, SOURCES, read_option
 from ..losses.terms import PAPER, TERMS
 
 # %% ../../nbs/api/analysis/01_arms.ipynb #f992bf3a
@@ -143,29 +144,56 @@ def _number(text): # One spelling of each number
 
 # %% ../../nbs/api/analysis/01_arms.ipynb #51dc97cd
 def read_arm(
-    arm:str|dict,     # 'copy_ft', 'ce', 'copy_ft/ce', 'copy_ft:first/paper/epochs=5', 'copy_ft · ce', or parameters of a run
+    arm:str|dict,     # 'copy_ft', 'ce', 'copy_ft:greedy/refit/ce', 'copy_ft:first/paper/epochs=5', 'copy_ft · ce', or parameters of a run
 )->dict[str,str]:     # The parameters of a run that it names
     "An arm as people type it"
-    if isinstance(arm, dict): return {k: _written(v) for k,v in arm.items()}
-    found = {}
-    for part in _arm_parts(str(arm)):
-        for k,v in _part_says(part.strip(), found).items():
+    if isinstance(arm, dict): return _told_twice(arm, _word_says(_written(arm.get('init', ''))), {k: _written(v) for k,v in arm.items() if k != 'init'})
+    word, parts = _init_word(_arm_parts(str(arm)), ' · ' in str(arm))
+    found = _word_says(word)
+    for part in parts:
+        for k,v in _part_says(part, found).items():
             if v and k not in found: found[k] = v
             else: raise InputError(f"arm={arm!r} has {'two values' if v else 'no value'} for {k}; write arms as in 'copy_ft/ce' or 'copy_ft:first/ce/epochs=5'.")
     return found
+
+def _told_twice(arm, said, more): # What `init` says, and the rest of a dictionary
+    twice = [k for k in said if k in more and not _same(k, more[k], said[k])]
+    if twice: raise InputError(f"init={arm['init']} says {twice[0]}={said[twice[0]]}, but {twice[0]}={more[twice[0]]} was given, too; give one of them.")
+    return said | {k: v for k,v in more.items() if k not in said}
 
 def _written(v): # A parameter as text
     if isinstance(v, dict): return losses_name(v)
     return ','.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
 
+# %% ../../nbs/api/analysis/01_arms.ipynb #b936e7bb
 def _arm_parts(text): # Split at slashes, but not inside of a value such as a path
-    if ' · ' in text: return text.split(' · ')
+    if ' · ' in text: return [p.strip() for p in text.split(' · ')]
     head, *more = re.split(r'/(?=\w+=)', text)
-    return [*head.split('/'), *more]
+    return [p.strip() for piece in (head, *more) for p in (piece.split('/') if piece is head or piece.partition('=')[0] in OPTIONS else [piece])]
+
+def _is_option(part): # Of an initialization, and not the default, which a word leaves out
+    k, eq, v = part.partition('=')
+    return part in ('refit', 'uneven') or bool(eq) and (k.startswith('config.') or k in OPTIONS and k != 'seed' and v.lower() not in ('0', 'off', 'false', ''))
+
+def _init_word(parts, table): # (an initialization in one word, or '', and the other parts); table: as in a name, where options are parameters
+    first = next((p for p in parts if re.split('[:/]', p)[0] in SOURCES), '')
+    options = [p for p in parts if first and not table and _is_option(p)]
+    rest = [p for p in parts if p not in options]
+    if first: rest.remove(first)
+    return '/'.join([first, *options]), rest
+
+def _word_says(word): # Of an initialization of one's own, or with a rule's fingerprint: as it is written
+    if re.split('[:/]', word)[0] not in SOURCES: return dict(init=word) if word else {}
+    init, colon, depth = word.partition('/')[0].partition(':')
+    said = dict(init=init) | (dict(depth=depth) if depth else {})
+    if word == init: return said
+    if '@' in word: return said | {k: v or str(REFIT if k == 'refit' else True) for k,_,v in (o.partition('=') for o in word.split('/')[1:])}
+    return said | {k: _written(v) for k,v in init_parameters(word).items()}
 
 def _part_says(part, found): # found: by the parts before it
     k, eq, v = part.partition('=')
     if eq and k.isidentifier() and k not in TERMS: return {k: v}
+    if part in ('refit', 'uneven'): return {k: _written(v) for k,v in read_option(part).items()}
     init, colon, depth = part.partition(':')
     losses = all(t in TERMS for t,_ in losses_key(part)) or set(part) & set(',+*·@')
     if init in SOURCES or not losses and 'init' not in found: return dict(init=init) | (dict(depth=depth) if colon else {})
@@ -191,6 +219,8 @@ def find_arms(
 def _same(k, a, b): # b: None where the name does not say it
     if k == 'depth' and a == 'auto': return b in (None, *AUTO_RULES)
     if k == 'vocab' and a == 'off': return b is None
+    if b and '@' in b and '@' not in a and k in ('depth', *SIZES): b = re.sub(r'@\w+', '', b)   # a rule of one's own, with its fingerprint
+    if k in SIZES and b and ':' not in a: b = b.partition(':')[0]
     return b is not None and (losses_key(a) == losses_key(b) if k == 'losses' else _number(a) == _number(b))
 
 def find_arm(

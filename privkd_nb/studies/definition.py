@@ -14,6 +14,7 @@ from fastcore.basics import patch
 from ..analysis.arms import losses_name
 from ..analysis.load import Study as FinishedRuns
 from ..core import InputError, check_choice, content_key, did_you_mean, make_folder, read_json, write_json
+from ..init.parameters import init_parameters
 from ..jobs.config import RunConfig, as_text
 from ..losses.terms import parse_losses
 from ..markup import md_code, md_text
@@ -114,23 +115,27 @@ def arm_of(
 @patch
 def find_reference(self:Study)->dict: # Parameters of a run
     "The arm that others are compared with"
+    varied = self.varied()
     if (given := self.given.get('reference')) is not None:
         says = one_arm(given, 'reference', self.lines)
-        usual = {k: RunConfig.__dataclass_fields__[k].default for k in [*arm_of(self.configs[0], self.varied())][2:]}
+        usual = {k: RunConfig.__dataclass_fields__[k].default for k in [*arm_of(self.configs[0], varied)][2:]}
         def fits(cfg, says): return all(same_value(k, v, getattr(cfg, k)) for k,v in says.items())
-        arms, asked = {'/'.join(arm_of(c, self.varied()).values()): c for c in self.configs}, {k: v.value for k,v in says.items()}
+        arms, asked = {'/'.join(arm_of(c, varied).values()): c for c in self.configs}, {k: v.value for k,v in says.items()}
         found = [a for a,c in arms.items() if fits(c, asked)]
         if len(found) == 1 or sum(fits(arms[a], usual | asked) for a in found) == 1: return {k: as_text(v.value) for k,v in says.items()}
         wrong = f"fits several arms: {', '.join(found)}; say which" if found else f"is no arm of this study; it has {', '.join(arms)}"
         raise self.lines.error(('reference',), f'reference={as_text(given)} {wrong}.')
     first = next((p for p in self.runs if p.role == 'asked' and is_distilled(p.cfg)), self.runs[0])
-    return arm_of(first.cfg, self.varied())
+    return arm_of(first.cfg, varied)
 
 @patch
 def varied(self:Study)->list[str]:
     "The parameters that tell arms apart: those with several values, and those that an arm sets"
     found = {k: None for p in self.runs for k in p.values}
-    return [k for k in found if several(self.given.get(k)) or any(p.values[k].path[:1] == ('arms',) for p in self.runs if k in p.values)]
+    told = [k for k in found if several(self.given.get(k)) or any(p.values[k].path[:1] == ('arms',) for p in self.runs if k in p.values)]
+    words = {str(p.values['init'].value): p.cfg for p in self.runs if p.role == 'asked' and 'init' in p.values}
+    parts = {k: None for w in words if set(':/') & set(w) for k in init_parameters(w)}
+    return told + [k for k in parts if k not in told and len({as_text(getattr(c, k)) for c in words.values()}) > 1]
 
 # %% ../../nbs/api/studies/05_definition.ipynb #ddfa31de
 @patch(cls_method=True)
