@@ -7,8 +7,9 @@ from privkd_nb import Study
 from privkd_nb.core import InputError
 from privkd_nb.data.encoding import Encoded
 from privkd_nb.init.card import MADE, InitCard, shares
-from privkd_nb.init.depth import DEPTH_RULES, MEASURED, MERGED
+from privkd_nb.init.depth import DEPTH_RULES, MEASURED, MERGED, by_texts
 from privkd_nb.init.spec import COPIED, RANDOM, SOURCES, WIDTH_METHODS, InitSpec
+from privkd_nb.init.methods import check_origin
 from privkd_nb.init.student import init_student
 from privkd_nb.jobs.config import LATER, RunConfig, recorded_spec
 from privkd_nb.models.encoders import weights_hash
@@ -23,10 +24,15 @@ def drawn_spec(rng):
     if depth != '1,3,5': kw['n_layers'] = rng.choice([None, 3])
     if rng.random() < .6:
         kw |= {k: rng.choice([None, n]) for k, n in dict(heads=6, ffn=768).items()} | dict(width=rng.choice([192, 384]))
-        if source not in RANDOM: kw |= dict(method=rng.choice(['', *WIDTH_METHODS]), steps=rng.choice([1, 8]), uneven=rng.choice([True, False]))
-    if source in COPIED: kw['refit'] = rng.choice([0., .01, .125])
-    if source in ('copy_ft', 'copy_base'): kw['parts'] = rng.choice(['embeddings,encoder,head', 'embeddings,encoder', 'head'])
-    if source == 'scratch': kw['config'] = rng.choice([None, dict(hidden_size=64, hidden_act='relu')])
+        if source not in RANDOM: kw |= dict(method=rng.choice(['', *WIDTH_METHODS]), steps=rng.choice([1, 8]))
+        if kw.get('method') in ('truncate', 'select', 'pca', 'guide'): kw['steps'] = 1
+    if source in COPIED and source != 'shuffled': kw['refit'] = rng.choice([0., .01, .125])
+    if source in ('copy_ft', 'copy_base'): kw['parts'] = 'head' if not kw.get('refit') and not by_texts(depth) else rng.choice(['embeddings,encoder,head', 'embeddings,encoder'])
+    if source == 'scratch': kw['config'] = rng.choice([None, dict(hidden_size=64, hidden_act='relu') if 'width' not in kw else dict(hidden_act='relu')])
+    if source == 'shuffled' and depth in MERGED: kw['depth'] = 'last'
+    if source == 'copy_base':                                    # it has no head that labels could judge
+        if depth in MEASURED and MEASURED[depth].needs == 'labels': kw['depth'] = 'influence'
+        if kw.get('method') == 'taylor': kw['method'] = 'minitron'
     return kw
 
 
@@ -42,33 +48,66 @@ def test_every_spec_reads_back_from_its_word_and_from_json():
 
 
 def test_options_may_stand_in_any_order():
-    options = ['width=384:taylor:8', 'uneven', 'refit', 'vocab=30000', 'layers=6']
+    options = ['width=384:taylor:8', 'heads=6', 'refit', 'vocab=30000', 'layers=6']
     assert len({InitSpec.parse('/'.join(['copy_ft:endpoints', *o])).word() for o in itertools.permutations(options)}) == 1
 
 
 @pytest.mark.parametrize('word,says', {
     '': "init='' is not a choice", 'copy_ft:greddy': "Did you mean 'greedy'?", 'copy_ft/width=0': 'width=0 is too small',
-    'copy_ft/width=384:minitron:8:9': 'has 4 parts', 'copy_ft/refit=-1': 'refit=-1.0 must not be negative', 'copy_ft/width': "the option 'width' is not complete",
-    'copy_ft/uneven': 'says how a student is narrowed, but nothing is',
+    'copy_ft/width=384:minitron:8:9': 'has 4 parts', 'copy_ft/refit=-1': 'refit=-1.0 is no ridge', 'copy_ft/width': "the option 'width' is not complete",
+    'copy_ft/ffn=32/uneven': "option='uneven' is not a choice",
     'noise/refit': 'init=noise has none', 'pretrained/width=384': 'takes a checkpoint as it is', 'copy_ft/vocab=-3': 'vocab=-3 is no number of tokens',
-    'copy_ft/layers=half': "layers='half' is no number", 'copy_ft/layers=0': 'layers=0 is no number of layers', 'copy_ft/parts=body': "parts='body' is not a choice",
-    'copy_ft/width=384/width=192': 'says width twice', 'copy_ft/width=384:taylor/ffn=768:pca': 'says method twice'}.items())
+    'copy_ft/layers=half': "layers='half' is no whole number", 'copy_ft/layers=0': 'layers=0 is no number of layers', 'copy_ft/parts=body': "parts='body' is not a choice",
+    'copy_ft/width=384/width=192': 'says width twice', 'copy_ft/width=384:taylor/ffn=768:pca': 'says method twice',
+    'copy_ft:1 3 5': "depth='1 3 5' is not a choice", 'copy_ft:5,3,1': 'depth=[5, 3, 1] must be increasing', 'copy_ft:1,1,1': 'must be increasing',
+    'copy_ft:1,2/layers=3': 'make them agree', 'copy_ft/refit=nan': 'refit=nan is no ridge', 'copy_ft/refit=inf': 'refit=inf is no ridge', 'copy_ft//layers=3': 'an option is empty',
+    'copy_ft/': 'an option is empty', 'copy_ft/layers=3/layers=6': 'says layers twice', 'copy_ft/width=1e3': "width='1e3' is no whole number",
+    'scratch/config.x=[1': 'is no number, text or list', 'scratch/config.=3': 'names no setting', 'scratch/width=16/config.hidden_size=32': 'say the same size twice',
+    'shuffled/refit': 'init=shuffled puts others there', 'shuffled:stride/refit': 'init=shuffled puts others there', 'copy_ft:greedy/parts=head': 'parts=head copies none',
+    'copy_ft:mean/parts=head': 'parts=head copies none', 'copy_base:greedy': 'the base model has no head of the task', 'copy_base/width=16:taylor': 'the base model has no head',
+    'copy_ft/refit/parts=head': 'leaves out what they need', 'copy_ft/width=64:select:4': 'select ranks by place alone', 'copy_ft/width=64:guide:4': 'guide projects once'}.items())
 def test_nonsense_is_one_sentence(word, says):
     with pytest.raises(InputError) as e: InitSpec.parse(word)
     assert says in str(e.value) and '\n' not in str(e.value)
 
 
 def test_one_word_and_its_parts_are_one_run():
-    words = dict(init='copy_ft:greedy/layers=3/width=192:taylor:8/refit/vocab=30000/parts=embeddings+encoder')
-    parts = dict(init='copy_ft', depth='greedy', layers=3, width='192:taylor:8', refit=.01, vocab='30000', parts='embeddings,encoder')
+    words = dict(init='copy_ft:greedy/layers=3/width=64:taylor:8/refit/vocab=30000/parts=embeddings+encoder')
+    parts = dict(init='copy_ft', depth='greedy', layers=3, width='64:taylor:8', refit=.01, vocab='30000', parts='embeddings,encoder')
     a, b = RunConfig(**words, losses='ce'), RunConfig(**parts, losses='ce')
     assert a == b and a.identity() == b.identity() and recorded_spec(a.identity()) == a.init_spec()
-    assert RunConfig(width='192').identity() == RunConfig(width='192:minitron').identity() != RunConfig().identity()
+    assert RunConfig(width='64', losses='ce').identity() == RunConfig(width='64:minitron', losses='ce').identity() != RunConfig().identity()
+
+
+@pytest.mark.parametrize('given, says', [
+    (dict(init='copy_ft/width=16:select', tiny=True), 'the student would have 1 head and the teacher has 2; give heads=2, or use losses=ce,logits,hidden,embedding'),
+    (dict(width='9999', tiny=True), 'width=9999 is impossible: the model has 32'), (dict(width='100'), 'width=100 is no multiple'),
+    (dict(width='64', losses='ce,minilm'), 'give heads=4, or use losses=ce.'), (dict(init='copy_base', depth='ablation', losses='ce'), 'has no head of the task'),
+    (dict(refit=.01, parts='head'), 'leaves out what they need'), (dict(init='shuffled', refit=.01, layers=3, tiny=True), 'init=shuffled puts others there'),
+    (dict(depth='1 3 5'), "depth='1 3 5' is not a choice"), (dict(match='1 3 5', losses='hidden'), "match='1 3 5' is not a choice"),
+    (dict(init='copy_ft:auto', depth='first'), 'says depth=auto, but depth=first was given'), (dict(width='64:pca:8', losses='ce'), 'pca projects once')])
+def test_what_no_teacher_could_give_is_refused_before_anything_runs(given, says):
+    with pytest.raises(InputError) as e: RunConfig(**given)
+    assert says in str(e.value) and 'hidden=' not in str(e.value)
+
+
+def test_a_teacher_on_disk_is_asked_for_its_sizes(tmp_path):
+    def folder(arch, **more):
+        d = tiny_model(arch, layers=4).config.to_dict() | more
+        (tmp_path/arch).mkdir(exist_ok=True)
+        (tmp_path/arch/'config.json').write_text(json.dumps(d))
+        return dict(teacher=str(tmp_path/arch), losses='ce,logits')
+    for arch in ('xlmr', 'distilbert', 'eurobert', 'modernbert'):
+        with pytest.raises(InputError, match='width=64 is impossible: the model has 32'): RunConfig(**folder(arch), width='64')
+        assert RunConfig(**folder(arch), width='16').known_sizes().hidden_size == 32
+    with pytest.raises(InputError, match='those of a modernbert are not alike'): RunConfig(**folder('modernbert'), depth='mean')
+    with pytest.raises(InputError, match='would grade all 2,704,156 ways'): RunConfig(**folder('xlmr', num_hidden_layers=24), depth='exhaustive')
+    with pytest.raises(InputError, match='where the feed-forward blocks of electra end'): RunConfig(**folder('xlmr', model_type='electra'), refit=.01)
 
 
 def test_a_random_student_is_the_same_for_every_method_of_narrowing():
-    assert str(InitSpec.parse('scratch/width=384:pca:8/uneven')) == 'scratch/width=384'
-    assert RunConfig(init='mimetic', width='16:taylor:8').identity() == RunConfig(init='mimetic/width=16').identity()
+    assert str(InitSpec.parse('scratch/width=384:pca:8/parts=head')) == 'scratch/width=384'
+    assert RunConfig(init='mimetic', width='32:taylor:8', losses='ce').identity() == RunConfig(init='mimetic/width=32', losses='ce').identity()
 
 
 def test_a_study_has_arms_by_one_word_and_controls_that_fit_them():
@@ -81,7 +120,7 @@ def test_a_study_has_arms_by_one_word_and_controls_that_fit_them():
 
 def test_a_run_at_the_defaults_keeps_its_name():
     c = RunConfig().identity()
-    assert not {'width', 'heads', 'ffn', 'uneven', 'refit', 'calibration'} & set(c) and {'width', 'calibration'} <= set(LATER)
+    assert not {'width', 'heads', 'ffn', 'refit', 'calibration'} & set(c) and {'width', 'calibration'} <= set(LATER)
     assert RunConfig(calibration=64).identity() == c and RunConfig(calibration=64, depth='influence').identity()['calibration'] == 64
     with pytest.raises(InputError, match='width=192:taylor, ffn=100:pca name different methods'): RunConfig(width='192:taylor', ffn='100:pca')
 
@@ -103,7 +142,7 @@ def test_a_spec_builds_the_same_student_twice_and_its_card_is_whole(word, tmp_pa
     (student, card), (again, _) = (init_student(word, teacher, base, sample=texts()) for _ in range(2))
     assert weights_hash(student) == weights_hash(again) and (weights_hash(teacher), weights_hash(base)) == before
     assert not student.training and InitCard.load(card.save(tmp_path/'card.json')) == card and InitSpec.parse(card.spec).source == card.source
-    assert set(card.made) <= set(student.state_dict()) and set(card.made.values()) <= set(MADE) and len(card.layers) == student.config.num_hidden_layers
+    assert set(card.made) <= set(student.state_dict()) and {w for how in card.made.values() for w in how.split('+')} <= set(MADE) and len(card.layers) == student.config.num_hidden_layers
     share = shares(student, card.copied, card.made)
     assert abs(sum(share.values())-1) < 1e-9 and share['copied'] == card.share_copied
     theirs = (base if card.source == 'copy_base' else teacher).state_dict()
@@ -111,16 +150,52 @@ def test_a_spec_builds_the_same_student_twice_and_its_card_is_whole(word, tmp_pa
         if k in card.copied and k not in card.made: assert torch.equal(v, theirs[card.copied[k]]), k
 
 
+def drawn_start(rng):
+    "Any way to build a student of half the size, as a word, or None if it is refused"
+    source = rng.choice(['copy_ft', 'copy_base', 'body_only', 'random_subset', 'shuffled', 'permuted', 'noise'])
+    depth = '' if source == 'random_subset' else ':'+rng.choice(['first', 'mean', 'laco', 'interpolate', 'influence'])
+    size = rng.choice(['', '/width=16', '/ffn=24', '/heads=2/width=8'])
+    how = size and ':'+rng.choice([m for m in WIDTH_METHODS if m != 'taylor'])
+    parts = rng.choice(['', '', '/parts=embeddings+encoder'])*(source not in ('body_only',))
+    word = source+depth+(size+how if 'heads' not in size else f'/heads=2{how}/width=8')+rng.choice(['', '/refit'])+parts
+    try: return InitSpec.parse(word).word()
+    except InputError: return None
+
+
+def test_a_card_never_says_less_than_was_done_to_a_tensor():
+    rng = random.Random(3)
+    teacher, base = (tiny_model('bert', layers=4, seed=i) for i in (1, 2))
+    with torch.no_grad():                                       # no vector of ones or zeros, which every change leaves as it is
+        for m in (teacher, base):
+            for p in m.parameters():
+                if p.ndim == 1: p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel()))*.1)
+    words = {'copy_ft:mean/width=16:select', 'copy_ft/width=16:select/refit', 'copy_ft:laco/width=16:minitron', *filter(None, (drawn_start(rng) for _ in range(30))), 'permuted/width=16:select'}
+    seen = set()
+    for word in sorted(words):
+        student, card = init_student(word+'/layers=2', teacher, base, sample=texts(8))
+        source = base if card.source == 'copy_base' else teacher
+        check_origin(student, card, source)
+        done = {w for how in card.made.values() for w in how.split('+')}
+        spec, mixed = InitSpec.parse(word), any(len(m) > 1 for m in card.chosen.get('mixes', []))
+        if card.source != 'noise':                              # of which nothing is left
+            assert ('merged' in done) == mixed, word
+            assert ('refit' in done) == bool(spec.refit) == bool(card.fitted), word
+            assert bool(done & {'sliced', 'scaled', 'projected'}) == spec.narrows == bool(card.width), word
+        said = ' '.join(card.remarks())
+        assert all(w in said for w in done) and ('narrowed by' in said) == spec.narrows and ('refitted' in said) == bool(spec.refit), word
+        seen |= set(card.made.values())
+    assert seen >= {'merged+sliced', 'refit+sliced', 'merged+refit+sliced', 'merged+permuted', 'sliced+permuted'}, seen
+
+
 def test_what_looks_at_texts_says_that_it_has_none():
     teacher = tiny_model('xlmr', layers=6)
     for word in ('copy_ft:greedy', 'copy_ft:influence', 'copy_ft:laco', 'copy_ft/refit', 'copy_ft/width=16:minitron'):
         with pytest.raises(InputError, match='training texts; pass a sample of them'): init_student(word, teacher)
     with pytest.raises(InputError, match='the base model has no head of the task'): init_student('copy_base:greedy', teacher, teacher, sample=texts())
-    with pytest.raises(InputError, match='leaves out what they need'): init_student('copy_ft/refit/parts=encoder', teacher, sample=texts())
 
 
 def test_an_old_card_still_loads(tmp_path):
     _, card = init_student('copy_ft', tiny_model(layers=4))
-    old = {k: v for k, v in vars(card).items() if k not in ('spec', 'made', 'chosen', 'width', 'diagnosis')}
+    old = {k: v for k, v in vars(card).items() if k not in ('spec', 'made', 'chosen', 'width', 'diagnosis', 'shares', 'fitted')}
     (tmp_path/'card.json').write_text(json.dumps(old))
     assert InitCard.load(tmp_path/'card.json').copied == card.copied

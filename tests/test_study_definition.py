@@ -464,3 +464,11 @@ def test_papermill_understands_the_parameters_of_the_page():
     from papermill import inspect_notebook
     found = inspect_notebook(str(Path(__file__).parent.parent/'nbs'/'study.ipynb'))
     assert list(found) == ['file', 'out_dir', 'seeds', 'engine', 'workers', 'max_hours', 'tiny'] and all(v['help'] for v in found.values())
+
+
+@pytest.mark.parametrize('controls', ['all', 'permuted', 'noise', 'head_only', 'embeddings_only', 'shuffled'])
+def test_a_refitted_start_has_every_control(controls):
+    study = Study(init='copy_ft:greedy/refit', losses=['ce', 'ce,logits'], seeds=1, controls=controls, tiny=True, name='fitted')
+    refit = {c.init: c.refit for c in study.configs}
+    assert refit['copy_ft'] == .01 and len(refit) > 1
+    assert all(r == (.01 if i in ('copy_ft', 'body_only', 'random_subset') else 0) for i, r in refit.items())

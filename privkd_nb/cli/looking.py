@@ -132,10 +132,12 @@ def settings_text(config:dict)->str: # Of a run
 
 def weights_text(card)->str: # An `InitCard`
     "Where a student's weights come from"
-    from privkd_nb.init.card import vocabulary_text
-    layers = f", its layers from layers {', '.join(map(str, card.layers))}" if card.share_copied and card.layers else ''
+    from privkd_nb.init.card import fitted_words, layer_mixes, narrow_words, share_words, vocabulary_text
+    took = ', '.join('+'.join(map(str, m)) for m in layer_mixes(vars(card)))
+    layers = f', its layers from layers {took}' if card.copied and card.layers else ''
+    how = ''.join(f'; {v}' for v in (narrow_words(card.width), fitted_words(card.fitted)) if v)
     own = f'; {v}' if (v := vocabulary_text(card.vocabulary)) else ''
-    return f"{card.share_copied:.0%} of the student's parameters are copied{layers}{own}"
+    return (share_words(card) or f"{card.share_copied:.0%} of the student's parameters are copied")+f'{layers}{how}{own}'
 
 def show_running(run, json:bool=False)->None: # A `Run`
     "What a run that is under way is at"

@@ -19,7 +19,7 @@ from .stages import STAGES
 from .verdict import change_words
 from ..exported import FORMATS
 from ..init.spec import SOURCES
-from ..init.card import InitCard
+from ..init.card import InitCard, fitted_words, layer_arrows, narrow_words, share_words
 from ..models.vocabulary import MOST
 from ..markup import as_markdown, md_code, md_line, md_text
 from ..record import GROUPS, SCORES
@@ -163,8 +163,8 @@ def origin_lines(facts:CardFacts)->list[str]:
     base, teacher = (md_text(model_words(c.get(k, ''), facts.typed.get(k, ''))) for k in ('base', 'teacher'))
     if c.get('teacher') == 'auto': teacher = f"fine-tuned{f' from {base}' if base else ''} on the same data set"
     teacher = f'{teacher}; ' if teacher else ''
-    arrows = ', '.join(f'{i} ← {md_text(l)}' for i,l in enumerate(card.layers))
-    copied = f'student layer ← source layer: {arrows}; {card.share_copied:.0%} of the parameters were copied'
+    done = [share_words(card) or f'{card.share_copied:.0%} of the parameters were copied', narrow_words(card.width), fitted_words(card.fitted)]
+    copied = f"student layer ← source layer: {', '.join(layer_arrows(vars(card)))}; {'; '.join(map(md_line, filter(None, done)))}"
     if not card.copied: copied = 'no weight was copied'
     n, sizes = e.get('data', {}), card.models
     texts = ', '.join(f'{n[k]:,} {k}' for k in ('train', 'unlabelled', 'validation', 'test') if n.get(k))

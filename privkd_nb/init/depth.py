@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['DEPTH_RULES', 'MEASURED', 'MERGED', 'AUTO_RULES', 'Measured', 'by_texts', 'depth_names', 'misfit', 'auto_rule',
-           'check_fit', 'check_layers', 'drawn_layers', 'resolve_layers']
+           'check_fit', 'is_list', 'listed_layers', 'check_order', 'check_layers', 'drawn_layers', 'resolve_layers']
 
 # %% ../../nbs/api/init/00_depth.ipynb #2d11e1f4
 import math, random
@@ -85,15 +85,36 @@ def check_fit(
                      f"use depth=auto, {', '.join(fit)}, or a list such as '{','.join(map(str, [i, *layers[1:]]))}'.")
 
 # %% ../../nbs/api/init/00_depth.ipynb #533ba70d
+def is_list(
+    rule, # As in `resolve_layers`
+)->bool:
+    "Whether a depth rule is a list of layers"
+    return not isinstance(rule, str) or all(l.strip().isdecimal() for l in rule.split(','))
+
+def listed_layers(
+    rule, # A list of layers, perhaps as text
+)->list[int]:
+    "The layers that a depth rule lists"
+    return [int(l) for l in as_list(rule)]
+
+def check_order(
+    layers:list[int],       # Teacher layers
+    n_student:int|None=None,# M; None or 0: as many as are listed
+)->None:
+    "Raise an `InputError` for a list that no teacher could fit"
+    if n_student not in (None, 0, len(layers)):
+        raise InputError(f"depth lists {len(layers)} layers ({layers}) but layers={n_student}; make them agree or leave layers at 0.")
+    if not layers or any(b <= a for a,b in zip(layers, layers[1:])):
+        raise InputError(f"depth={layers} must be increasing; list layers of the teacher from the lowest to the highest, each once.")
+
 def check_layers(
     layers:list[int],       # Teacher layers
     n_teacher:int,          # N
     n_student:int|None=None,# M; None or 0: as many as are listed
 )->list[int]:               # `layers`, if they can be used
     "Check a list of teacher layers"
-    if n_student not in (None, 0, len(layers)):
-        raise InputError(f"depth lists {len(layers)} layers ({layers}) but layers={n_student}; make them agree or leave layers at 0.")
-    if any(b <= a for a,b in zip(layers, layers[1:])) or not layers or min(layers) < 0 or max(layers) >= n_teacher:
+    check_order(layers, n_student)
+    if min(layers) < 0 or max(layers) >= n_teacher:
         raise InputError(f"depth={layers} must be increasing and between 0 and {n_teacher-1}: the teacher has {n_teacher} layers.")
     return layers
 
@@ -116,15 +137,14 @@ def resolve_layers(
     seed:int=0,             # Of the run, for 'random'
 )->list[int]:               # M teacher layers, increasing
     "The teacher layer that each student layer copies"
-    listed = not isinstance(rule, str) or rule.replace(',', '').replace(' ', '').isdigit()
-    if listed: return check_layers([int(l) for l in as_list(rule)], n_teacher, n_student)
+    if is_list(rule): return check_layers(listed_layers(rule), n_teacher, n_student)
     m = n_student or (n_teacher if rule == 'all' else max(1, n_teacher//2))
     if not 1 <= m <= n_teacher:
         raise InputError(f"layers={n_student} is impossible: the teacher has {n_teacher} layers, so choose 1 to {n_teacher}.")
     if rule == 'auto': rule = auto_rule(n_teacher, m, lacks)
     if rule == 'all': return check_layers(list(range(n_teacher)), n_teacher, m)
     kind, _, given = rule.partition(':')
-    if kind == 'random' and given.isdigit(): return drawn_layers(n_teacher, m, int(given))
+    if kind == 'random' and given.isdecimal(): return drawn_layers(n_teacher, m, int(given))
     if rule == 'random': return drawn_layers(n_teacher, m, seed, lacks)
     check_choice('depth', rule, depth_names())
     if by_texts(rule): raise InputError(f"depth={rule} looks at the teacher and at texts, so its layers are known only then: call `choose_layers`.")

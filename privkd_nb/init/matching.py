@@ -6,8 +6,8 @@
 __all__ = ['MATCHES', 'WHOLE', 'match_layers', 'check_match', 'check_matched']
 
 # %% ../../nbs/api/init/16_matching.ipynb #bb1944c9
-from ..core import InputError, as_list, check_choice
-from .depth import DEPTH_RULES, resolve_layers
+from ..core import InputError, check_choice
+from .depth import DEPTH_RULES, is_list, listed_layers, resolve_layers
 
 # %% ../../nbs/api/init/16_matching.ipynb #1327a204
 MATCHES = (*DEPTH_RULES, 'random', 'random:SEED', 'reversed', "a list such as '1,3,5'")
@@ -20,10 +20,9 @@ def match_layers(
     seed:int=0,      # Of the run, for 'random'
 )->list[int]:        # M teacher layers
     "The teacher layer that each student layer is compared with"
-    listed = not isinstance(match, str) or match.replace(',', '').replace(' ', '').isdigit()
-    if listed: return check_match([int(l) for l in as_list(match)], n_teacher, n_student)
+    if is_list(match): return check_match(listed_layers(match), n_teacher, n_student)
     kind, _, given = match.partition(':')
-    if not (kind == 'random' and given.isdigit()): check_choice('match', match, MATCHES)
+    if not (kind == 'random' and given.isdecimal()): check_choice('match', match, MATCHES)
     if match == 'reversed': return [*(copied or resolve_layers('auto', n_teacher, n_student))][::-1]
     return resolve_layers(match, n_teacher, n_student, seed=seed)
 

@@ -22,7 +22,7 @@ def read_sizes(
     return {k: v for r in read.values() for k,v in r.items()}
 
 # %% ../../nbs/api/init/15_parameters.ipynb #897ee8c7
-INIT_FIELDS = dict(depth='depth', n_layers='layers', parts='parts', vocab='vocab', uneven='uneven', refit='refit') # Field of an `InitSpec` -> parameter
+INIT_FIELDS = dict(depth='depth', n_layers='layers', parts='parts', vocab='vocab', refit='refit') # Field of an `InitSpec` -> parameter
 
 def _text(v): return ','.join(map(str, v)) if isinstance(v, (list, tuple)) else str(v)
 
@@ -51,5 +51,5 @@ def init_word(
 )->str:         # The shortest one
     "The parameters of an initialization as one word"
     more = dict(depth=given.get('depth'), parts=given.get('parts'), vocab=given.get('vocab'), n_layers=int(given.get('layers') or 0),
-                refit=float(given.get('refit') or 0), uneven=str(given.get('uneven', '')).lower() == 'true')
+                refit=float(given.get('refit') or 0))
     return InitSpec(given['init'], **{k: v for k,v in more.items() if v}, **read_sizes(given)).word()

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['GRADES', 'BY', 'RULES', 'MOST', 'subset_logits', 'layer_runs', 'accuracy', 'micro_f1', 'entity_f1', 'row_kl', 'Judge',
            'Searcher', 'subset_name', 'usual_names', 'best_first', 'search', 'depth_rule', 'contribution', 'influence',
-           'fitting', 'without', 'ablation', 'greedy', 'layers_in', 'exhaustive', 'Chosen', 'largest',
+           'fitting', 'without', 'ablation', 'greedy', 'layers_in', 'check_count', 'exhaustive', 'Chosen', 'largest',
            'check_choosable', 'choose_layers']
 
 # %% ../../nbs/api/init/05_search.ipynb #34a5dd6c
@@ -269,12 +269,19 @@ def layers_in(
 # %% ../../nbs/api/init/05_search.ipynb #c4a77d82
 MOST = 5_000 # Subsets
 
-@depth_rule('labels')
-def exhaustive(model, sample, n_student, lacks, by='score', most=MOST, **kw):
-    n = model.config.num_hidden_layers
+def check_count(
+    n:int, n_student:int, # Layers of teacher and student
+    most:int=MOST,
+)->None:
+    "Raise an `InputError` if there are too many subsets"
     if (count := math.comb(n, n_student)) > most:
         raise InputError(f"depth=exhaustive would grade all {count:,} ways to keep {n_student} of {n} layers, and at most {most:,} "
                          "are graded; use depth=greedy.")
+
+@depth_rule('labels')
+def exhaustive(model, sample, n_student, lacks, by='score', most=MOST, **kw):
+    n = model.config.num_hidden_layers
+    check_count(n, n_student, most)
     return search(model, sample, fitting(list(combinations(range(n), n_student)), lacks), by, **kw)
 
 # %% ../../nbs/api/init/05_search.ipynb #893fed23

@@ -10,7 +10,7 @@ __all__ = ['CONTROLS', 'DEFAULT', 'COPIES', 'ANY_LAYERS', 'OF_COPIES', 'chosen_c
 from dataclasses import replace
 from ..core import InputError, as_list, check_choice
 from ..init.depth import MERGED, by_texts
-from ..init.spec import ONLY, RANDOM, SIZES
+from ..init.spec import COPIED, ONLY, RANDOM, SIZES
 from ..jobs.config import RunConfig
 from ..losses.terms import BY_LAYER, TERMS, parse_losses, teacher_terms
 from ..models.content import config_of
@@ -72,7 +72,7 @@ def without_weights(
     sizes:bool=True, # Whether it has the sizes of the student that was asked for
 )->dict: # Parameters of a run
     "What a start changes that takes no weights of the teacher: none are chosen, narrowed or refitted"
-    usual = {k: RunConfig.__dataclass_fields__[k].default for k in ('parts', 'uneven', 'refit')}
+    usual = {k: RunConfig.__dataclass_fields__[k].default for k in ('parts', 'refit')}
     return usual | {k: getattr(cfg, k).partition(':')[0] if sizes else '' for k in SIZES}
 
 # %% ../../nbs/api/studies/02_controls.ipynb #d352dd12
@@ -85,6 +85,7 @@ def other_start(
 )->RunConfig:
     "The same run from another start"
     if init in (*RANDOM, 'pretrained'): more |= without_weights(cfg, init != 'pretrained')
+    if init not in COPIED or init == 'shuffled': more |= dict(refit=RunConfig.refit)         # no copied layers, or in another order
     if init in ONLY: more |= dict(parts=RunConfig.__dataclass_fields__['parts'].default)
     paired = compares_layers(replace(cfg, **more)) and not (init in RANDOM and by_texts(cfg.depth))
     if init == 'random_subset' or init in ANY_LAYERS and not paired: more |= without_layers(cfg)
