@@ -199,3 +199,20 @@ def test_an_old_card_still_loads(tmp_path):
     old = {k: v for k, v in vars(card).items() if k not in ('spec', 'made', 'chosen', 'width', 'diagnosis', 'shares', 'fitted')}
     (tmp_path/'card.json').write_text(json.dumps(old))
     assert InitCard.load(tmp_path/'card.json').copied == card.copied
+
+
+def test_figures_and_words_tell_what_was_done():
+    from privkd_nb.analysis.arms import arm_words
+    from privkd_nb.apps.explorer_views import layer_answer
+    from privkd_nb.cli.looking import weights_text
+    from privkd_nb.figures.layermap import copied_pairs, layermap_figure
+    _, card = init_student('copy_ft:mean/width=16:select/refit/layers=2', tiny_model('xlmr', layers=4, seed=1), sample=texts())
+    told = card._repr_markdown_(), weights_text(card)
+    for text in told:
+        assert all(w in text for w in ('merged', 'sliced', 'are made from copies', 'narrowed by select', '32 → 16 dimensions', 'refitted'))
+    assert '0 ← 0 and 1' in told[0] and '0% of the student' not in told[1]
+    assert copied_pairs(vars(card))[1:5] == [(0, 0), (1, 0), (2, 1), (3, 1)] and 'narrowed by select' in layermap_figure(card).layout.title.text
+    assert layer_answer(vars(card)).table.source_layer.tolist() == ['0 and 1', '2 and 3']
+    arm = 'copy_ft · ce+logits · width=16:select · refit=0.01'
+    assert arm_words(arm, dict(init='copy_ft', depth='mean')) == \
+        'means of neighbouring layers of the fine-tuned teacher, trained with ce + logits, narrowed to 16 dimensions by select, its layers refitted'

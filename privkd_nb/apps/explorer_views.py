@@ -25,7 +25,7 @@ from ..figures.difference import PAIR_ORDERS, difference_figure
 from ..export.stages import read_waterfall
 from ..exported import exports_of, read_export
 from ..figures.layermap import layermap_figure
-from ..init.spec import COPIED
+from ..init.spec import COPIED, layer_mixes
 from ..figures.waterfall import waterfall_figure
 from ..figures.style import order_terms, score_name, term_name
 from .choice import VIEWS, Choice
@@ -213,17 +213,17 @@ def layer_answer(
     card:dict, # As in init_card.json
 )->Answer:
     "Where a student's layers were copied from"
-    copied = card['source'] in COPIED and 'encoder' in card['parts']
+    copied, mixes = card['source'] in COPIED and 'encoder' in card['parts'], layer_mixes(card)
     influence = dict(enumerate((card.get('scores') or {}).get('block_influence', [])))
     def row(i, l): return dict(student_layer=i, source=card['source'] if copied else 'random',
-        source_layer=l if copied else None, influence=influence.get(l))
+        source_layer=None if not copied else l if len(mixes[i]) == 1 else ' and '.join(map(str, mixes[i])), influence=influence.get(l))
     return Answer(layermap_figure(card), pd.DataFrame([row(i, l) for i,l in enumerate(card['layers'])]))
 
 @patch
 def layers(self:Views, c:Choice)->Answer:
     "Where the layers of arm `a` were copied from"
     card = self.study.card(self.run(c, c.a))
-    drawn = {k: v for k,v in card.items() if k not in ('seed', 'source_hash', 'tensors', 'share_copied', 'diagnosis', 'made', 'spec')}   # seeds often share it
+    drawn = {k: v for k,v in card.items() if k not in ('seed', 'source_hash', 'tensors', 'share_copied', 'shares', 'diagnosis', 'made', 'spec')}   # seeds often share it
     return self._cached(('layers', content_key(drawn)), lambda: layer_answer(card))
 
 # %% ../../nbs/api/apps/05_explorer_views.ipynb #2f667665

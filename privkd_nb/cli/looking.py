@@ -132,7 +132,8 @@ def settings_text(config:dict)->str: # Of a run
 
 def weights_text(card)->str: # An `InitCard`
     "Where a student's weights come from"
-    from privkd_nb.init.card import fitted_words, layer_mixes, narrow_words, share_words, vocabulary_text
+    from privkd_nb.init.card import fitted_words, share_words, vocabulary_text
+    from privkd_nb.init.spec import layer_mixes, narrow_words
     took = ', '.join('+'.join(map(str, m)) for m in layer_mixes(vars(card)))
     layers = f', its layers from layers {took}' if card.copied and card.layers else ''
     how = ''.join(f'; {v}' for v in (narrow_words(card.width), fitted_words(card.fitted)) if v)

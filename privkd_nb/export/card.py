@@ -18,8 +18,8 @@ from ..data.languages import language_code
 from .stages import STAGES
 from .verdict import change_words
 from ..exported import FORMATS
-from ..init.spec import SOURCES
-from ..init.card import InitCard, fitted_words, layer_arrows, narrow_words, share_words
+from ..init.spec import SOURCES, narrow_words
+from ..init.card import InitCard, fitted_words, layer_arrows, share_words
 from ..models.vocabulary import MOST
 from ..markup import as_markdown, md_code, md_line, md_text
 from ..record import GROUPS, SCORES

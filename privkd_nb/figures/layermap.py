@@ -8,17 +8,18 @@ __all__ = ['copied_pairs', 'layermap_figure']
 # %% ../../nbs/api/figures/03_layermap.ipynb #8ea96aa2
 import plotly.graph_objects as go
 from .style import COLORS, figure_layout, titled
-from ..init.spec import COPIED, ONLY
+from ..init.spec import COPIED, ONLY, layer_mixes, narrow_words
+from ..markup import html_text
 
 # %% ../../nbs/api/figures/03_layermap.ipynb #9a5e9069
 def copied_pairs(
     card:dict, # As in init_card.json
 )->list[tuple]:
-    "(source, student) of every part that was copied: layers by number, 'embeddings' and 'head' by name"
+    "(source, student) of every part that was copied, or that a merged layer is made of: layers by number, 'embeddings' and 'head' by name"
     source, parts = card['source'], card['parts']
     if source not in (*COPIED, *ONLY): return []
     pairs = [('embeddings', 'embeddings')] if 'embeddings' in parts else []
-    if 'encoder' in parts: pairs += [(t, s) for s,t in enumerate(card['layers'])]
+    if 'encoder' in parts: pairs += [(t, s) for s,mix in enumerate(layer_mixes(card)) for t in mix]
     if 'head' in parts and source != 'copy_base': pairs.append(('head', 'head'))     # a base model has no head
     return pairs
 
@@ -54,6 +55,7 @@ def _heading(card): # What the initialization was, and how large the models are
     models = card.get('models') or {}
     sizes = [f"{k} {models[k]['total']/1e6:.1f} M parameters" for k in ('teacher', 'student') if models.get(k, {}).get('total')]
     rule = [f"rule {card['depth']}"] if card['source'] in COPIED else []
+    rule += [html_text(t) for t in (narrow_words(card.get('width') or {}), 'refitted' if card.get('fitted') else '') if t]
     if v := card.get('vocabulary'): sizes.append(f"{v['size']:,} of {v['of']:,} tokens")
     return titled(f"{card['source']}: {what.get(card['source'], card['source'])}", ' · '.join(rule+sizes) or ' ')
 

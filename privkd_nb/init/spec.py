@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['SOURCES', 'COPIED', 'RANDOM', 'ONLY', 'WIDTH_METHODS', 'METHOD', 'BY_PLACE', 'PROJECTIONS', 'VOCABS', 'IN_CONFIG',
-           'SIZES', 'REFIT', 'OPTIONS', 'Narrowing', 'vocab_rule', 'InitSpec', 'read_size', 'read_option', 'own_label']
+           'SIZES', 'REFIT', 'OPTIONS', 'Narrowing', 'vocab_rule', 'InitSpec', 'read_size', 'read_option', 'own_label',
+           'layer_mixes', 'narrow_words']
 
 # %% ../../nbs/api/init/01_spec.ipynb #a9ecbb3a
 import json, math
@@ -290,3 +291,21 @@ def as_json(self:InitSpec)->dict:
     usual = InitSpec(self.source)
     return dict(source=self.source, **{f.name: list(v) if isinstance(v := getattr(self, f.name), tuple) else v
                                        for f in fields(self) if f.name != 'source' and getattr(self, f.name) != getattr(usual, f.name)})
+
+# %% ../../nbs/api/init/01_spec.ipynb #cd47050f
+def layer_mixes(
+    card:dict, # As in init_card.json
+)->list[dict]: # Source layer -> its weight; a dictionary a student layer
+    "The layers that each layer of a student was made of"
+    found = (card.get('chosen') or {}).get('mixes')
+    return [{int(l): w for l,w in m.items()} for m in found] if found else [{l: 1.} for l in card['layers']]
+
+def narrow_words(
+    width:dict, # Of an `InitCard`
+)->str:         # '' for a student as wide as its teacher
+    "How a student was narrowed"
+    if not width: return ''
+    names = dict(hidden='dimensions', heads='heads a layer', ffn='feed-forward units a layer')
+    sizes = ', '.join(f'{a:,} → {b:,} {names[k]}' for k,(a,b) in width.get('sizes', {}).items() if k in names and a != b)
+    steps = f" in {width['steps']} steps" if width.get('steps', 1) > 1 else ''
+    return f"narrowed by {width['method']}{steps}: {sizes}"+(f", in {width['seconds']:.1f} s" if 'seconds' in width else '')
