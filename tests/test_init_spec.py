@@ -212,7 +212,7 @@ def test_figures_and_words_tell_what_was_done():
         assert all(w in text for w in ('merged', 'sliced', 'are made from copies', 'narrowed by select', '32 → 16 dimensions', 'refitted'))
     assert '0 ← 0 and 1' in told[0] and '0% of the student' not in told[1]
     assert copied_pairs(vars(card))[1:5] == [(0, 0), (1, 0), (2, 1), (3, 1)] and 'narrowed by select' in layermap_figure(card).layout.title.text
-    assert layer_answer(vars(card)).table.source_layer.tolist() == ['0 and 1', '2 and 3']
+    assert layer_answer(vars(card))[1].source_layer.tolist() == ['0 and 1', '2 and 3']
     arm = 'copy_ft · ce+logits · width=16:select · refit=0.01'
     assert arm_words(arm, dict(init='copy_ft', depth='mean')) == \
         'means of neighbouring layers of the fine-tuned teacher, trained with ce + logits, narrowed to 16 dimensions by select, its layers refitted'

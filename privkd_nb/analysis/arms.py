@@ -50,7 +50,7 @@ def depth_by_model(
 # %% ../../nbs/api/analysis/01_arms.ipynb #163831bb
 LEFT_OUT = dict(recipe=1, **dict.fromkeys((
     'unlabelled', 'without_labels', 'labels', 'text_column', 'text_pair_column', 'label_column', 'label_separator', 'language_column', 'language', 'test',
-    'vocab', 'vocab_text', 'width', 'heads', 'ffn', 'uneven', 'refit', 'calibration',
+    'vocab', 'vocab_text', 'width', 'heads', 'ffn', 'refit', 'calibration',
     'class_weights', 'batching', 'pieces', 'max_tokens', 'temp', 'schedule', 'stages', 'match', 'meter'), '')) # A record has no line of these where they are the default
 
 def arm_names(

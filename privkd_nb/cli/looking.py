@@ -134,8 +134,7 @@ def weights_text(card)->str: # An `InitCard`
     "Where a student's weights come from"
     from privkd_nb.init.card import fitted_words, share_words, vocabulary_text
     from privkd_nb.init.spec import layer_mixes, narrow_words
-    took = ', '.join('+'.join(map(str, m)) for m in layer_mixes(vars(card)))
-    layers = f', its layers from layers {took}' if card.copied and card.layers else ''
+    layers = f", its layers from layers {', '.join('+'.join(map(str, m)) for m in layer_mixes(vars(card)))}" if card.copied and card.layers else ''
     how = ''.join(f'; {v}' for v in (narrow_words(card.width), fitted_words(card.fitted)) if v)
     own = f'; {v}' if (v := vocabulary_text(card.vocabulary)) else ''
     return (share_words(card) or f"{card.share_copied:.0%} of the student's parameters are copied")+f'{layers}{how}{own}'
