@@ -102,7 +102,7 @@ def test_an_init_word_is_an_arm():
     word = dict(init='copy_ft', depth='greedy', refit='0.01')
     for typed, says in {'copy_ft:greedy/refit': word, 'copy_ft:greedy/refit=.01/ce': word | dict(losses='ce'), 'ce/copy_ft:greedy/refit': word | dict(losses='ce'),
                         'copy_ft:greedy/width=64/ce,kl': dict(init='copy_ft', depth='greedy', width='64:minitron', losses='ce,kl'),
-                        'copy_ft/ce/uneven/ffn=8:select:2/seed=3': dict(init='copy_ft', losses='ce', uneven='True', ffn='8:select:2', seed='3'),
+                        'copy_ft/ce/refit/ffn=8:taylor:2/seed=3': dict(init='copy_ft', losses='ce', refit='0.01', ffn='8:taylor:2', seed='3'),
                         'copy_ft/parts=embeddings+head/vocab=90/ce': dict(init='copy_ft', parts='embeddings,head', vocab='90', losses='ce'),
                         'refit/ce': dict(refit='0.01', losses='ce'), 'copy_ft:greedy/refit · ce': word | dict(losses='ce'),
                         'pretrained/student=my/small': dict(init='pretrained', student='my/small')}.items(): assert read_arm(typed) == says, typed
@@ -112,7 +112,7 @@ def test_an_init_word_is_an_arm():
     for typed, i in {'copy_ft:greedy/refit': 2, 'copy_ft:greedy/refit/ce': 2, 'refit': 2, 'copy_ft:greedy/ce': 1, 'copy_ft/depth=heavy': 3, 'copy_ft/width=64/ce': 4,
                      'copy_ft/width=64:select': 5}.items(): assert find_arm(typed, arms) == arms[i], typed
     assert find_arm(dict(init='copy_ft:greedy/refit', losses='ce'), arms) == arms[2] and find_arms('width=64', arms) == arms[4:]
-    for bad, says in {'copy_ft:greedy/width=wide/ce': "width='wide' is no number", 'copy_ft/refit/refit': 'says refit twice', 'copy_ft:first/depth=last': 'two values for depth',
+    for bad, says in {'copy_ft:greedy/width=wide/ce': "width='wide' is no whole number", 'copy_ft/refit/refit': 'says refit twice', 'copy_ft:first/depth=last': 'two values for depth',
                       'scratch/config.hidden_size=8/ce': 'has a config of its own', 'copy_ft/width=64:selct': "Did you mean 'select'"}.items():
         with pytest.raises(InputError, match=says): read_arm(bad)
     with pytest.raises(InputError, match='says depth=first, but depth=last'): read_arm(dict(init='copy_ft:first', depth='last'))

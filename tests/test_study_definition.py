@@ -120,11 +120,11 @@ def test_an_init_word_is_a_reference(reference):
 
 
 def test_an_init_word_is_an_explicit_arm():
-    arms = [f'{WORD}/ce,kl', 'copy_ft/refit=0.01/ce', 'copy_ft:greedy/width=16/heads=2/ce,kl', dict(init='copy_ft:last/uneven/ffn=32', losses='ce,kl')]
+    arms = [f'{WORD}/ce,kl', 'copy_ft/refit=0.01/ce', 'copy_ft:greedy/width=16/heads=2/ce,kl', dict(init='copy_ft:last/ffn=32', losses='ce,kl')]
     study = Study(arms=arms, seeds=1, controls='off', tiny=True, layers=2, depth='first', reference=arms[3])
-    assert [(c.init, c.depth, c.refit, c.width, c.ffn, c.uneven, c.losses) for c in study.configs] == [
-        ('copy_ft', 'greedy', .01, '', '', False, 'ce,kl'), ('copy_ft', 'first', .01, '', '', False, 'ce'),
-        ('copy_ft', 'greedy', 0., '16:minitron', '', False, 'ce,kl'), ('copy_ft', 'last', 0., '', '32:minitron', True, 'ce,kl')]
+    assert [(c.init, c.depth, c.refit, c.width, c.ffn, c.losses) for c in study.configs] == [
+        ('copy_ft', 'greedy', .01, '', '', 'ce,kl'), ('copy_ft', 'first', .01, '', '', 'ce'),
+        ('copy_ft', 'greedy', 0., '16:minitron', '', 'ce,kl'), ('copy_ft', 'last', 0., '', '32:minitron', 'ce,kl')]
 
 
 @pytest.mark.parametrize('baseline, listed, starts', [

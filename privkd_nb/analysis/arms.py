@@ -178,7 +178,7 @@ def _arm_parts(text): # Split at slashes, but not inside of a value such as a pa
 
 def _is_option(part): # Of an initialization, and not the default, which a word leaves out
     k, eq, v = part.partition('=')
-    return part in ('refit', 'uneven') or bool(eq) and (k.startswith('config.') or k in OPTIONS and k != 'seed' and v.lower() not in ('0', 'off', 'false', ''))
+    return part == 'refit' or bool(eq) and (k.startswith('config.') or k in OPTIONS and k != 'seed' and v.lower() not in ('0', 'off', 'false', ''))
 
 def _init_word(parts, table): # (an initialization in one word, or '', and the other parts); table: as in a name, where options are parameters
     first = next((p for p in parts if re.split('[:/]', p)[0] in SOURCES), '')
@@ -198,7 +198,7 @@ def _word_says(word): # Of an initialization of one's own, or with a rule's fing
 def _part_says(part, found): # found: by the parts before it
     k, eq, v = part.partition('=')
     if eq and k.isidentifier() and k not in TERMS: return {k: v}
-    if part in ('refit', 'uneven'): return {k: _written(v) for k,v in read_option(part).items()}
+    if part == 'refit': return {k: _written(v) for k,v in read_option(part).items()}
     init, colon, depth = part.partition(':')
     losses = all(t in TERMS for t,_ in losses_key(part)) or set(part) & set(',+*·@')
     if init in SOURCES or not losses and 'init' not in found: return dict(init=init) | (dict(depth=depth) if colon else {})
