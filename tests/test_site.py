@@ -151,7 +151,7 @@ def test_pictures_have_a_text_and_no_second_caption(docs, pages):
 
 def test_names_with_underscores_are_no_bold_text(site):
     assert [p.name for p in site.rglob('*.html') if 'source' not in p.parts and re.search(r'<h3[^>]*>[^<]*<strong>', p.read_text())] == []
-    assert 'id="initcard.__repr__"' in (site/'api'/'init'/'student.html').read_text()
+    assert 'id="initcard.__repr__"' in (site/'api'/'init'/'card.html').read_text()
 
 
 def test_formulas_are_mathml(site):
