@@ -73,6 +73,7 @@ def test_a_run_is_watched_stopped_and_resumed(lab):
         at = json.loads((run/'progress.json').read_text())
         assert at['state'] == 'stopped' and 0 < at['step'] < at['steps']
 
+        wait_for(page, lambda: page.evaluate(LINE)['x'][-1] == at['step'], 20)    # the picture may be drawn after the words
         save(page)
         before = page.evaluate(LINE)
         open_notebook(page, server, 'watch.ipynb', reset=False)                  # the page again, the kernel still there
