@@ -245,7 +245,7 @@ def test_a_rule_that_has_changed_is_no_start_to_score():
     try:
         @width_method(needs='')
         def lightest(model, sample, want): "the lightest units"
-        config = RunConfig(width='16:lightest', tiny=True).identity()
+        config = RunConfig(width='16:lightest', losses='ce', tiny=True).identity()
         assert '@' in config['width'] and spec_on_record(config).method == 'lightest'
         with pytest.raises(Lacking, match='has changed'): spec_on_record(config | dict(width='16:lightest@00000000'))
     finally: SCORERS.pop('lightest', None), WIDTH_METHODS.pop('lightest', None)

@@ -184,7 +184,7 @@ ALLOWED = { # What may stand in markup without going through a writer, because i
     'export.card': {'install', 'language'}, 'figures.waterfall': {'row.verdict'},     # words of our own; one of two words, or nothing is written
     'figures.run': {'sign', 'color', 'who', 'when', 'plot_text(score_name(metric))'},       # a sign, its colour, a word of our own; plotly's texts
     'init.search': {'subset_name(self.layers)', 'what'}, 'figures.losses': {'name'},       # numbers with commas, a word of our own; the names of three measures
-    'init.card': {'SOURCES[self.source]', 'arrows', 'source', "random_ or 'nothing'", 'sizes'},
+    'init.card': {'SOURCES[self.source]', 'arrows', 'copied', 'source', "random_ or 'nothing'", 'sizes'},
 }
 
 

@@ -198,7 +198,7 @@ def __repr__(self:InitCard):
 def _repr_markdown_(self:InitCard):
     sizes = as_markdown(pd.DataFrame(self.models).T, '{:,.0f}')
     arrows, share = ' · '.join(layer_arrows(vars(self))), share_words(self)
-    copied = f"{len(self.copied)} tensors copied, "+('all or in part: '+share if share else f"{self.share_copied:.0%} of the student's parameters")
+    copied = f"{len(self.copied)} tensors copied, "+('all or in part: '+md_text(share) if share else f"{self.share_copied:.0%} of the student's parameters")
     random_ = ', '.join(map(md_code, self.random[:6]))+(f' and {len(self.random)-6} more' if len(self.random) > 6 else '')
     source = f", from weights {md_code(self.source_hash)}" if self.source_hash else ''
     return (f"**Init card:** {md_code(self.source)} ({SOURCES[self.source]})\n\n"
