@@ -16,7 +16,7 @@ from ..compute.forward import UNNORMED, OutputSpec, forward
 from ..data.encoding import IGNORE, Encoded
 from ..data.order import split_by_tokens
 from ..data.two_encodings import collate_of
-from .sample import fair_shares
+from .sample import balanced_rows
 from ..losses.cka import cka
 from ..losses.logits import binary_kl, logit_kl
 from ..models.architectures import part_of
@@ -29,9 +29,7 @@ def few_texts(
     seed:int=0,     # Of the draw
 )->Encoded:
     "Some of the texts, as many of each language"
-    order = np.random.default_rng(seed).permutation(len(data))
-    shares, languages = fair_shares(Counter(data.languages.tolist()), n), data.languages[order]
-    return data.take(np.sort(np.concatenate([order[:0], *(order[languages == l][:k] for l,k in shares.items())])))
+    return data.take(balanced_rows(data.languages, n, seed))
 
 # %% ../../nbs/api/init/19_diagnosis.ipynb #211fd9ba
 class Asked(NamedTuple):
