@@ -56,7 +56,7 @@ FAULTS = [Fault(*row) for row in (
     ('CKA with the similarity of tokens to themselves', 'losses/cka', '(x.mT@y).pow(2).sum()-dx@dy', '(x.mT@y).pow(2).sum()', FORMULA),
     ('the table of positions passes for queries', 'compute/attention', 'if layer not in got[what]: ', '',
      'feature_losses::test_debertas_positions_do_not_pass_for_queries'),
-    ('a projection is exported', 'train/trainer', "pop('distill_projection', None)", "get('distill_projection', None)",
+    ('a projection is exported', 'train/trainer', "pop(PROJECTION, None)", "get('distill_projection', None)",
      'feature_losses::test_a_narrower_student_trains_its_projections_and_ships_none'),
     ('KL without the factor temp²', 'losses/logits', ', mask, total)*temp**2', ', mask, total)', LOOP),
     ('KL in the other direction', 'losses/logits', '(lt.exp()*(lt-ls))', '(ls.exp()*(ls-lt))', LOOP),

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 import torch
 from torch.overrides import TorchFunctionMode
 from ..core import InputError
-from ..models.architectures import FUSED_MAPS, VALUE_MAPS
+from ..models.architectures import FUSED_MAPS
 from ..models.encoders import layers_of
+from ..models.tensors import ATTENTION_MAPS
 
 # %% ../../nbs/api/compute/00_attention.ipynb #5e04b252
 class AttentionCapture(TorchFunctionMode):
@@ -79,15 +80,14 @@ def captured_attention(
                      "needs one a layer, from the eager kernel; call use_eager first, or leave 'attention' out of losses.")
 
 # %% ../../nbs/api/compute/00_attention.ipynb #5314d084
-QKV = dict(queries=('query', 'q_'), keys=('key', 'k_'), values=('value', 'v_')) # How the maps are called, in the order of a fused one
+QKV = dict(queries='query', keys='key', values='value') # Which of `ATTENTION_MAPS`, in the order of a fused one
 
 def attention_map(
     layer,             # Of an encoder
     what:str='values', # Of `QKV`
 )->tuple:              # (the linear map, the third of its output that counts; None: all of it)
     "The map that computes a layer's queries, keys or values"
-    word, letter = QKV[what]
-    names = [k.replace('value', word).replace('v_', letter) for k in VALUE_MAPS]
+    names = ATTENTION_MAPS[QKV[what]]
     found = {k.rpartition('.')[2]: m for k,m in layer.named_modules() if isinstance(m, torch.nn.Linear)}
     for k in [*names, *FUSED_MAPS]:
         if k in found: return found[k], list(QKV).index(what) if k in FUSED_MAPS else None

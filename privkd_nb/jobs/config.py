@@ -309,14 +309,21 @@ def check_vocab(self:RunConfig)->None:
 
 # %% ../../nbs/api/jobs/00_config.ipynb #0e30680e
 @patch
+def student_layers(self:RunConfig,
+    n:int, # Layers of the teacher
+)->list[int]:
+    "The teacher layer of each student layer; where a rule looks at texts, those of 'auto', which are as many"
+    rule = self.depth_rule()
+    return resolve_layers('auto' if by_texts(rule) else rule, n, self.layers or None, self.lacks(), self.seed)
+
+@patch
 def check_match(self:RunConfig)->None:
     "Raise an `InputError` for layers that inner states cannot be compared with, as far as the teacher is known"
     if not self.match: return
     names = list(parse_losses(self.losses))
     check_matched(self.match, [r for k in names for r in TERMS[k].reads], names)
     if not (n := self.known_depth()) or self.init == 'pretrained': return
-    rule = 'auto' if by_texts(rule := self.depth_rule()) else rule       # its layers are known later, how many there will be now
-    layers = resolve_layers(rule, n, self.layers or None, self.lacks(), self.seed)
+    layers = self.student_layers(n)
     match_layers(self.match, n, len(layers), copied=layers, seed=self.seed)
 
 # %% ../../nbs/api/jobs/00_config.ipynb #57a4d1ed
@@ -402,9 +409,8 @@ def check_init(self:RunConfig)->None:
     self.check_match()
     self.check_model()
     if not (n := self.known_depth()): return
-    if by_texts(rule := self.depth_rule()): rule = 'auto'                # its layers are known later, how many there can be now
-    layers = resolve_layers(rule, n, self.layers or None, self.lacks(), self.seed)
-    if self.init not in ('scratch', 'pretrained') and 'encoder' in self.parts: check_fit(rule, layers, n, self.lacks())
+    rule, layers = self.depth_rule(), self.student_layers(n)
+    if self.init not in ('scratch', 'pretrained') and 'encoder' in self.parts: check_fit('auto' if by_texts(rule) else rule, layers, n, self.lacks())
 
 @patch
 def check_stopping(self:RunConfig)->None:

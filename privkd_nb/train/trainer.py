@@ -205,7 +205,7 @@ def current_lr(self:DistillTrainer)->float:
 @patch
 def term_inputs(self:DistillTrainer, model, inputs)->TermInputs:
     "What the terms know of a batch"
-    projection = getattr(self.accelerator.unwrap_model(model), 'distill_projection', None)
+    projection = getattr(self.accelerator.unwrap_model(model), PROJECTION, None)
     last = self.teacher and (self.model.config.num_hidden_layers, self.teacher.config.num_hidden_layers)
     return TermInputs(inputs['labels'], inputs['attention_mask'], self.totals, self.layers or (), projection or (lambda x: x), self.temp, last,
                       inputs['valid'], self.train_dataset.kind, self.label_weights, inputs.get('same'), partial(layer_projection, projection))
@@ -324,7 +324,7 @@ def save_model(self:DistillTrainer, output_dir=None, _internal_call=False):
         if self.args.should_save: write_json(Path(output_dir)/'rows.json', self.efficient.rows_key)
         return
     model = self.accelerator.unwrap_model(self.model)
-    projection = model._modules.pop('distill_projection', None)
+    projection = model._modules.pop(PROJECTION, None)
     try:
         with full_table(self.efficient.rows): super(DistillTrainer, self).save_model(output_dir, _internal_call)
     finally:
