@@ -82,6 +82,7 @@ def twice(f, s, t, b):
     (s2, b2), (t2, _) = pick(s, b, rows), pick(t, b, rows)
     return f(s, t, b), f(s2, t2, counted(b2))
 
+# %% ../../nbs/api/losses/09_laws.ipynb #c412abc1
 def micro_batches(f, s, t, b):
     "Micro-batches that divide by the whole batch's totals add up to it"
     each = [(pick(s, b, [i]), pick(t, b, [i])) for i in range(len(b.mask))]
@@ -93,6 +94,7 @@ def nothing_valid(f, s, t, b):
     def bare(o): return AttrDict(o, **{k: {i: h[:0] for i,h in o[k].items()} for k in BY_TOKEN})
     return torch.as_tensor(0.), f(bare(s), bare(t), empty)
 
+# %% ../../nbs/api/losses/09_laws.ipynb #a5db36df
 def detached(o): return outputs(o.logits.detach(), **{k: {i: x.detach() for i,x in o[k].items()} for k in LAYERED})
 
 def copy(f, s, t, b):
@@ -117,6 +119,7 @@ def order(f, s, t, b):
     (s2, b2), (t2, _) = pick(s, b, rows, back), pick(t, b, rows, back)
     return f(s, t, b), f(s2, t2, b2)
 
+# %% ../../nbs/api/losses/09_laws.ipynb #05bea90a
 def sizes(f, s, t, b):
     "Twice as many classes, heads and dimensions change nothing"
     labels = torch.cat([b.labels]*2, -1) if b.kind == 'multilabel' else b.labels
@@ -142,6 +145,7 @@ def temperature(f, s, t, b):
     ratio = pull(f, s, t, replace(b, temp=4.))/pull(f, s, t, replace(b, temp=1.))
     return torch.tensor(1.), 1. if .5 < ratio < 2 else ratio
 
+# %% ../../nbs/api/losses/09_laws.ipynb #6939c33e
 def opposite(o, b):
     "Outputs of a student that is sure of what its teacher thinks least likely"
     n = int(b.mask.sum(1).min())
