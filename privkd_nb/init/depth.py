@@ -97,6 +97,7 @@ def listed_layers(
     "The layers that a depth rule lists"
     return [int(l) for l in as_list(rule)]
 
+# %% ../../nbs/api/init/00_depth.ipynb #cc7b914e
 def check_order(
     layers:list[int],       # Teacher layers
     n_student:int|None=None,# M; None or 0: as many as are listed

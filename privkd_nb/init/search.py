@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['GRADES', 'BY', 'RULES', 'MOST', 'subset_logits', 'layer_runs', 'accuracy', 'micro_f1', 'entity_f1', 'row_kl', 'Judge',
-           'Searcher', 'subset_name', 'usual_names', 'best_first', 'search', 'depth_rule', 'contribution', 'influence',
-           'fitting', 'without', 'ablation', 'greedy', 'layers_in', 'check_count', 'exhaustive', 'Chosen', 'largest',
+           'Searcher', 'subset_name', 'layers_in', 'usual_names', 'best_first', 'search', 'depth_rule', 'contribution',
+           'influence', 'fitting', 'without', 'ablation', 'greedy', 'check_count', 'exhaustive', 'Chosen', 'largest',
            'check_choosable', 'choose_layers']
 
 # %% ../../nbs/api/init/05_search.ipynb #34a5dd6c
@@ -139,6 +139,12 @@ def subset_name(layers)->str: # e.g. '1,3,5'
     "Layers as one word"
     return ','.join(map(str, layers))
 
+def layers_in(
+    name:str, # From `subset_name`
+)->list[int]:
+    "The layers that a word lists"
+    return [int(l) for l in name.split(',')]
+
 def usual_names(
     n:int,  # Layers of the model
     layers, # Of a student
@@ -146,6 +152,7 @@ def usual_names(
     "The rules that choose these layers"
     return ', '.join(r for r,f in DEPTH_RULES.items() if f(n, len(layers)) == list(layers)) if len(layers) < n else ''
 
+# %% ../../nbs/api/init/05_search.ipynb #bd0dc7d0
 @patch
 def __call__(self:Searcher,
     subsets:list[list[int]], # The layers of each student
@@ -240,7 +247,7 @@ def without(
 def ablation(model, sample, n_student, lacks, by='score', **kw):
     searcher = Searcher(model, sample, **kw)
     less = {subset_name(s): l for l,s in without(range(searcher.n)).items() if fitting([s], lacks)}
-    grades = searcher([list(map(int, s.split(','))) for s in less]).set_index('layers')
+    grades = searcher([layers_in(s) for s in less]).set_index('layers')
     scores = pd.DataFrame(index=range(searcher.n), columns=[by, *(k for k in searcher.full if k != by)], dtype=float)
     for s,l in less.items():
         for k in scores: scores.loc[l, k] = (searcher.full[k]-grades[k][s])*(-1 if k == 'kl' else 1)
@@ -260,12 +267,6 @@ def greedy(model, sample, n_student, lacks, by='score', **kw):
     grades.attrs.update(cost=searcher.cost, full=searcher.full)
     return grades
 
-def layers_in(
-    name:str, # From `subset_name`
-)->list[int]:
-    "The layers that a word lists"
-    return [int(l) for l in name.split(',')]
-
 # %% ../../nbs/api/init/05_search.ipynb #c4a77d82
 MOST = 5_000 # Subsets
 
@@ -278,6 +279,7 @@ def check_count(
         raise InputError(f"depth=exhaustive would grade all {count:,} ways to keep {n_student} of {n} layers, and at most {most:,} "
                          "are graded; use depth=greedy.")
 
+# %% ../../nbs/api/init/05_search.ipynb #4987185b
 @depth_rule('labels')
 def exhaustive(model, sample, n_student, lacks, by='score', most=MOST, **kw):
     n = model.config.num_hidden_layers

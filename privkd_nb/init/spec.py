@@ -88,11 +88,11 @@ class InitSpec:
 
     def __post_init__(self):
         check_choice('init', self.source, SOURCES)
-        self.settle_depth()
-        self.settle_parts()
-        self.settle_width()
-        self.settle_refit()
-        self.settle_choice()
+        self._settle_depth()
+        self._settle_parts()
+        self._settle_width()
+        self._settle_refit()
+        self._settle_choice()
         self.set(vocab=vocab_rule(self.vocab))
         if self.config and self.source != 'scratch':
             raise InputError(f"config={self.config} changes the student's shape, but {self.source} copies whole tensors; "
@@ -104,7 +104,7 @@ class InitSpec:
 
 # %% ../../nbs/api/init/01_spec.ipynb #cd5f6587
 @patch
-def settle_depth(self:InitSpec)->None:
+def _settle_depth(self:InitSpec)->None:
     "Check the layers"
     if isinstance(self.depth, str):
         kind = self.depth.partition(':')
@@ -120,13 +120,32 @@ def settle_depth(self:InitSpec)->None:
     self.set(depth='random')
 
 @patch
-def settle_parts(self:InitSpec)->None:
+def _settle_parts(self:InitSpec)->None:
     "Check the parts that are copied"
     parts = tuple(dict.fromkeys(check_choice('parts', p, PARTS) for p in as_list(self.parts)))
     if not parts: raise InputError(f"parts is empty; choose from {', '.join(PARTS)}, or use init='scratch'.")
     if self.source in ONLY and parts not in (tuple(PARTS), ONLY[self.source]):
         raise InputError(f"parts={','.join(parts)} contradicts init={self.source}; leave parts out, or use init=copy_ft.")
     self.set(parts=ONLY.get(self.source, parts))
+
+@patch
+def _settle_refit(self:InitSpec)->None:
+    "Check what is fitted"
+    cure = 'leave refit out, or use init=copy_ft'
+    if not self.refit: return
+    if self.source not in COPIED: raise InputError(f"refit fits copied layers to one another, and init={self.source} has none; {cure}.")
+    if self.source == 'shuffled': raise InputError(f"refit fits each layer to the one that comes next in the teacher, and init=shuffled puts others there; {cure}.")
+    if not {'embeddings', 'encoder'} <= set(self.parts):
+        raise InputError(f"refit fits copied layers to one another, and parts={','.join(self.parts)} leaves out what they need; copy embeddings and encoder.")
+
+@patch
+def _settle_choice(self:InitSpec)->None:
+    "Refuse a choice that nothing would read, or that nothing can be judged by"
+    parts, cure = ','.join(self.parts), 'use depth=influence, width=…:minitron, or copy_ft'
+    if self.source in COPIED and 'encoder' not in self.parts and by_texts(self.depth):
+        raise InputError(f"depth={self.depth} chooses layers by what they do, and parts={parts} copies none; leave depth out, or copy the encoder.")
+    if self.source == 'copy_base' and self.needs() == 'labels':
+        raise InputError(f"init={self} judges layers by the labels, and the base model has no head of the task; {cure}.")
 
 # %% ../../nbs/api/init/01_spec.ipynb #1c4cadd1
 IN_CONFIG = dict(hidden_size='width', num_attention_heads='heads', intermediate_size='ffn', hidden_dim='ffn') # As transformers calls them
@@ -137,7 +156,14 @@ def narrows(self:InitSpec)->bool:
     return any(v is not None for v in (self.width, self.heads, self.ffn))
 
 @patch
-def settle_width(self:InitSpec)->None:
+def needs(self:InitSpec)->str: # '', 'texts' or 'labels'
+    "What has to be looked at before a student can be built"
+    of = [MEASURED[self.depth].needs if isinstance(self.depth, str) and self.depth in MEASURED else '',
+          WIDTH_METHODS[self.method].needs if self.method else '', 'texts' if self.refit or self.depth == 'laco' else '']
+    return 'labels' if 'labels' in of else 'texts' if 'texts' in of else ''
+
+@patch
+def _settle_width(self:InitSpec)->None:
     "Check what is narrowed, and how"
     for k in ('width', 'heads', 'ffn', 'steps'):
         v = getattr(self, k)
@@ -156,32 +182,6 @@ def settle_width(self:InitSpec)->None:
     if self.steps > 1 and (self.method in BY_PLACE or self.method in PROJECTIONS and self.width):
         how = 'projects once' if self.method in PROJECTIONS else 'ranks by place alone'
         raise InputError(f"steps={self.steps} ranks again what is left, but {self.method} {how}; leave steps out, or use another method.")
-
-@patch
-def settle_refit(self:InitSpec)->None:
-    "Check what is fitted"
-    cure = 'leave refit out, or use init=copy_ft'
-    if not self.refit: return
-    if self.source not in COPIED: raise InputError(f"refit fits copied layers to one another, and init={self.source} has none; {cure}.")
-    if self.source == 'shuffled': raise InputError(f"refit fits each layer to the one that comes next in the teacher, and init=shuffled puts others there; {cure}.")
-    if not {'embeddings', 'encoder'} <= set(self.parts):
-        raise InputError(f"refit fits copied layers to one another, and parts={','.join(self.parts)} leaves out what they need; copy embeddings and encoder.")
-
-@patch
-def settle_choice(self:InitSpec)->None:
-    "Refuse a choice that nothing would read, or that nothing can be judged by"
-    parts, cure = ','.join(self.parts), 'use depth=influence, width=…:minitron, or copy_ft'
-    if self.source in COPIED and 'encoder' not in self.parts and by_texts(self.depth):
-        raise InputError(f"depth={self.depth} chooses layers by what they do, and parts={parts} copies none; leave depth out, or copy the encoder.")
-    if self.source == 'copy_base' and self.needs() == 'labels':
-        raise InputError(f"init={self} judges layers by the labels, and the base model has no head of the task; {cure}.")
-
-@patch
-def needs(self:InitSpec)->str: # '', 'texts' or 'labels'
-    "What has to be looked at before a student can be built"
-    of = [MEASURED[self.depth].needs if isinstance(self.depth, str) and self.depth in MEASURED else '',
-          WIDTH_METHODS[self.method].needs if self.method else '', 'texts' if self.refit or self.depth == 'laco' else '']
-    return 'labels' if 'labels' in of else 'texts' if 'texts' in of else ''
 
 # %% ../../nbs/api/init/01_spec.ipynb #f47140b3
 SIZES = 'width', 'heads', 'ffn'
@@ -227,6 +227,7 @@ def read_option(
     if key == 'refit': return dict(refit=_number(key, value, float))
     return {key: value.replace('+', ',') if key == 'parts' else value}
 
+# %% ../../nbs/api/init/01_spec.ipynb #aff413a1
 @patch(cls_method=True)
 def parse(cls:InitSpec,
     text:str, # e.g. 'copy_ft:greedy/width=384:minitron/vocab=30000'
@@ -271,13 +272,14 @@ def __repr__(self:InitSpec)->str: return f"InitSpec.parse('{self.word()}')"
 # %% ../../nbs/api/init/01_spec.ipynb #887165dc
 def own_label(
     name:str,   # Of a depth rule or a method
-    table:dict, # `MEASURED` or `WIDTH_METHODS`
+    table:dict, # Such as `MEASURED` or `WIDTH_METHODS`
 )->str:         # The name; for one of your own, with a hash of what decides its result
     "How a rule is written in a run's configuration"
     if name not in table or table[name].fn is None: return name
     try: return f'{name}@{content_key([fingerprint(table[name].fn)], 8)}'
     except TypeError as e: raise InputError(f"{name} uses {e}, which cannot enter a run's name; give it as a plain value of its module.") from None
 
+# %% ../../nbs/api/init/01_spec.ipynb #cd5e22eb
 @patch
 def own(self:InitSpec)->dict[str,str]: # 'depth', 'method' -> its label
     "The rules of a spec that are not of this package"
