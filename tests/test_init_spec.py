@@ -125,6 +125,21 @@ def test_a_run_at_the_defaults_keeps_its_name():
     with pytest.raises(InputError, match='width=192:taylor, ffn=100:pca name different methods'): RunConfig(width='192:taylor', ffn='100:pca')
 
 
+def test_what_nothing_reads_makes_no_other_run(tmp_path):
+    def name(**kw): return RunConfig(**dict(losses='ce') | kw).identity()
+    assert name(temp=4.) == name() and name(losses='ce,hidden', temp=4.) == name(losses='ce,hidden')
+    assert name(losses='ce,kl', temp=4.) != name(losses='ce,kl')
+    for init in ('scratch', 'mimetic'):
+        assert name(init=f'{init}:greedy') == name(init=init)
+        assert name(init=f'{init}:first', losses='ce,hidden') != name(init=init, losses='ce,hidden')    # the layers that are compared
+        assert name(init=f'{init}:first', losses='ce,hidden', match='last') == name(init=init, losses='ce,hidden', match='last')
+    assert name(init='noise:first') != name(init='noise')                                               # of which layers it has the scale
+    (tmp_path/'config.json').write_text('{"model_type": "xlm-roberta", "num_hidden_layers": 3}')
+    assert name(init='pretrained/layers=3', student=str(tmp_path)) == name(init='pretrained', student=str(tmp_path))
+    with pytest.raises(InputError, match='layers=2, but the checkpoint has 3'): name(init='pretrained/layers=2', student=str(tmp_path))
+    with pytest.raises(InputError, match='temp=-1.0 must be above 0'): name(temp=-1.)                   # also where nothing reads it
+
+
 def texts(n=24):
     rng = np.random.default_rng(0)
     ids = [[5, *rng.integers(6, 120, rng.integers(2, 9)).tolist(), 6] for _ in range(n)]

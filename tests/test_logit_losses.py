@@ -1,11 +1,13 @@
 "Losses on logits and on representations of texts: where each is defined, what it equals, and what a trainer refuses."
+from dataclasses import replace
+
 import numpy as np, pytest, torch
 
-from privkd_nb.core import InputError
+from privkd_nb.core import KINDS, InputError
 from privkd_nb.data.encoding import Encoded
 from privkd_nb.jobs.config import RunConfig
 from privkd_nb.losses.laws import check_term, trial
-from privkd_nb.losses.terms import TERMS, check_kind, parse_losses, term, term_label
+from privkd_nb.losses.terms import TERMS, check_kind, distill_terms, parse_losses, softened_terms, term, term_label
 from privkd_nb.models.tiny import tiny_model
 from privkd_nb.record import History
 from privkd_nb.train.arguments import training_args
@@ -183,3 +185,11 @@ def test_terms_that_know_no_scale_neither_overflow_nor_vanish(scale):
         plain.backward(); scaled.backward()
         assert plain > .05 and torch.allclose(scaled, plain, rtol=1e-4) and torch.allclose(scale*b.grad, a.grad, rtol=1e-2, atol=1e-6)
         with torch.autocast('cpu', torch.bfloat16): assert torch.allclose(f(x, y), plain, rtol=1e-4)
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_terms_that_read_the_temperature_are_those_of_the_list(kind):
+    s, t, b = trial(kind)
+    some = [k for k,x in TERMS.items() if x.builtin and kind in x.kinds]
+    def value(k, temp): return float(distill_terms([k], s, t, replace(b, temp=temp))[k].detach())
+    assert softened_terms(some) == [k for k in some if value(k, 1.) != value(k, 4.)]

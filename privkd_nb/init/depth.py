@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['DEPTH_RULES', 'MEASURED', 'MERGED', 'AUTO_RULES', 'Measured', 'by_texts', 'depth_names', 'misfit', 'auto_rule',
-           'check_fit', 'is_list', 'listed_layers', 'check_order', 'check_layers', 'drawn_layers', 'resolve_layers']
+           'check_fit', 'check_whole', 'is_list', 'listed_layers', 'check_order', 'check_layers', 'drawn_layers',
+           'resolve_layers']
 
 # %% ../../nbs/api/init/00_depth.ipynb #2d11e1f4
 import math, random
@@ -83,6 +84,15 @@ def check_fit(
     fit = [r for r,f in DEPTH_RULES.items() if not misfit(f(n_teacher, len(layers)), lacks)]
     raise InputError(f"depth={rule} copies layer {l}, which has {k}, into layer {i}, which has no place for it in this architecture; "
                      f"use depth=auto, {', '.join(fit)}, or a list such as '{','.join(map(str, [i, *layers[1:]]))}'.")
+
+# %% ../../nbs/api/init/00_depth.ipynb #99d6d942
+def check_whole(
+    n_layers, # Asked for; None or 0: any
+    has:int,  # Of the checkpoint
+)->None:
+    "Raise an `InputError` for a number of layers that a checkpoint does not have"
+    if (n_layers or has) != has:
+        raise InputError(f"layers={n_layers}, but the checkpoint has {has}, and init=pretrained takes it as it is; leave layers out.")
 
 # %% ../../nbs/api/init/00_depth.ipynb #533ba70d
 def is_list(

@@ -12,7 +12,7 @@ import torch
 from ..core import InputError, seed_for
 from .building import build_student
 from .card import InitCard, make_card
-from .depth import MEASURED, MERGED, auto_rule, resolve_layers
+from .depth import MEASURED, MERGED, auto_rule, check_whole, resolve_layers
 from .spec import RANDOM, SOURCES, InitSpec
 from ..models.architectures import architecture_of
 
@@ -86,6 +86,7 @@ def init_student(
     if spec.narrows: check_widths(spec, teacher)
     source = source_of(spec, teacher, base)
     m = base.config.num_hidden_layers if spec.source == 'pretrained' else spec.n_layers
+    if spec.source == 'pretrained': check_whole(spec.n_layers, m)
     spec, layers, about = choose(spec, source, sample, teacher, m)
     built = build_student(spec, teacher, source, sample, layers)
     student = built.student

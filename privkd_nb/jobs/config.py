@@ -20,13 +20,13 @@ from ..data.catalog import BATCHING, BUILT_IN, CATALOG, SCENARIOS, Reading, chec
 from ..core import PRECISIONS, InputError, accepts_former_names, as_list, check_choice, check_path, content_key, did_you_mean
 from ..core import files_hash, lazy_import
 from ..data.languages import find_language
-from ..init.depth import AUTO_RULES, MERGED, auto_rule, by_texts, check_fit, resolve_layers
+from ..init.depth import AUTO_RULES, MERGED, auto_rule, by_texts, check_fit, check_whole, is_list, resolve_layers
 from ..init.parameters import init_parameters, read_sizes, spec_parameters
-from ..init.spec import SIZES, InitSpec, vocab_rule
+from ..init.spec import RANDOM, SIZES, InitSpec, vocab_rule
 from ..init.matching import check_matched, match_layers
 from ..losses.magnitudes import measured_every
 from ..losses.schedules import TermWeights, check_temp
-from ..losses.terms import TERMS, check_kind, parse_losses, teacher_terms, term_label
+from ..losses.terms import TERMS, check_kind, layer_terms, parse_losses, softened_terms, teacher_terms, term_label
 from ..losses.terms import check_builtin as check_terms
 from ..models.architectures import row_of
 from ..models.tensors import BLOCKS
@@ -160,6 +160,7 @@ def settle(self:RunConfig)->None:
     self.vocab = str(vocab_rule(self.vocab))
     self.settle_schedule()
     self.check()
+    self.forget_unread()
 
 # %% ../../nbs/api/jobs/00_config.ipynb #e5565d10
 @patch
@@ -246,7 +247,6 @@ def read_init(self:RunConfig)->None:
             setattr(self, k, v)
     sizes = spec_parameters(self.init_spec()) if read_sizes(vars(self)) else {}
     for k in SIZES: setattr(self, k, sizes.get(k, ''))
-    if not self.init_spec().needs(): self.calibration = RunConfig.calibration    # no text is looked at, so it is no other run
 
 # %% ../../nbs/api/jobs/00_config.ipynb #f5eae72a
 OWN = [f.name for f in fields(Reading)] # Of your own files
@@ -386,6 +386,25 @@ def check_model(self:RunConfig)->None:
     if self.depth in MERGED and (row := row_of(kind)) and (row.lacks or row.per_layer):
         raise InputError(f"depth={self.depth} merges layers, and those of a {kind} are not alike; copy layers, for example with depth=endpoints.")
 
+# %% ../../nbs/api/jobs/00_config.ipynb #a4357cbf
+@patch
+def reads_depth(self:RunConfig)->bool:
+    "Whether a depth rule decides any number of this run: by layers that are copied, or that are compared"
+    if self.init not in (*RANDOM, 'pretrained') or is_list(self.depth): return True
+    return self.match in ('', 'reversed') and bool(layer_terms(parse_losses(self.losses)))
+
+@patch
+def own_layers(self:RunConfig)->int|None: # None: not known before it is loaded
+    "How many layers the small checkpoint of init=pretrained has"
+    return content.config_of(self.student).get('num_hidden_layers') if self.student else None
+
+@patch
+def forget_unread(self:RunConfig)->None:
+    "Set parameters that nothing reads to their defaults"
+    unread = dict(depth=not self.reads_depth(), temp=not softened_terms(parse_losses(self.losses)), layers=self.init == 'pretrained' and bool(self.own_layers()))
+    for k in (k for k,v in unread.items() if v): setattr(self, k, getattr(RunConfig, k))
+    if not self.init_spec().needs(): self.calibration = RunConfig.calibration
+
 # %% ../../nbs/api/jobs/00_config.ipynb #055e13a9
 CHOICES = dict(batching=[*BATCHING], embedding_rows=['auto', 'used', 'all'], unpadding=['auto', 'on', 'off'],
                compile=['auto', 'on', 'off'], precision=[*PRECISIONS], memory=['fixed', 'fit'], cache=['auto', 'off'])
@@ -405,6 +424,7 @@ def check_init(self:RunConfig)->None:
         raise InputError(f"labels={self.labels!r} names the outputs of a teacher of yours; give it as teacher, or leave labels out.")
     if self.init == 'pretrained' and not self.student:
         raise InputError("init='pretrained' needs the small checkpoint: pass its name or folder as student.")
+    if self.init == 'pretrained': check_whole(self.layers, self.own_layers() or self.layers)
     self.check_vocab()
     self.check_match()
     self.check_model()
