@@ -158,6 +158,7 @@ def by_axis(
     res.pool = sum(v for a,_,v in found if a == 'pool') if any(a == 'pool' for a,*_ in found) else None
     return res
 
+# %% ../../nbs/api/init/11_width_scores.ipynb #7e6555bf
 @width_method()
 def minitron(model, sample:Encoded, want:Widths=None)->Scores:
     "the units with the largest activations"
