@@ -100,6 +100,7 @@ def copied_or_refused(
     except InputError as e: assert ARCHITECTURES[arch].lacks and 'has no place' in str(e), e
     return None, None
 
+# %% ../../nbs/api/init/30_proofs.ipynb #8bf7d953
 @proof
 def half_copy(arch:str)->str: # Of `ARCHITECTURES`
     "A student of half the layers is the teacher without the others, for every depth rule"
@@ -148,6 +149,7 @@ def steps(model, batch:dict, n:int=3):
         opt.step(); opt.zero_grad()
     return model.eval()
 
+# %% ../../nbs/api/init/30_proofs.ipynb #33ac32cb
 @proof
 def embedding_rows(arch:str)->str: # Of `ARCHITECTURES`
     "Training the embedding rows that occur is exact"
@@ -216,6 +218,7 @@ def term_values(
     counts = batch_counts(dict(labels=batch['labels'], attention_mask=batch['attention_mask']))
     return distill_terms(losses, s, t, TermInputs(batch['labels'], batch['attention_mask'], counts, layers, project, last=(n, N)))
 
+# %% ../../nbs/api/init/30_proofs.ipynb #04f6cc70
 @proof
 def hidden_states(arch:str)->str: # Of `ARCHITECTURES`
     "No term but cross entropy costs a full copy anything, and hidden states a copy of the first layers"
