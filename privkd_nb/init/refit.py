@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['block_of', 'captured_block', 'LeastSquares', 'exactly', 'add_change', 'target_layers', 'rows_of', 'Gap',
-           'check_refit', 'refit', 'refit_layer']
+           'check_refit', 'refit_layer', 'refit']
 
 # %% ../../nbs/api/init/08_refit.ipynb #d0315fbb
 from contextlib import ExitStack, contextmanager
@@ -64,6 +64,7 @@ def exactly(
     "In float64, on the CPU where the device has none"
     return (x.cpu() if x.device.type == 'mps' else x).double()
 
+# %% ../../nbs/api/init/08_refit.ipynb #b266f315
 @torch.no_grad()
 def add_change(
     linear:torch.nn.Linear, # Changed in place
@@ -96,6 +97,7 @@ def rows_of(
     if bias: a = torch.cat([a, a.new_ones(len(a), 1)], 1)
     return a, want-exactly(mine['sums'][at]), want
 
+# %% ../../nbs/api/init/08_refit.ipynb #802cbe2a
 class Gap:
     "How far some sums are from those that are wanted"
     def __init__(self): self.rest, self.total, self.sums, self.n = 0., 0., 0., 0
@@ -126,27 +128,6 @@ def check_refit(
     if len(layers) != (n := len(layers_of(student))):
         raise InputError(f'refit was given {len(layers)} layers for a student of {n}; give one each.')
 
-# %% ../../nbs/api/init/08_refit.ipynb #f82749aa
-def refit(
-    student,          # Changed in place: the second matrix of each feed-forward block, and the norm after it
-    source,           # The model whose layers were copied
-    layers:list[int], # The source layer of each student layer
-    sample:Encoded,   # From `balanced_sample`, as the source reads it
-    lam:float=.01,    # Ridge
-    max_tokens:int=1024, # Of a batch, padding included
-)->pd.DataFrame:      # A row a layer: copies; gives, the layer whose output is fitted; before and after, see `Gap`; change, of the matrix
-    "Fit each layer's output to what the next layer expects"
-    check_refit(student, source, layers, sample, lam)
-    rows, targets = [], target_layers(layers, source.config.num_hidden_layers)
-    with evaluating(student), evaluating(source):
-        pairs = list(zip(*([one for _,one in layer_batches(m, sample, max_tokens)] for m in (student, source))))
-        states, begin = [(mine.first, theirs.first) for mine,theirs in pairs], 0
-        for i,target in enumerate(tracked(targets, 'refitting layers', 'layers')):
-            found, states = refit_layer(student, source, i, range(begin, target+1), pairs, states, lam)
-            rows.append(dict(copies=layers[i], gives=target, **found))
-            begin = target+1
-    return pd.DataFrame(rows)
-
 # %% ../../nbs/api/init/08_refit.ipynb #fc155e02
 def refit_layer(
     student, source, # As in `refit`
@@ -173,3 +154,24 @@ def refit_layer(
             nexts[k] = one.run(i, h), t
             gaps[1].add(*rows(one.sent['attention_mask'])[1:])
     return dict(before=gaps[0].share, after=gaps[1].share, change=change), nexts
+
+# %% ../../nbs/api/init/08_refit.ipynb #f82749aa
+def refit(
+    student,          # Changed in place: the second matrix of each feed-forward block, and the norm after it
+    source,           # The model whose layers were copied
+    layers:list[int], # The source layer of each student layer
+    sample:Encoded,   # From `balanced_sample`, as the source reads it
+    lam:float=.01,    # Ridge
+    max_tokens:int=1024, # Of a batch, padding included
+)->pd.DataFrame:      # A row a layer: copies; gives, the layer whose output is fitted; before and after, see `Gap`; change, of the matrix
+    "Fit each layer's output to what the next layer expects"
+    check_refit(student, source, layers, sample, lam)
+    rows, targets = [], target_layers(layers, source.config.num_hidden_layers)
+    with evaluating(student), evaluating(source):
+        pairs = list(zip(*([one for _,one in layer_batches(m, sample, max_tokens)] for m in (student, source))))
+        states, begin = [(mine.first, theirs.first) for mine,theirs in pairs], 0
+        for i,target in enumerate(tracked(targets, 'refitting layers', 'layers')):
+            found, states = refit_layer(student, source, i, range(begin, target+1), pairs, states, lam)
+            rows.append(dict(copies=layers[i], gives=target, **found))
+            begin = target+1
+    return pd.DataFrame(rows)
