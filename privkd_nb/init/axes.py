@@ -126,6 +126,7 @@ class Kept:
     dims:list    # A layer: (h,d_h') which numbers each head of the model keeps
     ffn:list     # A layer: (f',)
 
+# %% ../../nbs/api/init/10_axes.ipynb #6bff307f
 def whole(
     model, # A transformers encoder
 )->Kept:
@@ -144,6 +145,7 @@ def head_lines(
     "Where the numbers of some heads lie"
     return (heads[:,None]*size+dims[heads]).flatten()
 
+# %% ../../nbs/api/init/10_axes.ipynb #21cc369d
 @patch
 def lines(self:Kept,
     axis:str,        # An axis
