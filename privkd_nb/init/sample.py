@@ -34,6 +34,7 @@ def balanced_rows(
     shares = fair_shares(Counter(languages.tolist()), n)
     return np.sort(np.concatenate([drawn[:0], *(drawn[languages[drawn] == l][:k] for l,k in shares.items())]))
 
+# %% ../../nbs/api/init/03_sample.ipynb #70e43590
 def balanced_sample(
     train:Encoded, # The student's training texts
     n:int=256,     # Texts in all
