@@ -19,6 +19,7 @@ def student_parameters(
     "The trained weights of a student, without its projection"
     return [p for k,p in model.named_parameters() if p.requires_grad and PROJECTION not in k.split('.')]
 
+# %% ../../nbs/api/losses/15_magnitudes.ipynb #9b7db28c
 def gradient_norm(
     gradients, # Of each weight; None: it has none
 ):               # A scalar tensor, in float32
@@ -57,6 +58,13 @@ class GradientMeter:
         if not self.every or step % self.every: return False
         return not self.usual or step//self.every < steps//self.every       # never more than one in `every`, however short the training
 
+# %% ../../nbs/api/losses/15_magnitudes.ipynb #170b1c1b
+@patch
+def over_devices(self:GradientMeter, gradients, params):
+    "The sum over devices, each of which has all weights"
+    if self.reduce is None: return gradients
+    return [self.reduce(torch.zeros_like(p) if g is None else g) for g,p in zip(gradients, params)]
+
 # %% ../../nbs/api/losses/15_magnitudes.ipynb #d8111983
 @patch
 def add(self:GradientMeter,
@@ -71,12 +79,6 @@ def add(self:GradientMeter,
         if had is not None: own = [a if b is None else b if a is None else a+b for a,b in zip(own, had)]
         if last: self.norms[k] = gradient_norm(self.over_devices(own, params)).to(v.device)
         else: self.sums[k] = own
-
-@patch
-def over_devices(self:GradientMeter, gradients, params):
-    "The sum over devices, each of which has all weights"
-    if self.reduce is None: return gradients
-    return [self.reduce(torch.zeros_like(p) if g is None else g) for g,p in zip(gradients, params)]
 
 @patch
 def take(self:GradientMeter)->dict: # Norm by term; {}: the step was not measured

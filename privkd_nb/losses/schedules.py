@@ -100,7 +100,7 @@ class TermWeights:
     ):
         self.losses, self.imitating = losses, [k for k in losses if k != 'ce'] if imitating is None else list(imitating)
         self.schedule, self.stages = parse_schedule(schedule, losses), read_stages(stages, losses, self.imitating)
-        self.check()
+        self._check()
     @property
     def constant(self)->bool: # Whether they are what `losses` says, at every step
         return not self.schedule and not self.stages
@@ -118,7 +118,7 @@ class TermWeights:
 
 # %% ../../nbs/api/losses/14_schedules.ipynb #528b2240
 @patch
-def check(self:TermWeights)->None:
+def _check(self:TermWeights)->None:
     "Raise an `InputError` if nothing counts during a part of the training"
     def nothing(t): return not any(self.factor(k, t) for k in self.losses)
     idle = [i for i in range(100) if nothing(i/100) and nothing((i+1)/100)]

@@ -180,15 +180,6 @@ TERMS |= {t.name: t for t in (
          title='relational distillation: distances and angles between the texts of a batch, by their mean last hidden states',
          cost='d numbers a token to cache; b³ for b texts; a whole step in one batch'))}
 
-# %% ../../nbs/api/losses/08_terms.ipynb #85e2a16e
-def terms_table(): # A pandas frame, a row a term
-    "What each term reads, what it needs, and what it takes"
-    import pandas as pd
-    rows = [dict(term=t.name, what=t.title, reads=', '.join(t.reads), compared_with='gold labels' if t.gold else 'teacher and labels' if t.labelled else 'teacher',
-                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), kinds=', '.join(t.kinds),
-                 classes=f'{t.fewest} or more' if t.fewest > 1 else '', batch='whole'*t.whole_batch, source=t.source, cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
-    return pd.DataFrame(rows).set_index('term')
-
 # %% ../../nbs/api/losses/08_terms.ipynb #5d05cabd
 R, K = lazy_import('privkd_nb.losses.relations'), lazy_import('privkd_nb.losses.cka')
 
@@ -236,6 +227,15 @@ TERMS |= {t.name: t for t in (
     Term('cka', _cka, 'hidden', width='any', whole_batch=True,
          title='geometry of hidden states: one minus unbiased CKA, summed over layers', source='Kornblith et al. 2019; after Song et al. 2012',
          cost='as hidden; a whole step in one batch', builtin=True))}
+
+# %% ../../nbs/api/losses/08_terms.ipynb #85e2a16e
+def terms_table(): # A pandas frame, a row a term
+    "What each term reads, what it needs, and what it takes"
+    import pandas as pd
+    rows = [dict(term=t.name, what=t.title, reads=', '.join(t.reads), compared_with='gold labels' if t.gold else 'teacher and labels' if t.labelled else 'teacher',
+                 hidden_sizes=t.width.replace('any', ''), heads=t.heads.replace('any', ''), kinds=', '.join(t.kinds),
+                 classes=f'{t.fewest} or more' if t.fewest > 1 else '', batch='whole'*t.whole_batch, source=t.source, cost=t.cost, builtin=t.builtin) for t in TERMS.values()]
+    return pd.DataFrame(rows).set_index('term')
 
 # %% ../../nbs/api/losses/08_terms.ipynb #50eb0bb1
 PAPER = {k: 1. for k in ('ce', 'logits', 'hidden', 'embedding', 'attention')}
