@@ -36,6 +36,7 @@ def origin_of(
     i, _, rest = name.removeprefix(mine+'.').partition('.')
     return sum(w*theirs[f'{other}.{l}.{rest}'].double() for l,w in card.chosen['mixes'][int(i)].items()).to(theirs[where].dtype)
 
+# %% ../../nbs/api/init/32_methods.ipynb #9496cb28
 def check_origin(
     student, card, # From `init_student`
     source,        # The model that was copied from

@@ -38,6 +38,7 @@ class Block(NamedTuple):
     linear:str  # Its second matrix
     norm:str='' # What is applied to the sum; '': nothing, in pre-norm encoders
 
+# %% ../../nbs/api/models/17_tensors.ipynb #d0e1ddf2
 BLOCKS = {'distilbert': Block('ffn.lin2', 'output_layer_norm'), 'xlm-roberta-xl': Block('output.dense'),
           'modernbert': Block('mlp.Wo'), 'eurobert': Block('mlp.down_proj'),
           **dict.fromkeys(['bert', 'xlm-roberta', 'deberta-v2', 'rembert'], Block('output.dense', 'output.LayerNorm'))} # By model_type
