@@ -214,7 +214,9 @@ def test_names_of_runs():
     usual = RunConfig().identity()
     assert not {'temp', 'schedule', 'stages', 'match', 'meter'} & set(usual)
     assert RunConfig(meter=7, schedule='ce=constant').identity() == usual
-    for changed in (dict(temp=4.), dict(schedule='ce=ramp'), dict(stages='0.3'), dict(match='last')): assert RunConfig(**changed).identity() != usual
+    for changed in (dict(schedule='ce=ramp'), dict(stages='0.3'), dict(match='last')): assert RunConfig(**changed).identity() != usual
+    assert RunConfig(temp=4.).identity() == usual       # no term of the paper's set reads it
+    assert RunConfig(losses='ce,kl', temp=4.).identity() != RunConfig(losses='ce,kl').identity()
     a, b = (RunConfig(losses='ce,kl', schedule=s).identity() for s in ('kl=linear, ce=ramp', 'ce=ramp:0.1,kl=linear:1:0'))
     assert a == b
 
