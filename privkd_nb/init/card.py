@@ -180,7 +180,8 @@ def before_training(diagnosis:dict)->list[str]:
     def mean(k): return sum(v := [r[k] for r in rows if k in r])/len(v) if any(k in r for r in rows) else None
     own, theirs, kl = (mean(k) for k in ('student', 'teacher', 'kl'))
     score = f"{diagnosis['metric']} {own:.2f} where the teacher has {theirs:.2f}, " if None not in (own, theirs) else ''
-    if kl is not None: said.append(f"before training: {score}{kl:.2f} nats from its predictions (mean of {len(rows)} languages, {diagnosis['texts']} texts)")
+    if kl is not None:
+        said.append(f"before training: {score}{kl:.2f} nats from its predictions (mean of {len(rows)} languages, {diagnosis['texts']} texts)")
     ckas, norms = ([r[k] for r in layers] for k in ('cka', 'norm'))
     if layers: said.append(f"states like those of the mapped layers, by CKA: {', '.join(f'{v:.2f}' for v in ckas)}, "
                            f"from the embeddings on; of {min(norms):.2f} to {max(norms):.2f} times their norm")

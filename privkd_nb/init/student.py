@@ -37,7 +37,8 @@ def check_sample(
     "Raise an `InputError` if a spec looks at texts or labels and there are none"
     if not (needs := spec.needs()): return
     if sample is None or not len(sample):
-        raise InputError(f"init={spec} looks at {'labelled ' if needs == 'labels' else ''}training texts; pass a sample of them, from `balanced_sample`.")
+        raise InputError(f"init={spec} looks at {'labelled ' if needs == 'labels' else ''}training texts; "
+                         "pass a sample of them, from `balanced_sample`.")
 
 # %% ../../nbs/api/init/20_student.ipynb #779f6d0b
 def check_widths(

@@ -173,7 +173,8 @@ def check_basis(
     "Refuse a projection that is not defined"
     if why := why_no_basis(model, basis):
         raise InputError(f"method={method} is not defined for a {model.config.model_type}: {why}; use another method.")
-    if steps > 1: raise InputError(f"steps={steps} ranks again what is left, but {method} projects once; leave steps out, or use another method.")
+    if steps > 1:
+        raise InputError(f"steps={steps} ranks again what is left, but {method} projects once; leave steps out, or use another method.")
 
 # %% ../../nbs/api/init/14_width.ipynb #6ec8c7b7
 def narrow(
