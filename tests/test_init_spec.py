@@ -125,6 +125,13 @@ def test_a_run_at_the_defaults_keeps_its_name():
     with pytest.raises(InputError, match='width=192:taylor, ffn=100:pca name different methods'): RunConfig(width='192:taylor', ffn='100:pca')
 
 
+def test_an_exclusion_knows_a_start_in_any_spelling():
+    words = ['copy_ft:endpoints/width=16', 'copy_ft:greedy', 'scratch']
+    study = Study(init=words, losses='ce', seeds=1, controls='off', tiny=True, exclude=[dict(init='copy_ft:endpoints/width=16:minitron')])
+    assert {str(c.init_spec()) for c in study.configs} == {'copy_ft:greedy', 'scratch:stride_odd'}
+    with pytest.raises(InputError, match='fits no run'): Study(init=words, losses='ce', tiny=True, exclude=[dict(init='copy_ft:first')]).configs
+
+
 def test_what_nothing_reads_makes_no_other_run(tmp_path):
     def name(**kw): return RunConfig(**dict(losses='ce') | kw).identity()
     assert name(temp=4.) == name() and name(losses='ce,hidden', temp=4.) == name(losses='ce,hidden')

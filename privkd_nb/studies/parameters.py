@@ -74,6 +74,7 @@ def same_value(key:str, a, b)->bool:
     "Whether two values of a parameter mean the same"
     try:
         if key == 'losses': return parse_losses(a) == parse_losses(b)
+        if key == 'init': return init_parameters(a) == init_parameters(b)
         if key in SIZES: return str(a).removesuffix(f':{METHOD}') == str(b).removesuffix(f':{METHOD}')
         return typed_value(key, a, kind := RunConfig.__dataclass_fields__[key].type) == typed_value(key, b, kind)
     except InputError: return False
