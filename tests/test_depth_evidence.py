@@ -14,6 +14,7 @@ from privkd_nb.init.merging import copies, folded, merge_plan, merged
 from privkd_nb.init.refit import block_of, refit, refit_layer
 from privkd_nb.init.sample import balanced_sample, fair_shares
 from privkd_nb.init.search import RULES, Searcher, choose_layers, depth_rule, layer_runs, layers_in, search, subset_logits
+from privkd_nb.init.spec import own_label
 from privkd_nb.models.architectures import ARCHITECTURES
 from privkd_nb.models.encoders import layers_of
 from privkd_nb.models.tiny import tiny_model
@@ -176,6 +177,46 @@ def test_a_rule_of_ones_own_is_a_choice():
             def stride(model, sample, n_student, lacks): return [0]
     finally: RULES.pop('upside', None), MEASURED.pop('upside', None)
     with pytest.raises(InputError, match='greedi'): choose_layers('greedi', tiny_model(), 2, texts(3))
+
+
+NAN = float('nan')
+WRONG = [(None, 'returned None; it must return a number a layer, 4 here'), (['a', 'b', 'c', 'd'], r"returned \['a'.*must return a number a layer"),
+         ({0: 1., 1: 2., 2: 3., 3: 4.}, 'must return a number a layer'), (3., 'must return a number a layer'), ([1., 2.], 'returned 2 numbers; it must return a number a layer'),
+         ([NAN]*4, 'returned NaN for all but 0 of 4 layers, and 2 are wanted'), (pd.DataFrame(dict(score=['a']*4)), 'are no numbers'),
+         (pd.DataFrame(dict(score=[1., 2.])), 'returned 2 numbers'), (pd.DataFrame(dict(layers=['0,1'])), 'without the column n_layers'),
+         (pd.DataFrame(dict(layers=['0,1'], n_layers=2, score=NAN, kl=NAN)), 'returned no student of 2 layers'),
+         (pd.DataFrame(dict(layers=['0,1'], n_layers=3, score=1., kl=0.)), 'returned no student of 2 layers'),
+         (pd.DataFrame(dict(layers=['0,9'], n_layers=2, score=1., kl=0.)), "chose the layers '0,9'; write 2 increasing numbers below 4")]
+
+@pytest.fixture
+def only_rules_of_the_package():
+    "Forget rules of one's own after a test"
+    had = set(RULES)
+    yield
+    for k in set(RULES)-had: RULES.pop(k), MEASURED.pop(k, None)
+
+
+@pytest.mark.parametrize('value, why', WRONG)
+def test_what_an_own_rule_returns_is_checked(value, why, only_rules_of_the_package):
+    @depth_rule
+    def mine(model, sample, n_student, lacks): return value
+    with pytest.raises(InputError, match=f'the depth rule mine .*{why}'): choose_layers('mine', tiny_model(layers=4), 2, texts(3))
+
+
+@pytest.mark.parametrize('value', [torch.nn.Parameter(torch.tensor([1., 4, 2, 3])), [torch.tensor(v) for v in (1., 4, 2, 3)], pd.Series([1, 4, 2, 3]), [1, 4, NAN, 3]])
+def test_numbers_of_every_kind_choose_layers(value, only_rules_of_the_package):
+    @depth_rule
+    def mine(model, sample, n_student, lacks): "The best"; return value
+    assert choose_layers('mine', tiny_model(layers=4), 2, texts(3)).layers == [1, 3] and MEASURED['mine'].title == 'The best'
+
+
+def test_what_a_rule_needs_names_the_run(only_rules_of_the_package):
+    def mine(model, sample, n_student, lacks): return [1, 2, 3]
+    depth_rule()(mine)
+    plain = own_label('mine', MEASURED)
+    depth_rule('labels')(mine)
+    assert own_label('mine', MEASURED) != plain and own_label('greedy', MEASURED) == 'greedy'
+    with pytest.raises(InputError, match="needs='text' is not a choice"): depth_rule(needs='text')(mine)
 
 
 def test_merges_are_the_sums_that_they_are_called():

@@ -6,8 +6,9 @@ import numpy as np, pytest, torch
 from privkd_nb.core import InputError
 from privkd_nb.data.encoding import Encoded
 from privkd_nb.init.axes import axes_of, cut, pruned, whole, widths_of
+from privkd_nb.init.spec import WIDTH_METHODS, own_label
 from privkd_nb.init.width import narrow, target_widths
-from privkd_nb.init.width_scores import SCORERS
+from privkd_nb.init.width_scores import SCORERS, Scores, width_method
 from privkd_nb.models.architectures import ARCHITECTURES
 from privkd_nb.models.encoders import layer_stack
 from privkd_nb.models.tiny import tiny_batch, tiny_model
@@ -205,3 +206,65 @@ def test_what_an_architecture_refuses_has_a_reason():
     assert refused == {words[0]: {'modernbert'}, words[1]: {'deberta', 'rembert'}, words[2]: {'modernbert'},
                        words[3]: set(ARCHITECTURES)-{'eurobert', 'mmbert'}, words[4]: set()}
     assert why_refused(table).reason.str.len().min() > 40
+
+
+@pytest.fixture
+def only_methods_of_the_package():
+    "Forget methods of one's own after a test"
+    had = set(SCORERS)
+    yield
+    for k in set(SCORERS)-had: SCORERS.pop(k), WIDTH_METHODS.pop(k, None)
+
+
+def own(value, name='mine', **kw):
+    "A width method that returns a value"
+    def f(model, sample, want): return value
+    f.__name__ = name
+    return width_method(**kw)(f)
+
+
+HAS_32 = [(None, 'returned None; it must return `Scores`'), (dict(width=torch.ones(32)), 'must return `Scores`'), (torch.ones(32), 'must return `Scores`'),
+          (Scores(torch.ones(16)), r'hidden of the shape \(16,\); give a tensor of the shape \(32,\), one number a unit'),
+          (Scores(torch.full((32,), torch.nan)), 'hidden with NaN for 32 of 32 units'), (Scores(['a']*32), "hidden as \\['a'.*give a tensor"),
+          (Scores(ffn=torch.ones(2, 7)), r'ffn of layer 0 of the shape \(7,\); give a tensor of the shape \(64,\)'),
+          (Scores(heads=[torch.ones(4)]), 'give a list of 2 tensors, one a layer'), (Scores(pool=torch.ones(3)), 'pool of the shape')]
+
+@pytest.mark.parametrize('value, why', HAS_32)
+def test_what_an_own_method_returns_is_checked(value, why, only_methods_of_the_package):
+    own(value)
+    for steps in 1, 2:
+        with pytest.raises(InputError, match=f'the width method mine .*{why}'): narrow(tiny_model('bert', layers=2), 16, method='mine', steps=steps)
+
+
+def test_lists_and_tensors_with_gradients_are_scores(only_methods_of_the_package):
+    own(dict(hidden=[float(i) for i in range(32)], ffn=torch.nn.Parameter(torch.arange(128.).view(2, 64))))
+    kept = narrow(tiny_model('bert', layers=2), 16, method='mine')[1].kept
+    assert kept.hidden.tolist() == list(range(16, 32)) and kept.ffn[1].tolist() == list(range(32, 64))
+
+
+def test_a_method_without_texts_is_told_how_to_get_some(only_methods_of_the_package):
+    @width_method()
+    def mine(model, sample, want): return Scores(torch.ones(32)*len(sample))
+    with pytest.raises(InputError, match=r"mine was given no texts .* stopped at .*NoneType.*; write @width_method\(needs='texts'\)"):
+        narrow(tiny_model('bert', layers=2), 16, method='mine')
+    assert len(narrow(tiny_model('bert', layers=2), 16, method='mine', sample=sample_of())[1].kept.hidden) == 16
+
+
+def test_the_name_and_the_need_of_a_method_are_checked(only_methods_of_the_package):
+    with pytest.raises(InputError, match="needs='text' is not a choice; choose from texts, labels"): own(None, needs='text')
+    with pytest.raises(InputError, match="basis='state' is not a choice"): own(None, basis='state')
+    for name in 'minitron', 'pca':
+        was = SCORERS[name], WIDTH_METHODS[name]
+        with pytest.raises(InputError, match=f'{name} is a width method of this package; give yours another name'): own(None, name)
+        assert (SCORERS[name], WIDTH_METHODS[name]) == was
+    with pytest.raises(InputError, match="a width method cannot be called 'a:b'"): width_method(name='a:b')(lambda *a: None)
+
+    @width_method
+    def bare(model, sample, want): "what is written without parentheses"
+    assert bare.__name__ == 'bare' and WIDTH_METHODS['bare'].title == 'what is written without parentheses' and SCORERS['bare'].fn is bare
+
+
+def test_what_decides_a_methods_result_names_the_run(only_methods_of_the_package):
+    def label(**kw): own(None, **kw); return own_label('mine', WIDTH_METHODS)
+    labels = [label(), label(needs='texts'), label(needs='labels'), label(scale=True), label(basis='table')]
+    assert len({*labels}) == 5 and label() == labels[0] and all(own_label(k, WIDTH_METHODS) == k for k in WIDTH_METHODS if k != 'mine')

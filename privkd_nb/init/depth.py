@@ -29,6 +29,7 @@ class Measured(NamedTuple):
     title:str # Which layers it keeps
     source:str=''
     fn:Any=None # Of a rule of your own
+    more:tuple=() # What else names a run with such a rule
 
 MEASURED = dict(
     contribution=Measured('texts', 'those that turn the first token most', 'after Sajjad et al. 2023'),

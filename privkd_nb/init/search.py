@@ -6,7 +6,7 @@
 __all__ = ['GRADES', 'BY', 'RULES', 'MOST', 'subset_logits', 'layer_runs', 'accuracy', 'micro_f1', 'entity_f1', 'row_kl', 'Judge',
            'Searcher', 'subset_name', 'layers_in', 'usual_names', 'best_first', 'search', 'depth_rule', 'contribution',
            'influence', 'fitting', 'without', 'ablation', 'greedy', 'check_count', 'exhaustive', 'Chosen', 'largest',
-           'check_choosable', 'choose_layers']
+           'check_choosable', 'as_frame', 'pick_layers', 'choose_layers']
 
 # %% ../../nbs/api/init/05_search.ipynb #34a5dd6c
 import math, os, time
@@ -20,7 +20,7 @@ from ..compute.by_layer import ByLayer, evaluating, layer_batches
 from ..core import InputError, check_choice
 from ..data.encoding import IGNORE, Encoded
 from .changes import layer_changes
-from .depth import DEPTH_RULES, MEASURED, Measured, depth_names, misfit
+from .depth import DEPTH_RULES, MEASURED, Measured, check_layers, depth_names, misfit
 from .sample import mean_by_language
 from ..markup import as_markdown, md_code
 from ..models.encoders import model_labels
@@ -204,10 +204,12 @@ def depth_rule(
     source:str='',     # Where it comes from
 )->Callable:           # A decorator
     "Make a depth rule of a function; its name is then a choice of `depth`"
+    if callable(needs): return depth_rule()(needs)          # written without parentheses
     def wrap(f):
         said = title or (f.__doc__ or '').strip().split('\n')[0]
         fn = None if f.__module__ == __name__ else f
-        name, row = f.__name__, Measured(check_choice('needs', needs, ['texts', 'labels']), said, source, fn)
+        more = (f'needs={needs}',) if needs != 'texts' else ()
+        name, row = f.__name__, Measured(check_choice('needs', needs, ['texts', 'labels']), said, source, fn, more)
         own = RULES.get(name) is not None and RULES[name].__module__ != __name__
         if name in RULES and not own or name in depth_names() and name not in MEASURED:
             raise InputError(f"{name} is a depth rule of this package; give yours another name.")
@@ -343,6 +345,48 @@ def check_choosable(
         raise InputError(f"depth={rule} is measured by labels, and none of the {len(sample)} texts has one; give some with labels, "
                          "or use depth=influence.")
 
+# %% ../../nbs/api/init/05_search.ipynb #9a1a60b4
+def as_frame(
+    found,    # What a rule returned
+    rule:str, # Its name
+    n:int,    # Layers of the model
+)->pd.DataFrame: # A row a layer, or a student
+    "Scores as a frame; an `InputError` says what a rule must return"
+    want = f"it must return a number a layer, {n} here, or a frame with the columns layers, n_layers, score and kl, a row a student."
+    if isinstance(found, pd.DataFrame):
+        lost = [c for c in ('n_layers', *BY) if 'layers' in found and c not in found]
+        if lost: raise InputError(f"the depth rule {rule} returned a frame without the column {lost[0]}; {want}")
+        keys = [*BY] if 'layers' in found else found.columns[:2]
+        if not all(pd.api.types.is_numeric_dtype(found[k]) for k in keys):
+            raise InputError(f"the depth rule {rule} returned a frame with {' or '.join(map(str, keys))} that are no numbers; {want}")
+        scores = found
+    else:
+        try:
+            if isinstance(found, (str, dict, set)): raise TypeError
+            scores = pd.DataFrame(dict(score=[float(getattr(v, 'detach', lambda: v)()) for v in found]))
+        except (TypeError, ValueError, RuntimeError): raise InputError(f"the depth rule {rule} returned {found!r:.60}; {want}") from None
+    if 'layers' not in scores and len(scores) != n: raise InputError(f"the depth rule {rule} returned {len(scores)} numbers; {want}")
+    return scores
+
+def pick_layers(
+    scores:pd.DataFrame, # From `as_frame`
+    rule:str, n:int, n_student:int, lacks:dict, by:str, # Of `choose_layers`
+)->list[int]:            # Increasing
+    "The layers that a rule's scores choose"
+    if 'layers' not in scores:
+        known = {*lacks, *np.flatnonzero(scores.iloc[:,:2].notna().any(axis=1))}
+        if len(known) >= n_student: return largest(scores, n_student, lacks)
+        raise InputError(f"the depth rule {rule} returned NaN for all but {len(known)} of {n} layers, and {n_student} are wanted; "
+                         "return a number for each layer.")
+    of = scores[scores.n_layers == n_student]
+    if of[[*BY]].isna().all(axis=None):
+        raise InputError(f"the depth rule {rule} returned no student of {n_student} layers with a score or kl; grade some of that size.")
+    best = best_first(of, by).layers[0]
+    try: return check_layers(layers_in(best), n, n_student)
+    except (AttributeError, ValueError) as e:
+        raise InputError(f"the depth rule {rule} chose the layers {best!r}; write {n_student} increasing numbers below {n}, such as "
+                         f"{subset_name(range(n_student))!r}.") from e
+
 # %% ../../nbs/api/init/05_search.ipynb #0ae437ca
 def choose_layers(
     rule:str,       # Of `RULES`
@@ -358,8 +402,7 @@ def choose_layers(
     if by != 'score': kw['by'] = by
     start = time.perf_counter()
     with evaluating(model): found = RULES[rule](model, sample, n_student, lacks, **kw)
-    scores = found if isinstance(found, pd.DataFrame) else pd.DataFrame(dict(score=np.asarray(found, float)))
-    of = scores[scores.n_layers == n_student] if 'layers' in scores else scores
-    layers = layers_in(best_first(of, by).layers[0]) if 'layers' in scores else largest(scores, n_student, lacks)
+    scores = as_frame(found, rule, model.config.num_hidden_layers)
+    layers = pick_layers(scores, rule, model.config.num_hidden_layers, n_student, lacks, by)
     cost = dict(texts=len(sample), evaluations=0, layers_run=0, layers_alone=0) | scores.attrs.get('cost', {})
     return Chosen(rule, layers, scores, cost | dict(seconds=time.perf_counter()-start), by)

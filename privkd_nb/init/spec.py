@@ -42,6 +42,7 @@ class Narrowing(NamedTuple):
     title:str # What is kept
     source:str=''
     fn:Any=None # Of a method of your own
+    more:tuple=() # What else names a run with such a method
 
 WIDTH_METHODS = dict(
     truncate=Narrowing('', 'the first ones'),
@@ -276,7 +277,7 @@ def own_label(
 )->str:         # The name; for one of your own, with a hash of what decides its result
     "How a rule is written in a run's configuration"
     if name not in table or table[name].fn is None: return name
-    try: return f'{name}@{content_key([fingerprint(table[name].fn)], 8)}'
+    try: return f'{name}@{content_key([fingerprint(table[name].fn), *table[name].more], 8)}'
     except TypeError as e: raise InputError(f"{name} uses {e}, which cannot enter a run's name; give it as a plain value of its module.") from None
 
 # %% ../../nbs/api/init/01_spec.ipynb #cd5e22eb

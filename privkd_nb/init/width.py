@@ -162,7 +162,7 @@ def check_needs(
     check_choice('method', method, SCORERS)
     if (needs := WIDTH_METHODS[method].needs) and (sample is None or not len(sample)):
         raise InputError(f"method={method} looks at texts{' with labels' if needs == 'labels' else ''}; pass a sample of the student's "
-                         f"training texts, or use {', '.join(k for k in SCORERS if not WIDTH_METHODS[k].needs)}.")
+                         f"training texts, or use {', '.join(k for k,row in WIDTH_METHODS.items() if not row.needs)}.")
 
 def check_basis(
     model,      # A transformers encoder

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Callable
 import torch
 from torch.nn import functional as F
-from ..core import InputError
+from ..core import InputError, check_choice
 from ..data.batching import by_length
 from ..data.encoding import IGNORE, Encoded, model_inputs
 from .axes import Widths, axes_of, head_shape, widths_of
@@ -44,17 +44,25 @@ SCORERS = {} # Name -> `Scorer`
 
 # %% ../../nbs/api/init/11_width_scores.ipynb #462b7aa6
 def width_method(
-    needs:str='',   # 'texts', 'labels' or '': nothing
+    needs:str='',   # 'texts', 'labels' or '': nothing, and `sample` may be None
     source:str='',  # Where it is from
     name:str='',    # '': the function's
     **kw,           # Of `Scorer`: by_place, scale, basis
 ):
     "Decorator: a function of (model, sample, want) that returns `Scores` is a width method; its docstring says which units it keeps"
+    if callable(needs): return width_method()(needs)      # written without parentheses
+    if needs: check_choice('needs', needs, ['texts', 'labels'])
+    if kw.get('basis'): check_choice('basis', kw['basis'], ['states', 'table'])
+    more = tuple(f'{k}={v}' for k,v in sorted(dict(kw, needs=needs).items()) if v)
     def add(fn):
-        key = name or fn.__name__
-        SCORERS[key] = Scorer(fn, **kw)
+        key, scorer = name or fn.__name__, Scorer(fn, **kw)
         own = fn.__module__.partition('.')[0] != __name__.partition('.')[0]      # not of this package
-        if own or key not in WIDTH_METHODS: WIDTH_METHODS[key] = Narrowing(needs, (fn.__doc__ or key).strip(), source, fn if own else None)
+        if not key.isidentifier(): raise InputError(f"a width method cannot be called {key!r}; use a name such as widest.")
+        if own and key in WIDTH_METHODS and WIDTH_METHODS[key].fn is None:
+            raise InputError(f"{key} is a width method of this package; give yours another name.")
+        if own or key not in WIDTH_METHODS:
+            WIDTH_METHODS[key] = Narrowing(needs, (fn.__doc__ or key).strip(), source, fn if own else None, more)
+        SCORERS[key] = scorer
         return fn
     return add
 
