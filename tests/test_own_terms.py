@@ -1,4 +1,6 @@
 "A user-defined loss term works wherever a built-in one does, without a change in the package."
+from types import SimpleNamespace
+
 import numpy as np, pytest, torch
 
 from privkd_nb import RunConfig, distil
@@ -260,3 +262,29 @@ def test_names_with_a_meaning_are_not_for_terms():
         with pytest.raises(InputError, match=f'a term cannot be called {name}'): term(reads='logits')(f)
     with pytest.raises(InputError, match='losses has ce twice'): parse_losses('ce=1,ce=3')
     with pytest.raises(InputError, match='losses has ce twice'): parse_losses(['ce', 'ce'])
+
+
+def detached(s, t, b): return (s.logits.detach()-t.logits).pow(2).sum()/max(b.totals['labels'], 1)
+def as_array(s, t, b): return torch.as_tensor(((s.logits.detach().numpy()-t.logits.detach().numpy())**2).sum())
+def one_more(s, t, b): return (t.logits*torch.ones(1, requires_grad=True)).sum()
+def without_gradient(s, t, b):
+    with torch.no_grad(): return (s.logits-t.logits).pow(2).sum()
+
+@pytest.mark.parametrize('fn', [detached, as_array, one_more, without_gradient])
+def test_a_term_that_is_detached_from_the_student_is_told_so(fn):
+    with pytest.raises(AssertionError, match=rf"^{fn.__name__}, sequence task: its value has no gradient at the student's outputs.*detach\(\), no_grad\(\), item\(\)"):
+        check_term(term(reads='logits')(fn))
+
+
+def test_a_plain_number_is_no_value_of_a_term():
+    @term(reads='logits')
+    def plain(s, t, b): return (s.logits-t.logits).pow(2).sum().item()
+    with pytest.raises(AssertionError, match=r'plain, sequence task: the term plain returned .*; it must return a tensor with one number, such as [^;]*$'): check_term(plain)
+
+
+def test_what_a_gradient_that_differs_in_bf16_can_mean_is_said():
+    from privkd_nb.train.matrix import WAYS, check_row
+    row = dict(term='mine', kind='sequence', **WAYS[12], off=0., gradient=1., gradient_off=.104, unpadded=False, cached=False, teacher_untouched=True)
+    assert row['precision'] == 'bf16'
+    with pytest.raises(AssertionError, match='its gradient is off by 0.104 of its length, and 0.1 is allowed; a kink, .*absolute value.*ways='): check_row(SimpleNamespace(**row))
+    with pytest.raises(AssertionError, match='is off by 0.104 of its length, and 0.001 is allowed$'): check_row(SimpleNamespace(**row | dict(precision='fp32')))

@@ -6,13 +6,14 @@
 __all__ = ['LAWS', 'EXEMPT', 'trial', 'counted', 'pick', 'pad_more', 'doubled', 'padding', 'twice', 'micro_batches',
            'nothing_valid', 'detached', 'copy', 'still', 'each_token_twice', 'order', 'sizes', 'bf16', 'leaves', 'pull',
            'temperature', 'opposite', 'sure', 'why_exempt', 'reaches_student', 'only_read', 'gradients', 'check_law',
-           'check_term']
+           'check_attached', 'check_term']
 
 # %% ../../nbs/api/losses/09_laws.ipynb #871975eb
 from dataclasses import replace
 import torch, torch.nn.functional as F
 from fastcore.basics import AttrDict
 from torch.nn.utils.rnn import pad_sequence
+from ..core import InputError
 from ..compute.forward import BY_TOKEN, LAYERED, outputs
 from ..data.encoding import batch_counts
 from .terms import STATES, Term, TermInputs, distill_terms, required_outputs
@@ -226,6 +227,21 @@ def check_law(
     for a,g in zip(*(gradients(v, x) for v in values)):
         assert close(a, g), f'{broken}; its gradient has the length {float(g.norm()):.6g} instead of {float(a.norm()):.6g}'
 
+# %% ../../nbs/api/losses/09_laws.ipynb #71d1d09a
+def check_attached(
+    t:Term, kind:str, # As in `check_law`
+)->None:
+    "Raise an `AssertionError` if a term's value is detached from the student; what else is wrong is for the laws to say"
+    s, o, b = trial(kind)
+    x = [v.requires_grad_() for v in leaves(s)]
+    try: value = distill_terms([t.name], s, detached(o), b, {t.name: t})[t.name]
+    except InputError as e: raise AssertionError(f'{t.name}, {kind} task: {e}') from e
+    except Exception: return
+    got = torch.autograd.grad(value, x, allow_unused=True) if getattr(value, 'requires_grad', False) else [None]
+    assert any(g is not None for g in got), (
+        f"{t.name}, {kind} task: its value has no gradient at the student's outputs, so nothing would be learned; compute it from s in torch, "
+        "without detach(), no_grad(), item() or numpy in between.")
+
 # %% ../../nbs/api/losses/09_laws.ipynb #7cdbd498
 def check_term(
     t:Term,       # Of the table, or your own
@@ -234,6 +250,7 @@ def check_term(
 )->None:          # Raises an `AssertionError` that names the law
     "Check a loss term against all laws, for every kind of task that it is defined for"
     for kind in t.kinds:
+        check_attached(t, kind)
         if t.width != 'equal' and STATES & set(t.reads): check_law(t, padding, kind, tol, narrow=4)
         for law in LAWS:
             if law.__name__ not in skip and not why_exempt(t, law): check_law(t, law, kind, tol)
