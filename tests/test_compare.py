@@ -101,14 +101,14 @@ def test_arms_as_people_type_them():
 def test_an_init_word_is_an_arm():
     word = dict(init='copy_ft', depth='greedy', refit='0.01')
     for typed, says in {'copy_ft:greedy/refit': word, 'copy_ft:greedy/refit=.01/ce': word | dict(losses='ce'), 'ce/copy_ft:greedy/refit': word | dict(losses='ce'),
-                        'copy_ft:greedy/width=64/ce,kl': dict(init='copy_ft', depth='greedy', width='64:minitron', losses='ce,kl'),
+                        'copy_ft:greedy/width=64/ce,kl': dict(init='copy_ft', depth='greedy', width='64:pca', losses='ce,kl'),
                         'copy_ft/ce/refit/ffn=8:taylor:2/seed=3': dict(init='copy_ft', losses='ce', refit='0.01', ffn='8:taylor:2', seed='3'),
                         'copy_ft/parts=embeddings+head/vocab=90/ce': dict(init='copy_ft', parts='embeddings,head', vocab='90', losses='ce'),
                         'refit/ce': dict(refit='0.01', losses='ce'), 'copy_ft:greedy/refit · ce': word | dict(losses='ce'),
                         'pretrained/student=my/small': dict(init='pretrained', student='my/small')}.items(): assert read_arm(typed) == says, typed
     assert read_arm(dict(init='copy_ft:greedy/refit', losses='ce')) == word | dict(losses='ce')
     arms = ['copy_ft · ce', 'copy_ft · ce · depth=greedy', 'copy_ft · ce · depth=greedy · refit=0.01', 'copy_ft · ce · depth=heavy@1f2e3d4c',
-            'copy_ft · ce · width=64:minitron', 'copy_ft · ce · width=64:select']
+            'copy_ft · ce · width=64:pca', 'copy_ft · ce · width=64:select']
     for typed, i in {'copy_ft:greedy/refit': 2, 'copy_ft:greedy/refit/ce': 2, 'refit': 2, 'copy_ft:greedy/ce': 1, 'copy_ft/depth=heavy': 3, 'copy_ft/width=64/ce': 4,
                      'copy_ft/width=64:select': 5}.items(): assert find_arm(typed, arms) == arms[i], typed
     assert find_arm(dict(init='copy_ft:greedy/refit', losses='ce'), arms) == arms[2] and find_arms('width=64', arms) == arms[4:]

@@ -76,7 +76,7 @@ def test_one_word_and_its_parts_are_one_run():
     parts = dict(init='copy_ft', depth='greedy', layers=3, width='64:taylor:8', refit=.01, vocab='30000', parts='embeddings,encoder')
     a, b = RunConfig(**words, losses='ce'), RunConfig(**parts, losses='ce')
     assert a == b and a.identity() == b.identity() and recorded_spec(a.identity()) == a.init_spec()
-    assert RunConfig(width='64', losses='ce').identity() == RunConfig(width='64:minitron', losses='ce').identity() != RunConfig().identity()
+    assert RunConfig(width='64', losses='ce').identity() == RunConfig(width='64:pca', losses='ce').identity() != RunConfig().identity()
 
 
 @pytest.mark.parametrize('given, says', [
@@ -127,7 +127,7 @@ def test_a_run_at_the_defaults_keeps_its_name():
 
 def test_an_exclusion_knows_a_start_in_any_spelling():
     words = ['copy_ft:endpoints/width=16', 'copy_ft:greedy', 'scratch']
-    study = Study(init=words, losses='ce', seeds=1, controls='off', tiny=True, exclude=[dict(init='copy_ft:endpoints/width=16:minitron')])
+    study = Study(init=words, losses='ce', seeds=1, controls='off', tiny=True, exclude=[dict(init='copy_ft:endpoints/width=16:pca')])
     assert {str(c.init_spec()) for c in study.configs} == {'copy_ft:greedy', 'scratch:stride_odd'}
     with pytest.raises(InputError, match='fits no run'): Study(init=words, losses='ce', tiny=True, exclude=[dict(init='copy_ft:first')]).configs
 

@@ -124,7 +124,7 @@ def test_an_init_word_is_an_explicit_arm():
     study = Study(arms=arms, seeds=1, controls='off', tiny=True, layers=2, depth='first', reference=arms[3])
     assert [(c.init, c.depth, c.refit, c.width, c.ffn, c.losses) for c in study.configs] == [
         ('copy_ft', 'greedy', .01, '', '', 'ce,kl'), ('copy_ft', 'first', .01, '', '', 'ce'),
-        ('copy_ft', 'greedy', 0., '16:minitron', '', 'ce,kl'), ('copy_ft', 'last', 0., '', '32:minitron', 'ce,kl')]
+        ('copy_ft', 'greedy', 0., '16:pca', '', 'ce,kl'), ('copy_ft', 'last', 0., '', '32:minitron', 'ce,kl')]
 
 
 @pytest.mark.parametrize('baseline, listed, starts', [

@@ -16,7 +16,7 @@ from .axes import LINES, Kept, Widths, axes_of, cut, ffn_setting, free_heads, gr
 from .basis import fit_norms, in_basis, why_no_basis
 from .copying import fresh_model
 from .pruning import prune
-from .spec import WIDTH_METHODS
+from .spec import WIDTH_METHODS, usual_method
 from .width_scores import SCORERS, Scores
 from ..models.architectures import architecture_of, part_of, row_of
 
@@ -182,13 +182,14 @@ def narrow(
     hidden:int|None=None, # Its new hidden size; None: as it is
     heads:int|None=None,  # Heads a layer; None: in proportion to the hidden size
     ffn:int|None=None,    # Feed-forward units; None: in proportion to the hidden size
-    method:str='minitron',# Of `WIDTH_METHODS`
+    method:str='',        # Of `WIDTH_METHODS`; '': see `usual_method`
     sample=None,          # An `Encoded`, for a method that looks at texts
     steps:int=1,          # In how many steps units are taken away
     uneven:bool=False,    # Rank heads and units over all layers together
     seed:int=0,           # Not needed by any method here
 )->tuple[torch.nn.Module,NarrowPlan]: # A model of the same class, which shares nothing with the first
     "Make a model narrower"
+    method = method or usual_method(hidden, steps)
     check_needs(method, sample)
     want, scorer, texts = target_widths(model, hidden, heads, ffn), SCORERS[method], 0 if sample is None else len(sample)
     projects = scorer.basis and want.hidden < model.config.hidden_size

@@ -12,7 +12,7 @@ from dataclasses import fields
 from ..analysis.arms import losses_terms
 from ..core import InputError, did_you_mean, renamed
 from ..init.parameters import init_parameters
-from ..init.spec import METHOD, SIZES
+from ..init.spec import SIZES
 from ..jobs.config import RunConfig, as_text, typed_value
 from ..losses.terms import parse_losses
 from .lines import Lines, Value, several, values_of
@@ -75,7 +75,7 @@ def same_value(key:str, a, b)->bool:
     try:
         if key == 'losses': return parse_losses(a) == parse_losses(b)
         if key == 'init': return init_parameters(a) == init_parameters(b)
-        if key in SIZES: return str(a).removesuffix(f':{METHOD}') == str(b).removesuffix(f':{METHOD}')
+        if key in SIZES: return str(a) == str(b) or bool(a and b) and same_value('init', f'copy_ft/{key}={a}', f'copy_ft/{key}={b}')
         return typed_value(key, a, kind := RunConfig.__dataclass_fields__[key].type) == typed_value(key, b, kind)
     except InputError: return False
 
