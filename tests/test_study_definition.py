@@ -210,11 +210,12 @@ def test_a_value_that_some_runs_do_not_read():
 def test_designs():
     given = dict(init=['copy_ft', 'scratch', 'copy_base'], losses=['paper', 'ce'], depth=['auto', 'first'], fraction=[.3, .1], seeds=1, controls='off', tiny=True)
     def arms(study): return [(c.fraction, c.init, c.losses, c.depth) for c in study.configs]
-    assert len(arms(Study(**given))) == 24
+    assert len(arms(Study(**given))) == 22                       # scratch and ce read no depth
     first = [(.3, 'copy_ft', 'paper', 'auto'), (.3, 'scratch', 'paper', 'auto'), (.3, 'copy_base', 'paper', 'auto'), (.3, 'copy_ft', 'ce', 'auto'), (.3, 'copy_ft', 'paper', 'first')]
     assert arms(Study(**given, design='ablation')) == first + [(.1, *a[1:]) for a in first]
-    other = arms(Study(**given, design='ablation', baseline='scratch/ce'))
-    assert other[0] == (.3, 'scratch', 'ce', 'auto') and len(other) == 10 and (.3, 'scratch', 'paper', 'auto') in other
+    other = arms(Study(**given, design='ablation', baseline='copy_base/ce'))
+    assert other[0] == (.3, 'copy_base', 'ce', 'auto') and len(other) == 10 and (.3, 'copy_base', 'paper', 'auto') in other
+    with pytest.raises(InputError, match='depth=first makes the same runs as depth=auto'): Study(**given, design='ablation', baseline='scratch/ce')
     curve = arms(Study(**{**given, 'depth': 'auto', 'losses': 'ce'}, design='learning_curve'))
     assert [a[0] for a in curve] == [.1]*3+[.3]*3
     assert [c.fraction for c in Study(design='learning_curve', losses='ce', seeds=1, tiny=True).configs] == [.01, .03, .1, .3, 1]
