@@ -138,6 +138,7 @@ def test_what_nothing_reads_makes_no_other_run(tmp_path):
     assert name(losses='ce,kl', temp=4.) != name(losses='ce,kl')
     for init in ('scratch', 'mimetic'):
         assert name(init=f'{init}:greedy') == name(init=init)
+        assert len({str(name(init=f'{init}:{d}')) for d in ('auto', 'all', '0,1')}) == 3                    # numbers of layers
         assert name(init=f'{init}:first', losses='ce,hidden') != name(init=init, losses='ce,hidden')    # the layers that are compared
         assert name(init=f'{init}:first', losses='ce,hidden', match='last') == name(init=init, losses='ce,hidden', match='last')
     assert name(init='noise:first') != name(init='noise')                                               # of which layers it has the scale

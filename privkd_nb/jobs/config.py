@@ -390,7 +390,7 @@ def check_model(self:RunConfig)->None:
 @patch
 def reads_depth(self:RunConfig)->bool:
     "Whether a depth rule decides any number of this run: by layers that are copied, or that are compared"
-    if self.init not in (*RANDOM, 'pretrained') or is_list(self.depth): return True
+    if self.init not in (*RANDOM, 'pretrained') or is_list(self.depth) or self.depth == 'all': return True     # a list, and all, say how many there are
     return self.match in ('', 'reversed') and bool(layer_terms(parse_losses(self.losses)))
 
 @patch
