@@ -19,9 +19,11 @@ from ..models.tiny import tiny_model
 # %% ../../nbs/api/init/32_methods.ipynb #c985effd
 def method_words()->dict[str,str]: # Word, as `InitSpec.parse` reads it -> its group
     "Every way to begin, a word each"
-    depth = {f'copy_ft:{r}': 'depth' for r in DEPTH_RULES} | {f'copy_ft:{r}': 'evidence' for r in MEASURED} | {f'copy_ft:{r}': 'merging' for r in MERGED}
+    kinds = dict(depth=DEPTH_RULES, evidence=MEASURED, merging=MERGED)
+    depth = {f'copy_ft:{r}': kind for kind,rules in kinds.items() for r in rules}
     width = {f'copy_ft/width=16:{m}': 'width' for m in WIDTH_METHODS}
-    shape = dict.fromkeys(['copy_ft/width=16:minitron:4', 'copy_ft/width=16:select/heads=4', 'copy_ft/heads=2:select', 'copy_ft/ffn=32:select'], 'shape')
+    shape = ['copy_ft/width=16:minitron:4', 'copy_ft/width=16:select/heads=4', 'copy_ft/heads=2:select', 'copy_ft/ffn=32:select']
+    shape = dict.fromkeys(shape, 'shape')
     both = dict.fromkeys(['copy_ft:mean/ffn=32:select', 'copy_ft:laco/width=16:minitron', 'copy_ft/width=16:select/refit'], 'several')
     return depth | {'copy_ft/refit': 'fit'} | width | shape | both | {s: 'source' for s in SOURCES}
 

@@ -96,7 +96,8 @@ def check_axis(
 )->torch.Tensor:
     "Scores as a tensor with a number a unit"
     try: t = torch.as_tensor(x).detach().cpu()
-    except (TypeError, ValueError, RuntimeError): raise InputError(f"{at} as {x!r:.60}; give a tensor of the shape {shape}, one number a unit.") from None
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"{at} as {x!r:.60}; give a tensor of the shape {shape}, one number a unit.") from None
     if t.shape != shape: raise InputError(f"{at} of the shape {tuple(t.shape)}; give a tensor of the shape {shape}, one number a unit.")
     if n := int(t.isnan().sum()): raise InputError(f"{at} with NaN for {n} of {t.numel()} units; give each unit a number, such as 0.")
     return t
@@ -109,7 +110,8 @@ def check_scores(
     "The scores of a method, if each unit has one"
     at, layers = f'the width method {method} returned', range(len(now.ffn))
     if isinstance(found, dict) and found.keys() <= vars(Scores()).keys(): found = Scores(**found)
-    if not isinstance(found, Scores): raise InputError(f"{at} {found!r:.60}; it must return `Scores`, such as Scores(hidden=...), a number a unit.")
+    if not isinstance(found, Scores):
+        raise InputError(f"{at} {found!r:.60}; it must return `Scores`, such as Scores(hidden=...), a number a unit.")
     res, flat = Scores(), dict(hidden=(len(now.hidden),), pool=(len(now.pool),))
     shapes = dict(heads=[(len(h),) for h in now.heads], ffn=[(len(f),) for f in now.ffn],
                   dims=[(len(h), d.shape[1]) for h,d in zip(now.heads, now.dims)])

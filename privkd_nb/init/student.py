@@ -63,7 +63,8 @@ def choose(
     if str(spec.depth) in MERGED:
         begin = perf_counter()
         plan = merge_plan(spec.depth, model, m, sample)
-        return spec, plan, dict(rule=spec.depth, cost=dict(seconds=perf_counter()-begin), mixes=[{str(l): w for l,w in mix.weights.items()} for mix in plan])
+        mixes = [{str(l): w for l,w in mix.weights.items()} for mix in plan]
+        return spec, plan, dict(rule=spec.depth, cost=dict(seconds=perf_counter()-begin), mixes=mixes)
     if str(spec.depth) in MEASURED:
         found = choose_layers(spec.depth, model, m, sample, lacks)
         layers, about = found.layers, found.record()

@@ -390,7 +390,8 @@ def check_model(self:RunConfig)->None:
 @patch
 def reads_depth(self:RunConfig)->bool:
     "Whether a depth rule decides any number of this run: by layers that are copied, or that are compared"
-    if self.init not in (*RANDOM, 'pretrained') or is_list(self.depth) or self.depth == 'all': return True     # a list, and all, say how many there are
+    counts = is_list(self.depth) or self.depth == 'all'                 # says how many layers there are
+    if counts or self.init not in (*RANDOM, 'pretrained'): return True
     return self.match in ('', 'reversed') and bool(layer_terms(parse_losses(self.losses)))
 
 @patch
@@ -401,7 +402,8 @@ def own_layers(self:RunConfig)->int|None: # None: not known before it is loaded
 @patch
 def forget_unread(self:RunConfig)->None:
     "Set parameters that nothing reads to their defaults"
-    unread = dict(depth=not self.reads_depth(), temp=not softened_terms(parse_losses(self.losses)), layers=self.init == 'pretrained' and bool(self.own_layers()))
+    unread = dict(depth=not self.reads_depth(), temp=not softened_terms(parse_losses(self.losses)),
+                  layers=self.init == 'pretrained' and bool(self.own_layers()))
     for k in (k for k,v in unread.items() if v): setattr(self, k, getattr(RunConfig, k))
     if not self.init_spec().needs(): self.calibration = RunConfig.calibration
 
@@ -430,7 +432,8 @@ def check_init(self:RunConfig)->None:
     self.check_model()
     if not (n := self.known_depth()): return
     rule, layers = self.depth_rule(), self.student_layers(n)
-    if self.init not in ('scratch', 'pretrained') and 'encoder' in self.parts: check_fit('auto' if by_texts(rule) else rule, layers, n, self.lacks())
+    if self.init not in ('scratch', 'pretrained') and 'encoder' in self.parts:
+        check_fit('auto' if by_texts(rule) else rule, layers, n, self.lacks())
 
 @patch
 def check_stopping(self:RunConfig)->None:
@@ -581,7 +584,8 @@ def identity(self:RunConfig,
     "The parameters that a run is named by: everything that affects its numbers"
     given = {f.name: getattr(self, f.name) for f in fields(self)}
     usual = {k for k in LATER if given[k] == RunConfig.__dataclass_fields__[k].default}
-    same = {NAMED_AS.get(k, k): v for k,v in (given | dict(depth=self.depth_rule()) | self.own_starts()).items() if k not in {*SAME_NUMBERS, *usual}}
+    said = given | dict(depth=self.depth_rule()) | self.own_starts()
+    same = {NAMED_AS.get(k, k): v for k,v in said.items() if k not in {*SAME_NUMBERS, *usual}}
     losses = {term_label(k): w for k,w in parse_losses(self.losses).items()}     # an own term with a hash of its source
     return same | (contents or self.contents()) | dict(losses=losses, recipe=RECIPE)
 

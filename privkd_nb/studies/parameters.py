@@ -75,7 +75,7 @@ def same_value(key:str, a, b)->bool:
     try:
         if key == 'losses': return parse_losses(a) == parse_losses(b)
         if key == 'init': return init_parameters(a) == init_parameters(b)
-        if key in SIZES: return str(a) == str(b) or bool(a and b) and same_value('init', f'copy_ft/{key}={a}', f'copy_ft/{key}={b}')
+        if key in SIZES: return str(a) == str(b) or bool(a and b) and same_value('init', *(f'copy_ft/{key}={v}' for v in (a, b)))
         return typed_value(key, a, kind := RunConfig.__dataclass_fields__[key].type) == typed_value(key, b, kind)
     except InputError: return False
 
