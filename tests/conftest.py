@@ -27,6 +27,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def in_float32(monkeypatch):
+    "Compare in float32 on a GPU, too, where runs compute in bfloat16"
+    import torch
+    if torch.cuda.is_available(): monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda *a, **kw: False)
+
+
 @pytest.fixture
 def shared_data():
     "Local copies of the real data sets"

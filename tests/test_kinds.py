@@ -138,11 +138,11 @@ def test_class_weights_reach_the_loss_of_teacher_and_student(tmp_path, kind):
     data = Encoded(g.integers(5, 120, (n, 4)).tolist(), y, ['en']*n, range(n), words, pad_id=1, kind=kind)
     model = tiny_model(labels=names, kind=kind)
     trainer = DistillTrainer(model, losses='ce', class_weights='z=3', train_languages=['en'], args=training_args(tmp_path, n, 1, batch_size=n), train_dataset=data, eval_dataset=data)
-    batch = Collate(1)([data[i] for i in range(n)])
+    batch = trainer._prepare_inputs(Collate(1)([data[i] for i in range(n)]))        # where the trainer moved the model
     trainer.totals = batch['counts']
     loss = trainer.compute_loss(model.eval(), batch).item()
-    z, gold, w = model(batch['input_ids'], batch['attention_mask']).logits, batch['labels'], torch.tensor(class_weights('z=3', data, names))
-    if kind == 'multilabel': want = (binary_cross_entropy_with_logits(z, gold.float(), pos_weight=torch.tensor([1., 1, 3]), reduction='none')*w[0]).mean()
+    z, gold, w = model(batch['input_ids'], batch['attention_mask']).logits, batch['labels'], torch.tensor(class_weights('z=3', data, names), device=model.device)
+    if kind == 'multilabel': want = (binary_cross_entropy_with_logits(z, gold.float(), pos_weight=torch.tensor([1., 1, 3], device=model.device), reduction='none')*w[0]).mean()
     else: want = cross_entropy(z.flatten(0, -2), gold.flatten(), weight=w)          # over all training labels, torch's mean is the same
     assert loss == pytest.approx(want.item(), rel=1e-5)
     with pytest.raises(InputError, match="names 'q', which is no label of the data"): class_weights('q=2', data, names)
