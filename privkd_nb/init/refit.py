@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['block_of', 'captured_block', 'LeastSquares', 'exactly', 'add_change', 'target_layers', 'rows_of', 'Gap',
-           'check_refit', 'refit_layer', 'refit']
+           'check_refit', 'beside', 'refit_layer', 'refit']
 
 # %% ../../nbs/api/init/08_refit.ipynb #d0315fbb
 from contextlib import ExitStack, contextmanager
@@ -128,6 +128,17 @@ def check_refit(
     if len(layers) != (n := len(layers_of(student))):
         raise InputError(f'refit was given {len(layers)} layers for a student of {n}; give one each.')
 
+# %% ../../nbs/api/init/08_refit.ipynb #11828dd8
+@contextmanager
+def beside(
+    student, source, # Models
+):
+    "For a while, a model is on the device of another"
+    home = student.device
+    student.to(source.device)
+    try: yield
+    finally: student.to(home)
+
 # %% ../../nbs/api/init/08_refit.ipynb #fc155e02
 def refit_layer(
     student, source, # As in `refit`
@@ -167,7 +178,7 @@ def refit(
     "Fit each layer's output to what the next layer expects"
     check_refit(student, source, layers, sample, lam)
     rows, targets = [], target_layers(layers, source.config.num_hidden_layers)
-    with evaluating(student), evaluating(source):
+    with beside(student, source), evaluating(student), evaluating(source):
         pairs = list(zip(*([one for _,one in layer_batches(m, sample, max_tokens)] for m in (student, source))))
         states, begin = [(mine.first, theirs.first) for mine,theirs in pairs], 0
         for i,target in enumerate(tracked(targets, 'refitting layers', 'layers')):

@@ -158,8 +158,9 @@ def prepare_student(
     task:Task,
 )->tuple: # Student and its `InitCard`
     "Initialize the student; what is unusual is said when training begins"
-    old_ids = models.vocabulary and models.vocabulary.old_ids
-    student, card = init_student(cfg.init_spec(), models.teacher, models.base, old_ids, calibration_sample(cfg, task, models))
+    old_ids, sample = models.vocabulary and models.vocabulary.old_ids, calibration_sample(cfg, task, models)
+    if sample is not None: models.teacher.to(compute_setup(cfg.precision)['device'])
+    student, card = init_student(cfg.init_spec(), models.teacher, models.base, old_ids, sample)
     vars(student.config).pop('thresholds', None)                # its teacher's; its own are chosen when it is trained
     if card.note and card.note not in task.said: task.said.append(card.note)
     return student, card
