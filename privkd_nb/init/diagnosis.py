@@ -124,7 +124,7 @@ def compare_states(
     if not len(s[0]): return []
     at = torch.linspace(0, len(s[0])-1, min(tokens, len(s[0]))).long()
     def norm(h): return float(h.norm(dim=-1).mean())/h.shape[-1]**.5
-    return [dict(student=a, teacher=b, cka=float(cka(s[i][at], t[j][at])), norm=norm(s[i])/norm(t[j])) for a,b,i,j in pairs]
+    return [dict(student=a, teacher=b, cka=float(cka(s[i][at], t[j][at])), norm=norm(s[i])/max(norm(t[j]), 1e-12)) for a,b,i,j in pairs]
 
 # %% ../../nbs/api/init/19_diagnosis.ipynb #edf3f85a
 def diagnose(

@@ -75,7 +75,7 @@ def add_change(
     new = old+change[:f].T.to(old.device)
     linear.weight.copy_(new)
     if linear.bias is not None: linear.bias.copy_(linear.bias.double()+change[f].to(old.device))
-    return float((new-old).norm()/old.norm())
+    return float((new-old).norm()/old.norm().clamp(min=1e-12))
 
 # %% ../../nbs/api/init/08_refit.ipynb #e8d60311
 def target_layers(
