@@ -114,6 +114,8 @@ def test_a_layer_that_does_nothing_goes_first():
     with torch.no_grad():
         for k,p in teacher.named_parameters():
             if 'layers.3.' in k and k.endswith(('Wo.weight',)): p.zero_()      # pre-norm: the layer is the identity
+        right = [teacher(torch.as_tensor(data[i]['input_ids'])[None]).logits.argmax() for i in range(len(data))]
+    data.labels = np.array(right)                                                # so that leaving out no other layer is better
     for rule in MEASURED:
         if rule not in RULES or RULES[rule].__module__ != 'privkd_nb.init.search': continue
         assert choose_layers(rule, teacher, 4, data, ARCHITECTURES['modernbert'].lacks).layers == [0, 1, 2, 4], rule
