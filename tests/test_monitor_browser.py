@@ -77,7 +77,8 @@ def test_a_run_is_watched_stopped_and_resumed(lab):
         save(page)
         before = page.evaluate(LINE)
         open_notebook(page, server, 'watch.ipynb', reset=False)                  # the page again, the kernel still there
-        after = wait_for(page, lambda: page.evaluate(LINE))
+        def whole(): return (line := page.evaluate(LINE)) and line['x'][-1] == at['step'] and line
+        after = wait_for(page, whole, 20)                                        # a slow browser shows the first picture for a moment
         assert after['x'][-1] == before['x'][-1] == at['step'] and after['y'] == pytest.approx(before['y'], rel=1e-6)
         resume = page.get_by_role('button', name='Resume')
         wait_for(page, resume.is_enabled)
