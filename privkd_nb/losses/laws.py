@@ -162,7 +162,9 @@ def sure(f, s, t, b):
 
 def windowed(o):
     "Outputs of a model whose local window hides the first token from the later ones: its scores there are the lowest number"
-    def hide(a): return torch.cat([a[..., :3, :], torch.cat([torch.full_like(a[..., 3:, :1], torch.finfo(a.dtype).min), a[..., 3:, 1:]], -1)], -2)
+    def hide(a):
+        later = torch.arange(a.shape[-2]) >= 3
+        return a.masked_fill(later[:,None] & (torch.arange(a.shape[-1]) == 0), torch.finfo(a.dtype).min)
     return AttrDict(o, attention={l: hide(a) for l,a in o.attention.items()})
 
 def windows(f, s, t, b):

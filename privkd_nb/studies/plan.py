@@ -64,7 +64,7 @@ def compared_layers(p:Planned)->tuple: # Of a teacher that is not known here: wh
 
 def pass_keys(p:Planned)->list[tuple]:
     "The passes of its teacher that a run reads from the cache: over which texts, and for which outputs"
-    c, reads = p.cfg, {dict(scores='attention').get(r, r) for t in teacher_terms(parse_losses(p.cfg.losses)) for r in TERMS[t].reads}   # scores are captured once
+    c, reads = p.cfg, {'attention' if r == 'scores' else r for t in teacher_terms(parse_losses(p.cfg.losses)) for r in TERMS[t].reads}   # scores are captured once
     if c.cache == 'off': return []
     some = c.fraction < 1 or c.tiny or c.unlabelled > 0  # which ones, the seed decides
     texts = teacher_of(c), *(getattr(c, k) for k in TEXTS), c.seed if some else ''
