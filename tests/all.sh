@@ -35,7 +35,7 @@ wait $checking || { cat "$copy/checks"; exit 1; }
 cat "$copy/checks"
 
 step examples in the pages
-nbdev_test --n_workers 2 --skip_file_re '^[_.]|^run\.|^study\.|^effect|^bench|^index|^cookbook|^01_first'    # these are executed by papermill, or as README.md
+python tools/examples.py --n_workers 2 --skip_file_re '^[_.]|^run\.|^study\.|^effect|^bench|^index|^cookbook|^01_first'    # these are executed by papermill, or as README.md
 
 step tests, two files at a time
 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore-glob '*_browser.py' --ignore tests/test_site.py
