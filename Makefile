@@ -7,6 +7,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PRIVKD_CACHE ?= $(CURDIR)/.cache
 export TOKENIZERS_PARALLELISM = false
+unexport PYTHONDONTWRITEBYTECODE
 
 # a parameter given on the command line, INIT=copy_base, becomes an option, --init copy_base
 PARAMETERS := DATASET DATA_DIR LANGUAGES EVAL_LANGUAGES SCENARIO FRACTION UNLABELLED WITHOUT_LABELS TEXT_COLUMN TEXT_PAIR_COLUMN LABEL_COLUMN \
@@ -32,9 +33,10 @@ install: .venv/installed
 
 .venv/installed: settings.ini setup.py constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -q --upgrade pip 'setuptools<81' wheel 'setuptools-scm<9'  # the last is what seqeval finds its version with
-	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -m pip install -q --no-compile --upgrade pip 'setuptools<81' wheel 'setuptools-scm<9'  # the last is what seqeval finds its version with
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install -q --no-compile -c constraints.txt --no-build-isolation -e '.[dev]'
+	$(BIN)/python -c 'import privkd_nb.jobs.distil'	# compiles what is used, where pip would compile all of torch
 	touch $@
 
 prepare: install
