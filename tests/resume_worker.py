@@ -16,22 +16,25 @@ from privkd_nb.models.tokenizer import train_tokenizer
 from privkd_nb.train.trainer import DistillTrainer
 from privkd_nb.train.arguments import training_args
 
-logging.set_verbosity_error()
-folder, slow = Path(sys.argv[1]), len(sys.argv) > 2
-task = load_task(languages='en,sw', fraction=.15)
-tok = train_tokenizer(load_task(languages='en,sw').train.text, 500)
-teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500)
-student, card = init_student(InitSpec('scratch', config=dict(hidden_size=16, intermediate_size=32)), teacher)
-enc = encode(task.train, tok, task.labels)
-
 
 class Slowly(TrainerCallback):
     def on_step_end(self, *a, **k): time.sleep(.15)
 
 
-trainer = DistillTrainer(student, teacher, 'paper', card.layers, history=History(folder/'history.jsonl'), train_languages=['en'], train_dataset=enc,
-                         eval_dataset=encode(task.validation[:40], tok, task.labels), processing_class=tok, callbacks=[Slowly()] if slow else [],
-                         args=training_args(folder/'checkpoints', len(enc), epochs=4, lr=2e-3, batch_size=16, micro_batches=2, evals=8, use_cpu=True, seed=5))
-fit(trainer, folder/'checkpoints')
-trainer.model.save_pretrained(folder/'end')
-trainer.history.frame().to_parquet(folder/'history.parquet')
+def main(folder, slow=False):
+    task = load_task(languages='en,sw', fraction=.15)
+    tok = train_tokenizer(load_task(languages='en,sw').train.text, 500)
+    teacher = tiny_model(layers=4, labels=task.labels, vocab_size=500)
+    student, card = init_student(InitSpec('scratch', config=dict(hidden_size=16, intermediate_size=32)), teacher)
+    enc = encode(task.train, tok, task.labels)
+    trainer = DistillTrainer(student, teacher, 'paper', card.layers, history=History(folder/'history.jsonl'), train_languages=['en'], train_dataset=enc,
+                             eval_dataset=encode(task.validation[:40], tok, task.labels), processing_class=tok, callbacks=[Slowly()] if slow else [],
+                             args=training_args(folder/'checkpoints', len(enc), epochs=4, lr=2e-3, batch_size=16, micro_batches=2, evals=8, use_cpu=True, seed=5))
+    fit(trainer, folder/'checkpoints')
+    trainer.model.save_pretrained(folder/'end')
+    trainer.history.frame().to_parquet(folder/'history.parquet')
+
+
+if __name__ == '__main__':
+    logging.set_verbosity_error()
+    main(Path(sys.argv[1]), len(sys.argv) > 2)

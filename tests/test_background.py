@@ -10,7 +10,7 @@ from privkd_nb.jobs import study as jobs
 from privkd_nb.jobs.background import BackgroundRun, FailedError
 from privkd_nb.models.playground_base import TINY_BASE, playground_base
 from privkd_nb.jobs.config import RunConfig
-from privkd_nb.jobs.distil import StoppedError, run_lock
+from privkd_nb.jobs.distil import StoppedError, distil, run_lock
 from privkd_nb.record import Run
 from privkd_nb.jobs.study import grid, run_study
 
@@ -28,7 +28,7 @@ def until(condition, seconds=120):
 
 def test_a_stopped_and_resumed_run_equals_an_uninterrupted_one(settings, tmp_path):
     cfgs = [RunConfig(**settings, out_dir=str(tmp_path/k)) for k in ('whole', 'stopped')]
-    whole = BackgroundRun(cfgs[0]).start().wait(300)
+    whole = distil(cfgs[0])
     run = BackgroundRun(cfgs[1]).start()
     before = time.time()
     until(lambda: run.progress.get('state') == 'training' and run.progress['step'] > 5)

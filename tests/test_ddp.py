@@ -3,7 +3,7 @@ import os, socket, subprocess, sys
 from pathlib import Path
 
 import pytest, torch
-from ddp_worker import CASES
+from ddp_worker import CASES, main
 from safetensors.torch import load_file
 
 from privkd_nb.record import History, Run
@@ -11,12 +11,13 @@ from privkd_nb.record import History, Run
 HERE = Path(__file__).parent
 
 
-def launch(n, *cmd, **env):
+def launch(*cmd, **env):
+    "On two processes"
     with socket.socket() as s:
         s.bind(('127.0.0.1', 0))
         port = s.getsockname()[1]
     env = os.environ | dict(OMP_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', PYTHONPATH=str(HERE.parent)) | env
-    start = [sys.executable] if n == 1 else [sys.executable, '-m', 'torch.distributed.run', f'--nproc-per-node={n}', '--master-addr=127.0.0.1', f'--master-port={port}']
+    start = [sys.executable, '-m', 'torch.distributed.run', '--nproc-per-node=2', '--master-addr=127.0.0.1', f'--master-port={port}']
     out = subprocess.run([*start, *map(str, cmd)], env=env, capture_output=True, text=True, timeout=300)
     assert out.returncode == 0, out.stderr[-3000:]
     return out
@@ -25,7 +26,8 @@ def launch(n, *cmd, **env):
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('ddp')
-    for n in (1, 2): launch(n, HERE/'ddp_worker.py', folder/str(n))
+    for name, case in CASES.items(): main(folder/'1'/name, **case)
+    launch(HERE/'ddp_worker.py', folder/'2')
     return folder
 
 
@@ -43,7 +45,7 @@ def test_two_processes_match_one(trained, case):
 
 def test_a_whole_run_on_two_processes(tmp_path):
     "With an empty cache: base, teacher and student are all trained"
-    out = launch(2, '-m', 'privkd_nb.cli', 'distil', '--tiny', '--out_dir', tmp_path/'runs', '--losses', 'ce,logits', PRIVKD_CACHE=str(tmp_path/'cache'))
+    out = launch('-m', 'privkd_nb.cli', 'distil', '--tiny', '--out_dir', tmp_path/'runs', '--losses', 'ce,logits', PRIVKD_CACHE=str(tmp_path/'cache'))
     assert out.stdout.count('on record: ') == 1
     run = Run.load(out.stdout.split('on record: ')[1].splitlines()[0].strip())
     assert run.environment['efficiency']['processes'] == 2
@@ -52,7 +54,6 @@ def test_a_whole_run_on_two_processes(tmp_path):
 
 
 def test_processes_that_would_train_separately_raise(tmp_path, monkeypatch):
-    from ddp_worker import main
     from privkd_nb.core import InputError
     monkeypatch.setenv('WORLD_SIZE', '2'); monkeypatch.setattr('privkd_nb.train.arguments.on_cpu', lambda: False)
     with pytest.raises(InputError, match='2 processes were started.* know of 1'): main(tmp_path, 'ce')

@@ -3,6 +3,7 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd, torch
+from resume_worker import main
 from safetensors.torch import load_file
 
 WORKER = Path(__file__).parent/'resume_worker.py'
@@ -12,7 +13,7 @@ def worker(folder, *more): return [sys.executable, str(WORKER), str(folder), *mo
 
 
 def test_kill_dash_nine(tmp_path):
-    subprocess.run(worker(tmp_path/'whole'), check=True, timeout=300)
+    main(tmp_path/'whole')
     p = subprocess.Popen(worker(tmp_path/'killed', 'slowly'))
     until = time.time()+240
     while not list((tmp_path/'killed'/'checkpoints').glob('checkpoint-*/trainer_state.json')):
