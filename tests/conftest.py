@@ -14,8 +14,17 @@ SHARED = ROOT.parent/'shared'
 LONG = 'fences background engines efficiency ddp faults job monitor_browser site_browser'.split() # Files that take long, the longest first
 
 
-def pytest_collection_modifyitems(items):
-    "Begin with the files that take long, so that two workers end at about the same time"
+def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='also run the tests that are marked as slow')
+
+
+def pytest_configure(config): config.addinivalue_line('markers', 'slow: takes long, and its kind is tested by others too; runs with --slow')
+
+
+def pytest_collection_modifyitems(config, items):
+    "Begin with the files that take long, so that two workers end at about the same time; leave out what is slow"
+    if not config.getoption('slow'):
+        for item in items:
+            if item.get_closest_marker('slow'): item.add_marker(pytest.mark.skip(reason='skipped: slow; runs with --slow'))
     rank = {f'test_{name}': i for i,name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
@@ -50,8 +59,11 @@ def shared_base():
 
 # Before code of a page that trains: its runs are tiny unless they say otherwise
 TINY = """
+import gc
 from functools import wraps
+import privkd_nb.jobs.distil
 from privkd_nb.jobs.config import RunConfig
+gc.collect(); gc.freeze()
 RunConfig.__init__ = wraps(RunConfig.__init__)(lambda self, *a, _full=RunConfig.__init__, **k: _full(self, *a, **dict(tiny=True) | k))
 """
 

@@ -209,6 +209,7 @@ def pull_the_plug(node):
 def said(cluster, words): return sum(p.read_text(errors='replace').count(words) for p in Path(cluster.head_node.get_session_dir_path(), 'logs').glob('worker-*'))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != 'linux', reason='nodes are killed as on Linux')
 def test_a_machine_is_lost_and_nothing_else(two_machines, undisturbed, tmp_path):
     storage, finished, lost, lines = Storage(tmp_path/'shared'), {}, [], []
