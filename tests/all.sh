@@ -38,7 +38,7 @@ step examples in the pages
 python tools/examples.py --n_workers 2 --skip_file_re '^[_.]|^run\.|^study\.|^effect|^bench|^index|^cookbook|^01_first'    # these are executed by papermill, or as README.md
 
 step tests, two files at a time
-python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests --ignore-glob '*_browser.py' --ignore tests/test_site.py
+python -m pytest -q -n 2 --durations=20 --dist loadfile --no-loadscope-reorder tests --ignore-glob '*_browser.py' --ignore tests/test_site.py
 
 step tests of the site and in a browser, two files at a time
 python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/test_site.py tests/*_browser.py --ignore tests/test_explorer_browser.py
