@@ -47,4 +47,5 @@ def magnitudes_figure(
     fig.update_yaxes(type='log', tickformat='~g', title_text='gradient × weight', row=1, col=1)
     if changing: fig.update_yaxes(rangemode='tozero', title_text='weight', row=2, col=1)
     fig.update_xaxes(title_text='step', row=1+changing, col=1)
+    if d.step.nunique() == 1: fig.update_xaxes(tickvals=[int(d.step.iloc[0])])                    # no ticks between steps
     return figure_layout(fig, height=320+150*changing, title=titled('Pull of each loss term'), hovermode='x unified')
