@@ -1,4 +1,4 @@
-"Run the examples of the pages as nbdev_test does, with its arguments, in two thirds of the time"
+"Run the examples of the pages as nbdev_test does, with its arguments, in less time"
 import gc
 
 import nbdev.test
