@@ -88,7 +88,7 @@ def wait_idle(page, timeout=60):
 def command(page, name):
     "What the command palette calls `name`"
     page.keyboard.press('Control+Shift+C')
-    page.wait_for_selector('.lm-CommandPalette-input, #modal-command-palette input', state='visible', timeout=10_000)
+    page.wait_for_selector('.lm-CommandPalette-input, #modal-command-palette input', state='visible', timeout=60_000)
     page.keyboard.type(name, delay=5)
     page.wait_for_timeout(300)
     page.keyboard.press('Enter')

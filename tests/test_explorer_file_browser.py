@@ -42,7 +42,7 @@ def open_page(page, path):
     page.wait_for_selector(DRAWN)
 
 
-def wait(page, js, timeout=20):
+def wait(page, js, timeout=60):
     "Until a script says so; the page's policy forbids the browser's own way of waiting"
     until = time.time()+timeout
     while not page.evaluate(js):

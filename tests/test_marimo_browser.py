@@ -47,9 +47,9 @@ def test_a_run_is_watched_and_stopped_in_marimo(tmp_path):
         page.wait_for_selector('.js-plotly-plot', timeout=60_000)
         page.get_by_text('training 100 of 300').first.wait_for(timeout=30_000)
         run.train(101, 150)
-        page.get_by_text('training 150 of 300').first.wait_for(timeout=10_000)             # from the monitor's thread
+        page.get_by_text('training 150 of 300').first.wait_for(timeout=60_000)             # from the monitor's thread
         last = "() => Math.max(...[...document.querySelectorAll('marimo-anywidget')].flatMap(e => [...(e.shadowRoot ?? e).querySelectorAll('.js-plotly-plot')]).flatMap(d => d.data.map(t => t.x[t.x.length-1] || 0)))"
-        page.wait_for_function(f"({last})() >= 150", timeout=10_000)
+        page.wait_for_function(f"({last})() >= 150", timeout=60_000)
         page.get_by_role('button', name='Stop', exact=True).click()
-        page.get_by_text('stopping at a checkpoint').first.wait_for(timeout=10_000)
+        page.get_by_text('stopping at a checkpoint').first.wait_for(timeout=60_000)
         assert (run.path/'stop').exists() and page.errors == []

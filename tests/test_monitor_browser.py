@@ -68,7 +68,7 @@ def test_a_run_is_watched_stopped_and_resumed(lab):
         assert not done.count()
         page.get_by_role('button', name='Stop').click()                           # answered beside the cell
         wait_for(page, lambda: 'stopped at a checkpoint' in state(page), 60)
-        done.wait_for(timeout=20_000)
+        done.wait_for(timeout=60_000)
         run, = (p for p in (folder/'runs').iterdir() if p.is_dir())
         at = json.loads((run/'progress.json').read_text())
         assert at['state'] == 'stopped' and 0 < at['step'] < at['steps']

@@ -85,5 +85,5 @@ def test_titles_of_a_page_break_on_a_narrow_screen(tmp_path):
     nbformat.write(v4.new_notebook(cells=[v4.new_code_cell('fig', outputs=[out])]), tmp_path/'a.ipynb')
     with chromium(400) as page:
         opened(page, notebook_page(tmp_path/'a.ipynb'))
-        page.wait_for_function("document.querySelector('.gtitle').getBoundingClientRect().right <= 400", timeout=10000)
+        page.wait_for_function("document.querySelector('.gtitle').getBoundingClientRect().right <= 400", timeout=60_000)
         assert page.errors == []

@@ -44,6 +44,15 @@ def test_pages_load_whole_and_ask_nobody_else(served):
     assert len(drawn) >= 10
 
 
+def open_search(page):
+    "Press '/' until the search is open: the site hears it once its index has arrived"
+    for _ in range(60):
+        page.keyboard.press('/')
+        page.wait_for_timeout(500)
+        if page.locator('dialog input').is_visible(): return
+    raise TimeoutError("'/' has not opened the search within half a minute")
+
+
 def found(page, words):
     "The pages that the open search offers, best first"
     page.keyboard.press('Control+A')
@@ -59,9 +68,9 @@ def test_search_finds_what_is_meant(served):
     url, folder = served
     with chromium() as page:
         page.goto(f'{url}/how_to/resume_a_run.html')
-        page.keyboard.press('/')
+        open_search(page)
         page.keyboard.type('student', delay=10)
-        page.wait_for_selector('dialog ol a', timeout=15_000)                             # the index is there
+        page.wait_for_selector('dialog ol a', timeout=60_000)                             # the index is there
         assert found(page, 'bootstrap')[0] == 'api/analysis/stats.html'
         assert found(page, 'init_student')[0] == 'api/init/student.html'
         assert found(page, 'resme')[0] == 'how_to/resume_a_run.html'                      # a typing error in a longer word
