@@ -29,8 +29,9 @@ def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))
 
 
-def pytest_collection_finish():
-    "Take what was imported out of every later garbage collection, of which each training asks for several: half the time of these tests"
+@pytest.fixture(scope='module', autouse=True)
+def what_is_there_is_not_garbage():
+    "Take what earlier files imported and keep out of the garbage collections of this one, of which each training asks for four: half the time of these tests"
     import privkd_nb.jobs.distil, privkd_nb.models.tiny
     gc.collect()
     gc.freeze()
