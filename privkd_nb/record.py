@@ -11,7 +11,7 @@ __all__ = ['HISTORY', 'METRICS', 'GROUPS', 'SCORES', 'METER', 'DONE', 'PROGRESS'
 
 # %% ../nbs/api/03_record.ipynb #842ba4e8
 import json, math, os, platform, re, subprocess, threading, time
-from functools import cached_property
+from functools import cache, cached_property
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -588,8 +588,9 @@ def alive(
 # %% ../nbs/api/03_record.ipynb #23310ac5
 PACKAGES = 'privkd_nb torch transformers accelerate datasets tokenizers numpy pandas'.split()
 
+@cache
 def git_commit()->str|None: # e.g. '1a2b3c4' or '1a2b3c4+changes'; None outside a checkout
-    "The commit of the checkout this package is imported from, if it is one"
+    "The commit of the checkout this package is imported from, if it is one; asked once, since what was imported stays"
     here = Path(__file__).parent if '__file__' in globals() else Path.cwd()
     def git(*a): return subprocess.run(['git', '-C', str(here), *a], capture_output=True, text=True, timeout=10)
     try:
