@@ -32,7 +32,7 @@ def time_forward(
     chosen:np.ndarray,   # Indices of the texts to run, in a cycle
     batch_size:int,      # Texts per forward pass
     collate:Collate,     # Pads a batch
-    seconds:float=.25,   # Time limit; at least 3 passes are run, or 1 that takes over a second
+    seconds:float=.25,   # Time limit; at least 3 passes are run, or 1 that takes over a second; 0: one pass
     count:int|None=None, # Number of passes; replaces the time limit
 )->np.ndarray:           # Seconds of each pass
     "Time forward passes"
@@ -42,7 +42,7 @@ def time_forward(
         return perf_counter()
     def more(n):
         if count: return n < count
-        least = 1 if times and times[0] > 1 else 3
+        least = 1 if not seconds or times and times[0] > 1 else 3
         return n < least or (now()-begun)*(n+1)/n <= seconds      # the next pass would likely end in time
     while more(n := len(times)):
         batch = collate([data[int(i)] for i in np.take(chosen, range(n*batch_size, (n+1)*batch_size), mode='wrap')])
@@ -85,7 +85,7 @@ def speed_rows(
     models:dict,       # Name -> model with a classification head; the slowest first
     data:Encoded|dict, # From `encode`; by name, if the models read the texts in different tokens
     batch_sizes=(1, 64), # Texts per forward pass
-    seconds:float=.25, # Time limit per model, language and batch size (but at least 3 passes)
+    seconds:float=.25, # Time limit per model, language and batch size (but at least 3 passes; 0: one)
     texts:int=64,      # Maximum texts per language, the same ones in every run
     budget:float=10.,  # Time limit in all: with many languages `seconds` shrinks, then some are left out
 )->pd.DataFrame:       # model, language, batch_size, texts, tokens (mean), latency_ms (median), latency_p95_ms, texts_per_second; `attrs` has a note
