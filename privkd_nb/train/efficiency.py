@@ -88,6 +88,11 @@ class EfficientTraining:
 
 # %% ../../nbs/api/train/05_efficiency.ipynb #rows0002
 @patch
+def give_back(self:EfficientTraining):
+    "Give memory back, where a table was large enough to be worth a garbage collection: a third of a second, with all that is imported"
+    if any(rows.large for rows in (self.rows, self.teacher_rows) if rows is not None): give_back_memory()
+
+@patch
 def reduce_tables(self:EfficientTraining, model)->str: # Why not; '' if they are reduced
     "Keep the rows of the student's and the teacher's embedding tables that occur in the data"
     o, tr = self.options, self.trainer
@@ -104,7 +109,7 @@ def reduce_tables(self:EfficientTraining, model)->str: # Why not; '' if they are
     tr.optimizer = tr.lr_scheduler = None
     if tr.teacher is not None and tr.teacher_source is None and not why_all_rows(tr.teacher):
         self.teacher_rows = EmbeddingRows(tr.teacher, self.rows.ids if theirs[0] is data[0] else used(theirs), folder)
-    give_back_memory()
+    self.give_back()
     return ''
 
 # %% ../../nbs/api/train/05_efficiency.ipynb #4dfd0162
@@ -121,7 +126,7 @@ def restore_tables(self:EfficientTraining):
     tr.optimizer = tr.lr_scheduler = tr.callback_handler.optimizer = tr.callback_handler.lr_scheduler = None
     tr.model_wrapped = tr.model
     tr.accelerator.free_memory()
-    give_back_memory()
+    self.give_back()
     for rows in (self.rows, self.teacher_rows):
         if rows is not None: restore_table(rows)
     self.rows = self.teacher_rows = None
