@@ -41,7 +41,7 @@ step tests, two files at a time
 python -m pytest -q -n 2 --durations=20 --dist loadfile --no-loadscope-reorder tests --ignore-glob '*_browser.py' --ignore tests/test_site.py
 
 step tests of the site and in a browser, two files at a time
-python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder tests/test_site.py tests/*_browser.py --ignore tests/test_explorer_browser.py
+python -m pytest -q -n 2 --durations=10 --dist loadfile --no-loadscope-reorder tests/test_site.py $(ls tests/*_browser.py | grep -v test_explorer_browser)
 
 step tests that measure the time of a browser, alone
 python -m pytest -q tests/test_explorer_browser.py

@@ -26,6 +26,17 @@ def test_every_page_is_in_the_sidebar(docs, pages):
 def test_no_link_is_broken(docs, site): assert docs.broken_links(site) == []
 
 
+def test_a_stranger_reaches_every_page(docs, site):
+    "By links from the home page, as they are in the files"
+    seen, todo = set(), [(site/'index.html').resolve()]
+    while todo:
+        seen.add(at := todo.pop())
+        links = {docs.target_of(at.parent, l.split('#')[0]) for l in docs.parsed(at).links if l.split('#')[0].endswith('.html') and '://' not in l}
+        todo += {l for l in links if l.exists() and 'source' not in l.relative_to(site.resolve()).parts} - seen - set(todo)
+    pages = {p.resolve() for p in site.rglob('*.html') if p.name != '404.html' and 'source' not in p.relative_to(site).parts}
+    assert pages - seen == set() and len(seen) > 60
+
+
 def test_broken_links_are_reported(docs, tmp_path):
     (tmp_path/'a.html').write_text('<a href="b.html#there">x</a> <a href="b.html#not">x</a> <img src="c.png">')
     (tmp_path/'b.html').write_text('<h2 id="there">x</h2>')

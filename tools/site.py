@@ -177,6 +177,10 @@ class Found(HTMLParser):
 def parsed(page): return Found(page)
 
 
+@cache
+def target_of(folder, path): return (folder/unquote(path)).resolve()    # the same few hundred links stand in every page's sidebar
+
+@cache
 def is_source(page, site): return not {site/'source', site/'files'}.isdisjoint(page.parents)   # a module as a page, or a file to take away: no links to other pages
 
 @cache
@@ -193,7 +197,7 @@ def broken_links(site) -> list[str]:
         for link in f.links + f.resources:
             url = urlsplit(link)
             if url.scheme or url.netloc: continue
-            target = (page.parent/unquote(url.path)).resolve() if url.path else page
+            target = target_of(page.parent, url.path) if url.path else page
             if target.is_dir(): target /= 'index.html'
             if is_source(target, site) and target.exists(): missing_anchor = url.fragment and f'id="{url.fragment}"' not in source_text(target)
             else: missing_anchor = url.fragment and target in found and unquote(url.fragment) not in found[target].ids | {'__skip'}
