@@ -10,7 +10,7 @@ git ls-files --cached --others --exclude-standard | tar -cf - -T - | tar -xf - -
 (cd "$copy" && git init -q . && git add -A && git -c user.name=x -c user.email=x@x commit -qm x)
 unchanged() { (cd "$copy" && "$@" >/dev/null && { git diff --exit-code --stat || { echo "'$*' changes the files above: run 'make prepare' and commit"; exit 1; }; }); }
 
-# these need one core; the base, the main job and the bench after them the other
+# these need one core; the base and the bench the other
 checks() {
     step nbdev_clean changes nothing;  unchanged nbdev_clean
     step nbdev_export changes nothing; unchanged nbdev_export
@@ -22,11 +22,7 @@ checks() {
 step the playground base, made once for what follows
 OMP_NUM_THREADS=2 python -c 'from privkd_nb.models.playground_base import playground_base; print(playground_base())'
 
-step the main job, tiny, by papermill
 out=$(mktemp -d)
-timeout 300 papermill nbs/run.ipynb "$out/run.ipynb" -p tiny True -p out_dir "$out" --no-progress-bar </dev/null >/dev/null 2>"$out/err" || { cat "$out/err"; exit 1; }
-ls "$out"
-
 step the bench, tiny, by papermill
 timeout 300 papermill nbs/bench.ipynb "$out/bench.ipynb" -p tiny True --no-progress-bar </dev/null >/dev/null 2>"$out/err" || { cat "$out/err"; exit 1; }
 rm -rf "$out"
@@ -37,8 +33,8 @@ cat "$copy/checks"
 step examples in the pages
 python tools/examples.py --n_workers 2 --skip_file_re '^[_.]|^run\.|^study\.|^effect|^bench|^index|^cookbook|^01_first'    # these are executed by papermill, or as README.md
 
-step tests, two files at a time
-python -m pytest -q -n 2 --durations=20 --dist loadfile --no-loadscope-reorder tests --ignore-glob '*_browser.py' --ignore tests/test_site.py
+step tests, three files at a time: some wait for processes and timeouts
+python -m pytest -q -n 3 --durations=20 --dist loadfile --no-loadscope-reorder tests --ignore-glob '*_browser.py' --ignore tests/test_site.py
 
 step tests of the site and in a browser, two files at a time
 python -m pytest -q -n 2 --durations=10 --dist loadfile --no-loadscope-reorder tests/test_site.py $(ls tests/*_browser.py | grep -v test_explorer_browser)

@@ -22,7 +22,6 @@ def figures(nb): return sum('application/vnd.plotly.v1+json' in o.get('data', {}
 
 
 def test_papermill_without_an_output_path_prints_the_notebook(tmp_path):
-    "With one, all.sh executes it, too"
     before = NOTEBOOK.read_bytes()
     p = call('papermill', NOTEBOOK, '-p', 'init', 'copy_ft', '-p', 'tiny', True, '-p', 'out_dir', tmp_path)
     assert p.returncode == 0, p.stderr[-2000:]
