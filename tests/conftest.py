@@ -11,7 +11,7 @@ ROOT = Path(__file__).parent.parent
 SHARED = ROOT.parent/'shared'
 
 
-LONG = 'fences background engines efficiency ddp faults job monitor_browser site_browser'.split() # Files that take long, the longest first
+LONG = 'fences background engines efficiency ddp faults job monitor_browser site_browser explorer_browser'.split() # Files that take long, the longest first
 
 
 def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='also run the tests that are marked as slow')
