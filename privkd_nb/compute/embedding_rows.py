@@ -77,13 +77,12 @@ class EmbeddingRows:
         ids,   # The token ids of the run's data; `occurring_ids` adds special ones
         folder:str|Path|None=None, # Where a large table is off-loaded; None: it stays in memory
     ):
-        self.model, self.full, self.file, self.large = model, model.get_input_embeddings(), None, False
+        self.model, self.full, self.file = model, model.get_input_embeddings(), None
         if not isinstance(self.full, nn.Embedding):
             raise InputError(f"{type(self.full).__name__} is not a plain table of embeddings; train with embedding_rows='all'.")
         self.ids = torch.from_numpy(occurring_ids(model, ids))
         model.set_input_embeddings(ReducedEmbedding(self.full, self.ids).train(self.full.training))
-        self.large = self.full.weight.nbytes > LARGE
-        if folder is not None and self.large: self.offload(Path(folder))
+        if folder is not None and self.full.weight.nbytes > LARGE: self.offload(Path(folder))
 
     @property
     def table(self)->nn.Module: # A `ReducedEmbedding`, until the whole table is restored

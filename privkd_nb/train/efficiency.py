@@ -13,7 +13,7 @@ import numpy as np, torch
 from fastcore.basics import patch
 from ..compute.compile import FasterOfTwo, compile_layers
 from ..compute.deberta import is_disentangled
-from ..compute.embedding_rows import EmbeddingRows, offload_folder, restore_table, why_all_rows
+from ..compute.embedding_rows import LARGE, EmbeddingRows, offload_folder, restore_table, why_all_rows
 from ..compute.unpadding import can_unpad, unpadded
 from ..core import InputError, accepts_former_names, check_choice, content_key, give_back_memory
 from ..data.order import padding_share
@@ -89,8 +89,9 @@ class EfficientTraining:
 # %% ../../nbs/api/train/05_efficiency.ipynb #rows0002
 @patch
 def give_back(self:EfficientTraining):
-    "Give memory back, where a table was large enough to be worth a garbage collection: a third of a second, with all that is imported"
-    if any(rows.large for rows in (self.rows, self.teacher_rows) if rows is not None): give_back_memory()
+    "Give memory back, where a table went to a file or the student is large: it takes a garbage collection, a third of a second with all that is imported"
+    moved = any(rows is not None and rows.file is not None for rows in (self.rows, self.teacher_rows))
+    if moved or sum(p.nbytes for p in self.model.parameters()) > LARGE: give_back_memory()
 
 @patch
 def reduce_tables(self:EfficientTraining, model)->str: # Why not; '' if they are reduced
